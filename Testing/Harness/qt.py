@@ -1,0 +1,198 @@
+"""Stands in for Slicer's `qt` module: PySide6 with the manners of PythonQt that tests must not hide.
+
+Properties are plain attributes; a slot gets as many arguments as it takes; an exception in a slot is printed and
+kept in `slot_errors` (a test must end with none); isinstance knows an object's own class only. What it cannot show:
+layouts as Slicer draws them, crashes, threads.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import traceback
+import xml.etree.ElementTree as ElementTree
+
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+
+from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
+
+slot_errors: list[str] = []
+_connections: dict[tuple, object] = {}
+_prepared: set[type] = set()
+
+
+def _trimmed(function, sent: int):
+    """A slot for a signal of `sent` arguments that passes on as many as `function` has positional parameters."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:
+        parameters = []
+    count = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
+    if any(p.kind == p.VAR_POSITIONAL for p in parameters):
+        count = None
+
+    def slot(*arguments):
+        try:
+            function(*arguments[:count])
+        except Exception:
+            slot_errors.append(traceback.format_exc())
+            traceback.print_exc()
+
+    # PySide looks at a slot's parameters to choose between clicked() and clicked(bool).
+    return (lambda: slot(), lambda a: slot(a), lambda a, b: slot(a, b), lambda a, b, c: slot(a, b, c))[sent]
+
+
+def _arguments_of(owner, name: str) -> int:
+    """The largest number of arguments that the signals of this name send."""
+    meta = QtCore.QObject.metaObject(owner)
+    methods = [meta.method(n) for n in range(meta.methodCount())]
+    return max(m.parameterCount() for m in methods if bytes(m.name().data()).decode() == name)
+
+
+class BoundSignal:
+    """A signal of one object, as PythonQt gives it."""
+
+    def __init__(self, owner, instance, name: str) -> None:
+        self._owner, self._instance, self._name = owner, instance, name
+
+    def connect(self, function) -> bool:
+        slot = _trimmed(function, _arguments_of(self._owner, self._name))
+        _connections[(id(self._owner), self._name, function)] = slot
+        self._instance.connect(slot)
+        return True
+
+    def disconnect(self, function) -> bool:
+        self._instance.disconnect(_connections.pop((id(self._owner), self._name, function)))
+        return True
+
+    def emit(self, *arguments) -> None:
+        self._instance.emit(*arguments)
+
+
+def pythonqt_class(cls: type) -> type:
+    """Give a class and its bases the properties and signals of PythonQt; must come before the first instance."""
+    for base in cls.__mro__:
+        if base in _prepared or not issubclass(base, QtCore.QObject):
+            continue
+        _prepared.add(base)
+        meta = base.staticMetaObject
+        for n in range(meta.propertyOffset(), meta.propertyCount()):
+            name = meta.property(n).name()
+            setattr(base, name, _property(name))
+        for name, value in list(vars(base).items()):
+            # Not isinstance: with Signal it loses references to True and False (PySide 6.12).
+            if type(value) is QtCore.Signal:
+                setattr(base, name, _signal(value, name))
+    return cls
+
+
+def _property(name: str) -> property:
+    def write(self, value) -> None:
+        QtCore.QObject.setProperty(self, name, value)
+
+    return property(lambda self: QtCore.QObject.property(self, name), write)
+
+
+def _signal(signal, name: str) -> property:
+    kept = f"_harness_signal_{name}"
+
+    def read(self) -> BoundSignal:
+        return BoundSignal(self, vars(self).get(kept) or signal.__get__(self, type(self)), name)
+
+    # PySide puts the bound signals of a new object into its attributes.
+    return property(read, lambda self, value: vars(self).__setitem__(kept, value))
+
+
+class FlatClass:
+    """A Qt class whose isinstance is true for direct instances only, as in PythonQt; it can be subclassed."""
+
+    def __init__(self, cls: type) -> None:
+        self._cls = cls
+
+    def __call__(self, *arguments):
+        return self._cls(*(a._cls if isinstance(a, FlatClass) else a for a in arguments))
+
+    def __getattr__(self, name: str):
+        return getattr(self._cls, name)
+
+    def __instancecheck__(self, instance) -> bool:
+        return type(instance) is self._cls
+
+    def __mro_entries__(self, bases) -> tuple:
+        return (self._cls,)
+
+    def __eq__(self, other) -> bool:
+        return other is self or other is self._cls
+
+    def __hash__(self) -> int:
+        return hash(self._cls)
+
+
+def find_children(widget, cls) -> list:
+    """QObject.findChildren for real or flat classes, subclasses included, as in PythonQt."""
+    return QtCore.QObject.findChildren(widget, cls._cls if isinstance(cls, FlatClass) else cls)
+
+
+def stray_attributes(root) -> list[str]:
+    """Python attributes set on plain Qt objects below `root`: in PythonQt each is an AttributeError."""
+    found = []
+    for child in [root, *QtCore.QObject.findChildren(root, QtCore.QObject)]:
+        if type(child).__module__.startswith("PySide6"):
+            own = [name for name in vars(child) if not name.startswith("_harness")]
+            found += [f"{type(child).__name__} {child.objectName}.{name}" for name in own]
+    return found
+
+
+class UiLoader:
+    """QUiLoader that knows the custom widgets and makes the connections of a .ui file between them."""
+
+    custom: dict[str, type] = {}
+
+    def load(self, file):
+        text = bytes(file.readAll().data()).decode()
+        tree = ElementTree.fromstring(text)
+        connections = [[c.findtext(tag) for tag in ("sender", "signal", "receiver", "slot")] for c in tree.iter("connection")]
+        for parent in tree.iter():
+            for child in parent.findall("connections"):
+                parent.remove(child)
+        for element in tree.iter():
+            name = element.get("class", "")
+            if element.tag in ("widget", "layout") and name not in self.custom:
+                pythonqt_class(getattr(QtWidgets, name))
+        loader = QtUiTools.QUiLoader()
+        for cls in self.custom.values():
+            loader.registerCustomWidget(cls)
+        buffer = QtCore.QBuffer()
+        buffer.setData(ElementTree.tostring(tree))
+        buffer.open(QtCore.QIODevice.OpenModeFlag.ReadOnly)
+        widget = loader.load(buffer)
+        for sender, signal, receiver, slot in connections:
+            source, target = (self._find(widget, name) for name in (sender, receiver))
+            getattr(source, signal.split("(")[0]).connect(getattr(target, slot.split("(")[0]))
+        return widget
+
+    @staticmethod
+    def _find(root, name: str):
+        found = root if root.objectName == name else QtCore.QObject.findChild(root, QtCore.QObject, name)
+        if found is None:
+            raise RuntimeError(f"The .ui file connects '{name}', which it does not have.")
+        return found
+
+
+def __getattr__(name: str):
+    """Classes and namespaces of Qt, prepared when they are first asked for."""
+    for module in (QtWidgets, QtCore, QtGui):
+        value = getattr(module, name, None)
+        if value is None:
+            continue
+        if isinstance(value, type) and issubclass(value, QtCore.QObject):
+            value = FlatClass(pythonqt_class(value))
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'qt' has no attribute '{name}'")
+
+
+pythonqt_class(QtWidgets.QWidget)
+QtCore.QObject.name = property(lambda self: self.objectName, lambda self, value: self.setObjectName(value))
+QUiLoader = UiLoader
+application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["harness"])

@@ -1,0 +1,182 @@
+"""Stands in for slicer.parameterNodeWrapper: typed parameters on a MRML node, bound both ways to widgets.
+
+As strict as Slicer's: a parameter type or a widget that the real one does not take raises here, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import typing
+
+import vtk
+
+__all__ = ["Choice", "Default", "parameterNodeWrapper"]
+
+
+class Default:
+    def __init__(self, value) -> None:
+        self.value = value
+
+
+class Choice:
+    def __init__(self, choices) -> None:
+        self.choices = list(choices)
+
+    def check(self, value) -> None:
+        if value not in self.choices:
+            raise ValueError(f"Value '{value}' is not one of {self.choices}")
+
+
+class _Parameter:
+    """One annotated attribute: str, bool or a MRML node class."""
+
+    def __init__(self, name: str, annotation, assigned) -> None:
+        self.name = name
+        self.type, *extras = typing.get_args(annotation) if typing.get_origin(annotation) else (annotation,)
+        self.is_node = isinstance(self.type, type) and issubclass(self.type, vtk.vtkObject)
+        if self.type not in (str, bool) and not self.is_node:
+            raise RuntimeError(f"No serializer for {annotation} of '{name}' in this stand-in")
+        self.choice = next((extra for extra in extras if isinstance(extra, Choice)), None)
+        default = next((extra.value for extra in extras if isinstance(extra, Default)), assigned)
+        self.default = default if default is not None or self.is_node else self.type()
+        if self.choice is not None:
+            self.choice.check(self.default)
+
+    def read(self, node):
+        if self.is_node:
+            return node.GetNodeReference(self.name)
+        text = node.GetParameter(self.name)
+        return text == "True" if self.type is bool else text
+
+    def write(self, node, value) -> None:
+        if self.is_node:
+            if value is not None and not isinstance(value, self.type):
+                raise TypeError(f"Value of type '{type(value)}' is not of type '{self.type}'")
+            node.SetNodeReferenceID(self.name, None if value is None else value.GetID())
+            node.Modified()
+            return
+        if not isinstance(value, self.type):
+            raise TypeError(f"Value of type '{type(value)}' is not of type '{self.type}'")
+        if self.choice is not None:
+            self.choice.check(value)
+        node.SetParameter(self.name, str(value))
+
+
+class _Connector:
+    """One widget and one parameter. Which widgets fit which type is Slicer's rule, by exact class."""
+
+    KINDS = {
+        (str, "QComboBox"): ("currentText", "currentIndexChanged"),
+        (str, "QLineEdit"): ("text", "textChanged"),
+        (bool, "QCheckBox"): ("checked", "toggled"),
+        (bool, "QPushButton"): ("checked", "toggled"),
+    }
+
+    def __init__(self, widget, parameter: _Parameter) -> None:
+        self.widget, self.parameter = widget, parameter
+        kind = type(widget).__name__
+        if parameter.is_node:
+            if kind != "qMRMLNodeComboBox":
+                raise RuntimeError(f"Unable to create GUI connector from '{parameter.type}' to '{kind}'")
+            self.changed = widget.currentNodeChanged
+            return
+        if (parameter.type, kind) not in self.KINDS:
+            raise RuntimeError(f"Unable to create GUI connector from '{parameter.type}' to '{kind}'")
+        self.attribute, signal = self.KINDS[parameter.type, kind]
+        if kind == "QComboBox":
+            if parameter.choice is None:
+                raise RuntimeError("ComboBoxToStringableConnector requires the Choice annotation to be used.")
+            widget.clear()
+            for choice in parameter.choice.choices:
+                widget.addItem(choice)
+        self.changed = getattr(widget, signal)
+
+    def read(self):
+        return self.widget.currentNode() if self.parameter.is_node else getattr(self.widget, self.attribute)
+
+    def write(self, value) -> None:
+        if self.parameter.is_node:
+            self.widget.setCurrentNode(value)
+        else:
+            setattr(self.widget, self.attribute, value)
+
+
+class _Wrapper:
+    """The methods that a wrapped class gets."""
+
+    def __init__(self, parameterNode) -> None:
+        self.parameterNode = parameterNode
+        self._guis: dict[int, list] = {}
+        self._updating = False
+        for parameter in self._parameters.values():
+            if not parameter.is_node and not parameterNode.HasParameter(parameter.name):
+                parameter.write(parameterNode, parameter.default)
+
+    def connectGui(self, gui) -> int:
+        connectors = []
+        for widget in vars(gui).values():
+            name = widget.property("SlicerParameterName")
+            if not name:
+                continue
+            if name not in self._parameters:
+                raise ValueError(f"Cannot find a param with the given name: {name}")
+            connectors.append(_Connector(widget, self._parameters[name]))
+        for connector in connectors:
+            connector.write(getattr(self, connector.parameter.name))
+            connector.callback = self._from_gui(connector)
+            connector.changed.connect(connector.callback)
+        tag = len(self._guis)
+        observer = self.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: self._to_gui(tag))
+        self._guis[tag] = (connectors, observer)
+        return tag
+
+    def disconnectGui(self, tag: int) -> None:
+        connectors, observer = self._guis.pop(tag)
+        for connector in connectors:
+            connector.changed.disconnect(connector.callback)
+        self.RemoveObserver(observer)
+
+    def _from_gui(self, connector: _Connector):
+        def callback() -> None:
+            if not self._updating:
+                setattr(self, connector.parameter.name, connector.read())
+
+        return callback
+
+    def _to_gui(self, tag: int) -> None:
+        if self._updating or tag not in self._guis:
+            return
+        self._updating = True
+        with contextlib.ExitStack() as stack:
+            stack.callback(setattr, self, "_updating", False)
+            for connector in self._guis[tag][0]:
+                connector.write(getattr(self, connector.parameter.name))
+
+    def AddObserver(self, event, callback, priority: float = 0.0) -> int:
+        return self.parameterNode.AddObserver(event, callback, priority)
+
+    def RemoveObserver(self, tag: int) -> None:
+        self.parameterNode.RemoveObserver(tag)
+
+    def Modified(self) -> None:
+        self.parameterNode.Modified()
+
+    def StartModify(self) -> int:
+        return self.parameterNode.StartModify()
+
+    def EndModify(self, was: int) -> int:
+        return self.parameterNode.EndModify(was)
+
+
+def parameterNodeWrapper(cls: type) -> type:
+    parameters = {}
+    for name, annotation in typing.get_type_hints(cls, include_extras=True).items():
+        parameters[name] = _Parameter(name, annotation, getattr(cls, name, None))
+        setattr(cls, name, _attribute(parameters[name]))
+    return type(cls.__name__, (_Wrapper, cls), {"_parameters": parameters, "__doc__": cls.__doc__})
+
+
+def _attribute(parameter: _Parameter) -> property:
+    return property(
+        lambda self: parameter.read(self.parameterNode), lambda self, value: parameter.write(self.parameterNode, value)
+    )

@@ -1,0 +1,134 @@
+"""Stands in for what only a running Slicer has: slicer.app, slicer.modules and the MRML widgets.
+
+`start()` puts them into the `slicer` package of slicer-core; scripts and tests call it once.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import ctk
+import qt
+import slicer
+import vtk
+from PySide6 import QtCore, QtWidgets
+
+
+@qt.pythonqt_class
+class qMRMLWidget(QtWidgets.QWidget):  # noqa: N801
+    mrmlSceneChanged = QtCore.Signal(object)  # noqa: N815
+    isEntered = True
+
+    def setMRMLScene(self, scene) -> None:  # noqa: N802
+        self.mrmlSceneChanged.emit(scene)
+
+
+@qt.pythonqt_class
+class qMRMLNodeComboBox(QtWidgets.QComboBox):  # noqa: N801
+    """Lists the nodes of the types in `nodeTypes`; without `noneEnabled` the first one is chosen by itself."""
+
+    currentNodeChanged = QtCore.Signal(object)  # noqa: N815
+
+    def __init__(self, parent=None) -> None:
+        super().__init__(parent)
+        self._scene = None
+        self._tags: list = []
+        self._nodes: list = []
+        self._updating = False
+        self.currentIndexChanged.connect(self._on_index)
+
+    def setMRMLScene(self, scene) -> None:  # noqa: N802
+        for tag in self._tags:
+            self._scene.RemoveObserver(tag)
+        self._scene = scene
+        events = (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndCloseEvent) if scene else ()
+        self._tags = [scene.AddObserver(event, lambda *_: self._refresh()) for event in events]
+        self._refresh()
+
+    def currentNode(self):  # noqa: N802
+        index = self.currentIndex
+        return self._nodes[index] if 0 <= index < len(self._nodes) else None
+
+    @property
+    def currentNodeID(self) -> str:  # noqa: N802
+        return self.currentNode().GetID() if self.currentNode() else ""
+
+    def setCurrentNode(self, node) -> None:  # noqa: N802
+        if node in self._nodes:
+            self.setCurrentIndex(self._nodes.index(node))
+
+    def _refresh(self) -> None:
+        old, types = self.currentNode(), list(self.property("nodeTypes") or [])
+        none_enabled = bool(self.property("noneEnabled"))
+        nodes = [None] if none_enabled else []
+        for n in range(self._scene.GetNumberOfNodes() if self._scene else 0):
+            node = self._scene.GetNthNode(n)
+            if node.GetClassName() in types and not node.GetHideFromEditors():
+                nodes.append(node)
+        self._updating = True
+        self.clear()
+        self._nodes = nodes
+        for node in nodes:
+            self.addItem(node.GetName() if node else self.property("noneDisplay") or "None")
+        self.setCurrentIndex(nodes.index(old) if old in nodes else (0 if nodes else -1))
+        self._updating = False
+        if self.currentNode() is not old:
+            self.currentNodeChanged.emit(self.currentNode())
+
+    def _on_index(self) -> None:
+        if not self._updating:
+            self.currentNodeChanged.emit(self.currentNode())
+
+
+class Application:
+    """slicer.app in testing mode: no message box opens, errors are logged."""
+
+    applicationName = "Slicer"
+
+    def __init__(self) -> None:
+        self.connected: list[tuple[str, object]] = []
+
+    def connect(self, signal: str, function) -> bool:
+        self.connected.append((signal, function))
+        return True
+
+    def testingEnabled(self) -> bool:  # noqa: N802
+        return True
+
+    def setOverrideCursor(self, *_unused) -> None:  # noqa: N802
+        """The pointer does not matter here."""
+
+    def restoreOverrideCursor(self) -> None:  # noqa: N802
+        """The pointer does not matter here."""
+
+    def layoutManager(self) -> None:  # noqa: N802
+        return None
+
+
+def start() -> None:
+    qt.UiLoader.custom.update({"qMRMLWidget": qMRMLWidget, "qMRMLNodeComboBox": qMRMLNodeComboBox})
+    slicer.app = Application()
+    slicer.modules = SimpleNamespace()
+    slicer.qMRMLWidget = qMRMLWidget
+    slicer.qMRMLNodeComboBox = qMRMLNodeComboBox
+    assert ctk.ctkCollapsibleButton and vtk.vtkObject
+
+
+def add_module(module_class, path: str):
+    """Load a scripted module's first class as Slicer's module factory does. Returns its parent object."""
+    parent = SimpleNamespace(path=path, title="", categories=[], dependencies=[], contributors=[], helpText="")
+    module_class(parent)
+    setattr(slicer.modules, module_class.__name__.lower(), parent)
+    return parent
+
+
+def open_panel(widget_class):
+    """The panel as Slicer builds it: constructor, setup, enter."""
+    parent = qMRMLWidget()
+    parent.setLayout(QtWidgets.QVBoxLayout())
+    widget = widget_class(parent)
+    widget.setup()
+    widget.enter()
+    parent.resize(420, 640)
+    parent.show()
+    return widget

@@ -1,0 +1,173 @@
+"""Known registrations and MRML nodes for the tests of scene and display."""
+
+from __future__ import annotations
+
+import numpy as np
+import slicer
+import vtk
+from VoxelMorphRegistrationLib.field import DisplacementField, warp_image, warp_labels
+from VoxelMorphRegistrationLib.geometry import Grid, Image, working_grid
+from VoxelMorphRegistrationLib.registration import Registration, Report, Settings
+from vtk.util.numpy_support import vtk_to_numpy
+
+
+def rotation(x: float, y: float, z: float) -> np.ndarray:
+    """(3, 3) from angles in degrees about R, A, S."""
+    a, b, c = np.radians([x, y, z])
+    rx = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+    ry = np.array([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])
+    rz = np.array([[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]])
+    return rz @ ry @ rx
+
+
+def affine(linear=None, shift=(0.0, 0.0, 0.0)) -> np.ndarray:
+    matrix = np.eye(4)
+    if linear is not None:
+        matrix[:3, :3] = linear
+    matrix[:3, 3] = shift
+    return matrix
+
+
+def centred_grid(shape, spacing, turn=None, flips=(1, 1, 1), center=(0.0, 0.0, 0.0)) -> Grid:
+    """A grid whose middle is at `center`."""
+    matrix = affine((np.eye(3) if turn is None else turn) * (np.array(spacing) * np.array(flips)))
+    middle = (np.array(shape[::-1]) - 1) / 2
+    matrix[:3, 3] = np.array(center) - matrix[:3, :3] @ middle
+    return Grid(shape, matrix)
+
+
+FIXED_GRIDS = {
+    "axis aligned": centred_grid((20, 22, 24), (2.0, 2.0, 2.0)),
+    "oblique": centred_grid((20, 24, 18), (2.0, 1.5, 2.5), rotation(20, -15, 35)),
+    "anisotropic left-handed": centred_grid((12, 26, 30), (1.4, 1.6, 4.0), rotation(0, 0, 10), (-1, 1, 1)),
+    "oblique left-handed": centred_grid((18, 20, 22), (2.2, 1.8, 2.4), rotation(-30, 10, 50), (1, -1, 1)),
+}
+MOVING_GRID = centred_grid((22, 30, 26), (1.9, 1.7, 2.3), rotation(-12, 25, 8), (1, 1, -1))
+PARENTS = {
+    "no parents": (None, None),
+    "fixed moved": (affine(rotation(10, 5, -20), (3, -4, 5)), None),
+    "moving moved": (None, affine(rotation(-15, 40, 70) * 1.1, (-6, 2, 9))),
+    "both moved": (
+        affine(rotation(30, 0, 15) @ np.diag([1.05, 0.9, 1.0]), (1, 2, 3)),
+        affine(rotation(0, 90, 0), (4, 0, -3)),
+    ),
+}
+
+
+def add_parent(scene, node, to_world: np.ndarray | None):
+    if to_world is None:
+        return None
+    parent = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", f"parent of {node.GetName()}")
+    parent.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(to_world))
+    node.SetAndObserveTransformNodeID(parent.GetID())
+    return parent
+
+
+def add_volume(array, grid: Grid, name: str, node_class: str = "vtkMRMLScalarVolumeNode"):
+    return slicer.util.addVolumeFromArray(array, ijkToRAS=grid.ijk_to_ras, name=name, nodeClassName=node_class)
+
+
+def blobs(grid: Grid, seed: int = 0) -> np.ndarray:
+    """A smooth picture, 0 to about 1000."""
+    rng = np.random.default_rng(seed)
+    positions = grid.positions()
+    out = np.zeros(grid.shape)
+    for _ in range(12):
+        center = grid.to_ras(rng.uniform(0.15, 0.85, 3) * grid.size)
+        distance = ((positions - center) ** 2).sum(-1)
+        out += rng.uniform(200, 700) * np.exp(-distance / (2 * rng.uniform(5, 10) ** 2))
+    return (1000 * out / out.max()).astype(np.float32)
+
+
+def analytic_displacement(points: np.ndarray) -> np.ndarray:
+    """A smooth, fold-free deformation in mm, a few mm in size, not linear along any axis."""
+    x, y, z = np.moveaxis(points, -1, 0)
+    return np.stack(
+        [2.0 * np.sin(x / 11 + y / 17), 1.5 * np.cos(y / 13 - z / 19) + 0.5, 1.8 * np.sin(z / 12 + x / 23)], -1
+    )
+
+
+LINEAR = affine(rotation(4, -3, 6) @ np.diag([1.04, 0.97, 1.02]), (1.5, -2.0, 1.0))
+
+
+def make_registration(
+    fixed: Image, moving: Image, moving_labels: Image | None = None, grid: Grid | None = None
+) -> Registration:
+    """The result that a network would give that found `analytic_displacement` after the alignment LINEAR."""
+    grid = grid or working_grid(fixed.grid, 2.0, 4)
+    field = DisplacementField(analytic_displacement(grid.positions()), grid)
+    warped = warp_image(moving, fixed.grid, field, LINEAR)
+    labels = None if moving_labels is None else warp_labels(moving_labels, fixed.grid, field, LINEAR, "nearest")
+    jacobian = field.jacobian_determinant(fixed.grid, linear=LINEAR)
+    report = Report(
+        similarity={"after": {"ncc": 0.9, "mi": float("nan")}},
+        folding={},
+        largest_displacement_mm=3.0,
+        linear=LINEAR.tolist(),
+        settings={**Settings().__dict__},
+    )
+    return Registration(field, LINEAR, warped, jacobian, report, labels)
+
+
+def make_nodes(scene, fixed_grid="oblique", parents="no parents"):
+    """Fixed and moving volume nodes, the second one under its parent such that both overlap in the world."""
+    fixed_parent, moving_parent = PARENTS[parents]
+    grid = FIXED_GRIDS[fixed_grid]
+    fixed_node = add_volume(blobs(grid, 1), grid, "Fixed")
+    add_parent(scene, fixed_node, fixed_parent)
+    own = MOVING_GRID if moving_parent is None else MOVING_GRID.transformed(np.linalg.inv(rigid_part(moving_parent)))
+    moving_node = add_volume(blobs(own, 2), own, "Moving")
+    add_parent(scene, moving_node, moving_parent)
+    return fixed_node, moving_node
+
+
+def rigid_part(matrix: np.ndarray) -> np.ndarray:
+    u, _, vt = np.linalg.svd(matrix[:3, :3])
+    return affine(u @ vt, matrix[:3, 3])
+
+
+def slicer_reslice(scene, moving_node, fixed_node, background: float = 0.0) -> np.ndarray:
+    """What Slicer makes of the moving volume, under whatever transforms it is, on the grid of the fixed one."""
+    general = vtk.vtkGeneralTransform()
+    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(
+        fixed_node.GetParentTransformNode(), moving_node.GetParentTransformNode(), general
+    )
+    to_ijk, to_ras = vtk.vtkMatrix4x4(), vtk.vtkMatrix4x4()
+    moving_node.GetRASToIJKMatrix(to_ijk)
+    fixed_node.GetIJKToRASMatrix(to_ras)
+    whole = vtk.vtkGeneralTransform()
+    whole.PostMultiply()
+    whole.Concatenate(to_ras)
+    whole.Concatenate(general)
+    whole.Concatenate(to_ijk)
+    reslice = vtk.vtkImageReslice()
+    reslice.SetInputData(moving_node.GetImageData())
+    reslice.SetResliceTransform(whole)
+    reslice.SetInterpolationModeToLinear()
+    reslice.SetOutputScalarType(vtk.VTK_FLOAT)
+    reslice.SetBackgroundLevel(background)
+    reslice.SetOutputSpacing(1, 1, 1)
+    reslice.SetOutputOrigin(0, 0, 0)
+    reslice.SetOutputExtent(*fixed_node.GetImageData().GetExtent())
+    reslice.Update()
+    output = reslice.GetOutput()
+    return vtk_to_numpy(output.GetPointData().GetScalars()).reshape(output.GetDimensions()[::-1])
+
+
+def from_world(node, points: np.ndarray) -> np.ndarray:
+    """World points through a transform node: what a volume under the node is sampled at."""
+    general = vtk.vtkGeneralTransform()
+    node.GetTransformFromWorld(general)
+    return np.array([general.TransformPoint(point) for point in points])
+
+
+def scene_state(scene) -> list[tuple]:
+    """Ids, classes, names, attributes and references of every node, to see that nothing changed."""
+    state = []
+    for n in range(scene.GetNumberOfNodes()):
+        node = scene.GetNthNode(n)
+        roles = sorted({node.GetNthNodeReferenceRole(r) for r in range(node.GetNumberOfNodeReferenceRoles())})
+        references = tuple((role, node.GetNodeReferenceID(role)) for role in roles if node.GetNodeReferenceID(role))
+        attributes = tuple((name, node.GetAttribute(name)) for name in node.GetAttributeNames())
+        state.append((node.GetID(), node.GetClassName(), node.GetName(), references, attributes))
+    return state

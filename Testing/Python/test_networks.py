@@ -1,0 +1,70 @@
+import pytest
+import torch
+
+from VoxelMorphRegistrationLib import sampling
+from VoxelMorphRegistrationLib.networks import UNet
+
+
+def pair(*shape):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.rand(1, 1, *shape, generator=generator) for _ in range(2)]
+
+
+@pytest.mark.parametrize("half", [True, False])
+@pytest.mark.parametrize("shape", [(16, 32, 48), (17, 30, 41), (32, 16), (21, 35)])
+def test_any_size_goes_in_and_the_flow_has_one_channel_per_axis(shape, half):
+    network = UNet(len(shape), (4, 8, 8, 8), (8, 8, 8, 8, 4), half_resolution=half)
+    flow = network(*pair(*shape))
+    expected = tuple(-(-n // 2) for n in shape) if half else shape
+    assert flow.shape == (1, len(shape), *expected)
+
+
+def test_default_network_is_the_published_one():
+    network = UNet()
+    assert network.stride == 16
+    # 2D and 3D weights of Balakrishnan et al. 2019, sec. V-A: counted from the layer sizes of the published file.
+    features = [(2, 16), (16, 32), (32, 32), (32, 32), (32, 32), (64, 32), (64, 32), (64, 32), (32, 32), (32, 16)]
+    features += [(16, 16), (16, 3)]
+    assert sum(p.numel() for p in network.parameters()) == sum(27 * a * b + b for a, b in features)
+
+
+def test_untrained_network_moves_almost_nothing():
+    assert UNet(2)(*pair(32, 32)).abs().max() < 1e-2
+
+
+def test_padding_does_not_change_sizes_that_fit():
+    network = UNet(2, (4, 4), (4, 4, 4)).eval()
+    moving, fixed = pair(16, 20)
+    torch.nn.init.normal_(network.flow.weight, std=0.1)
+    cropped = network(moving[..., :18], fixed[..., :18])
+    padded = [torch.nn.functional.pad(x[..., :18], [0, 2]) for x in (moving, fixed)]
+    torch.testing.assert_close(cropped, network(*padded)[..., :9])
+
+
+def test_scripted_network_equals_the_original():
+    network = UNet(3, (4, 8), (8, 8, 4)).eval()
+    torch.nn.init.normal_(network.flow.weight, std=0.1)
+    scripted = torch.jit.script(network)
+    for shape in ((8, 12, 16), (9, 10, 11)):
+        images = pair(*shape)
+        torch.testing.assert_close(scripted(*images), network(*images))
+
+
+def test_spatial_transformer_follows_the_definition():
+    image = torch.arange(30.0).reshape(1, 1, 5, 6)
+    shift = torch.zeros(1, 2, 5, 6)
+    shift[:, 0], shift[:, 1] = 1.0, 0.5
+    warped = sampling.warp(image, shift)
+    # warped(p) = image(p + u): one row (6) and half a column (0.5) further.
+    torch.testing.assert_close(warped[0, 0, :4, :5], image[0, 0, :4, :5] + 6.5)
+
+
+def test_integration_keeps_a_constant_velocity_at_the_border():
+    velocity = torch.full((1, 3, 8, 9, 10), 1.75)
+    torch.testing.assert_close(sampling.integrate(velocity, 7), velocity)
+
+
+@pytest.mark.parametrize(("encoder", "decoder", "dimension"), [((), (), 3), ((4, 4), (4,), 3), ((4,), (4,), 1)])
+def test_impossible_layouts_are_refused(encoder, decoder, dimension):
+    with pytest.raises(ValueError):
+        UNet(dimension, encoder, decoder)

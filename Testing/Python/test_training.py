@@ -1,0 +1,328 @@
+"""The trainer: random shapes, configuration, exact resume, export."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+
+import pytest
+import torch
+from VoxelMorphRegistrationLib import models
+from VoxelMorphRegistrationLib.__main__ import main
+from VoxelMorphRegistrationLib.errors import InputError, OutputError, SettingsError, VoxelMorphError
+from VoxelMorphRegistrationLib.losses import soft_dice
+from VoxelMorphRegistrationLib.sampling import integrate, voxel_positions, warp
+from VoxelMorphRegistrationLib.training.config import config_from_dict, load_config
+from VoxelMorphRegistrationLib.training.export import export_checkpoint
+from VoxelMorphRegistrationLib.training.shapes import ShapeRecipe, half_resolution_labels, largest, random_pair
+from VoxelMorphRegistrationLib.training.trainer import (
+    CHECKPOINT_NAME,
+    Trainer,
+    jacobian_determinant,
+    learning_rate,
+    load_checkpoint,
+)
+
+TINY = """
+name = "tiny"
+shape = {shape}
+steps = {steps}
+seed = 3
+log_every = 1
+checkpoint_every = 3
+
+[network]
+encoder = [4, 4]
+decoder = [4, 4, 4]
+integration_steps = 3
+
+[shapes]
+labels = [3, 5]
+coarsest = 8
+
+[loss]
+smoothness = 0.1
+displacement = 0.1
+
+[optimiser]
+learning_rate = 1e-3
+warm_steps = 2
+decay_steps = 3
+
+[validation]
+pairs = 2
+every = 4
+"""
+
+
+def write_config(folder, shape=(16, 16), steps=6, extra=""):
+    path = folder / "tiny.toml"
+    path.write_text(TINY.format(shape=list(shape), steps=steps) + extra, encoding="utf-8")
+    return path
+
+
+def tiny(**changes):
+    values = {"name": "tiny", "shape": [16, 16], "steps": 6, "network": {"encoder": [4, 4], "decoder": [4, 4, 4]}}
+    return config_from_dict(values | changes)
+
+
+def quiet(_line):
+    pass
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("shape", [(32, 48), (16, 32, 24)])
+def test_a_pair_is_repeated_by_its_seed_and_by_nothing_else(shape):
+    first, second, other = (random_pair(ShapeRecipe(), shape, seed) for seed in ((1, 0, 5), (1, 0, 5), (1, 0, 6)))
+    for part in dataclasses.fields(first):
+        assert torch.equal(getattr(first, part.name), getattr(second, part.name))
+    assert not torch.equal(first.fixed, other.fixed)
+
+
+@pytest.mark.parametrize("shape", [(32, 48), (16, 32, 24)])
+def test_a_pair_has_images_in_range_and_labels_that_sum_to_one(shape):
+    half = tuple(size // 2 for size in shape)
+    for seed in range(6):
+        pair = random_pair(ShapeRecipe(), shape, (seed,))
+        for image in (pair.fixed, pair.moving):
+            assert image.shape == (1, 1, *shape)
+            assert 0.0 <= float(image.min()) < float(image.max()) <= 1.0
+        for labels in (pair.fixed_labels, pair.moving_labels):
+            assert labels.shape[2:] == half
+            assert torch.allclose(labels.sum(1), torch.ones(1, *half))
+        assert pair.displacement.shape == (1, len(shape), *half)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (32, 32, 48)])
+def test_the_true_displacement_brings_the_moving_labels_onto_the_fixed_ones(shape):
+    # Smooth shapes: what is left is the interpolation of labels at half resolution.
+    recipe = ShapeRecipe(labels=(3, 6), roughness=(2.0, 2.0))
+    before, after = [], []
+    for seed in range(6):
+        pair = random_pair(recipe, shape, (seed,))
+        before.append(float(soft_dice(pair.moving_labels, pair.fixed_labels)))
+        after.append(float(soft_dice(warp(pair.moving_labels, pair.displacement), pair.fixed_labels)))
+    assert sum(after) < 0.4 * sum(before)
+
+
+def test_pairs_without_noise_and_bias_match_in_intensity_under_the_true_displacement():
+    recipe = ShapeRecipe(related=1.0, noise=(0.0, 0.0), bias=0.0, gamma=0.0, blur=(1.0, 1.0), roughness=(2.0, 2.0))
+    for seed in range(4):
+        pair = random_pair(recipe, (64, 64), (seed,))
+        moving = torch.nn.functional.avg_pool2d(pair.moving, 2)
+        fixed = torch.nn.functional.avg_pool2d(pair.fixed, 2)
+        after = (warp(moving, pair.displacement) - fixed).square().mean()
+        assert float(after) < 0.7 * float((moving - fixed).square().mean())
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (3, 4, 5)])
+def test_largest_is_argmax(shape):
+    volume = torch.rand((1, 7, *shape), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(largest(volume), volume.argmax(1, keepdim=True))
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (4, 6, 2)])
+def test_half_resolution_labels_are_shares_of_blocks(shape):
+    labels = torch.randint(0, 3, (2, 1, *shape), generator=torch.Generator().manual_seed(0))
+    pool = torch.nn.functional.avg_pool2d if len(shape) == 2 else torch.nn.functional.avg_pool3d
+    direct = torch.cat([pool((labels == label).float(), 2) for label in range(3)], 1)
+    assert torch.allclose(half_resolution_labels(labels, 3), direct)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_jacobian_determinant_of_a_linear_field_is_that_of_its_matrix(dims):
+    matrix = 0.2 * torch.randn((dims, dims), generator=torch.Generator().manual_seed(0))
+    zero = torch.zeros((1, dims, *[6] * dims))
+    field = torch.einsum("ab,n...b->na...", matrix, voxel_positions(zero))
+    expected = torch.linalg.det(torch.eye(dims) + matrix)
+    assert torch.allclose(jacobian_determinant(field), expected.expand(1, *[6] * dims), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (16, 16, 16)])
+def test_resumed_training_gives_the_same_weights_and_logs_as_an_uninterrupted_run(tmp_path, shape):
+    config = load_config(write_config(tmp_path, shape))
+    whole = Trainer(config, tmp_path / "whole")
+    whole.run(report=quiet)
+
+    interrupted = Trainer(config, tmp_path / "parts")
+    interrupted.run(minutes=1e-9, report=quiet)
+    assert interrupted.step == 1
+    # Steps after the last checkpoint are lost in a crash, and so must be their log rows.
+    interrupted._log_step(interrupted.train_step(), quiet)
+    resumed = Trainer.resume(tmp_path / "parts" / CHECKPOINT_NAME, tmp_path / "parts")
+    resumed.run(report=quiet)
+
+    assert whole.step == resumed.step == 6
+    for name, weights in whole.network.state_dict().items():
+        assert torch.equal(weights, resumed.network.state_dict()[name]), name
+    for name in ("steps.csv", "validation.csv"):
+        once, twice = (rows(tmp_path / folder / name) for folder in ("whole", "parts"))
+        assert [{**row, "seconds": 0} for row in once] == [{**row, "seconds": 0} for row in twice]
+
+
+def test_training_lowers_the_loss_on_held_out_pairs(tmp_path):
+    shapes = {"labels": [3, 4], "roughness": [2.0, 2.0], "related": 1.0, "displacement": [0.2, 0.5], "foreground": 1.0}
+    config = tiny(
+        steps=150,
+        shape=[32, 32],
+        shapes=shapes,
+        network={"encoder": [16, 16], "decoder": [16, 16, 16]},
+        loss={"smoothness": 0.1, "displacement": 0.5},
+        optimiser={"learning_rate": 3e-3, "warm_steps": 10, "decay_steps": 50},
+    )
+    trainer = Trainer(config, tmp_path)
+    while trainer.step < config.steps:
+        trainer.train_step()
+    result = trainer.validate()
+    assert result.dice_after > result.dice_before
+    assert result.error_after < result.error_before
+
+
+def test_another_seed_gives_another_start_and_the_global_generator_is_untouched(tmp_path):
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    first, second = (Trainer(tiny(seed=seed), tmp_path) for seed in (1, 2))
+    assert torch.equal(torch.rand(1), expected)
+    assert not torch.equal(first.network.down[0].conv.weight, second.network.down[0].conv.weight)
+
+
+def test_learning_rate_rises_stays_and_falls_to_zero():
+    config = tiny(steps=100, optimiser={"learning_rate": 1.0, "warm_steps": 10, "decay_steps": 20})
+    rates = [learning_rate(config, step) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9:81] == pytest.approx([1.0] * 72)
+    assert rates[90] == pytest.approx(0.5)
+    assert rates[100] == 0.0
+
+
+def test_a_loss_that_is_not_finite_stops_with_a_sentence_and_keeps_the_weights(tmp_path):
+    trainer = Trainer(tiny(), tmp_path)
+    with torch.no_grad():
+        trainer.network.flow.bias.fill_(float("nan"))
+    before = trainer.network.down[0].conv.weight.clone()
+    with pytest.raises(VoxelMorphError, match="loss became nan at step 1"):
+        trainer.train_step()
+    assert torch.equal(trainer.network.down[0].conv.weight, before)
+
+
+def test_the_export_gives_what_the_trained_network_gives(tmp_path):
+    config = load_config(write_config(tmp_path, (16, 16, 16)))
+    trainer = Trainer(config, tmp_path)
+    trainer.run(report=quiet)
+    card = export_checkpoint(tmp_path / CHECKPOINT_NAME, tmp_path / "model.pt", {"training": {"device": "CPU"}})
+    model = models.load_model(tmp_path / "model.pt")
+    pair = random_pair(config.shapes, config.shape, (9,))
+    with torch.no_grad():
+        expected = trainer.network(pair.moving, pair.fixed)
+    assert torch.allclose(model.flow(pair.moving, pair.fixed), expected, atol=1e-6)
+    assert torch.allclose(
+        integrate(model.flow(pair.moving, pair.fixed), model.card.integration_steps),
+        trainer.predict(pair).detach(),
+        atol=1e-5,
+    )
+    assert model.card == card
+    assert (card.training["steps"], card.training["seed"], card.training["device"]) == (6, 3, "CPU")
+    assert (card.stride, card.target_voxels, card.license) == (4, 4096, "Apache-2.0")
+
+
+def test_the_commands_train_go_on_and_export(tmp_path, capsys):
+    config = write_config(tmp_path)
+    run = tmp_path / "run"
+    train = ["train", str(config), "--output", str(run), "--device", "cpu"]
+    assert main([*train, "--minutes", "1e-9"]) == 0
+    assert main(train) == 1
+    assert "--continue" in capsys.readouterr().err
+    assert main([*train, "--continue"]) == 0
+    assert load_checkpoint(run / CHECKPOINT_NAME)["step"] == 6
+    model = tmp_path / "model.pt"
+    facts = tmp_path / "facts.json"
+    facts.write_text('{"limits": "A test."}', encoding="utf-8")
+    export = ["export", str(run / CHECKPOINT_NAME), "-o", str(model), "--name", "small", "--facts", str(facts)]
+    assert main(export) == 0
+    card = models.read_card(model)
+    assert (card.name, card.dimension, card.limits) == ("small", 2, "A test.")
+    assert main(export) == 1
+    assert "--overwrite" in capsys.readouterr().err
+
+
+def test_training_starts_from_the_checkpoint_of_another_run(tmp_path):
+    config = write_config(tmp_path)
+    assert main(["train", str(config), "-o", str(tmp_path / "a"), "--minutes", "1e-9", "--device", "cpu"]) == 0
+    start = tmp_path / "a" / CHECKPOINT_NAME
+    assert main(["train", str(config), "-o", str(tmp_path / "b"), "--from", str(start), "--device", "cpu"]) == 0
+    assert load_checkpoint(tmp_path / "b" / CHECKPOINT_NAME)["step"] == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shape": [16]}, "2 or 3 sizes"),
+        ({"shape": [16, 18]}, "multiple of 4"),
+        ({"steps": 0}, "must be positive"),
+        ({"steps": "many"}, "must be of type int"),
+        ({"colour": 1}, "Unknown training setting 'colour'"),
+        ({"loss": {"smoothnes": 1.0}}, "Unknown training setting 'loss.smoothnes'"),
+        ({"loss": {"smoothness": -1.0}}, "must not be negative"),
+        ({"loss": 3}, "must be a section"),
+        ({"precision": "float16"}, "precision must be one of"),
+        ({"network": {"encoder": [4, 4], "decoder": [4]}}, "decoder needs at least"),
+        ({"shapes": {"blur": [1.0]}}, "must be a list"),
+        ({"shapes": {"blur": [2.0, 1.0]}}, "range"),
+        ({"shapes": {"coarsest": 12}}, "power of two"),
+        ({"optimiser": {"learning_rate": 0.0}}, "must be positive"),
+    ],
+)
+def test_a_wrong_setting_is_named(changes, message):
+    with pytest.raises(SettingsError, match=message):
+        tiny(**changes)
+
+
+def test_a_missing_setting_is_named():
+    with pytest.raises(SettingsError, match="needs shape, steps"):
+        config_from_dict({"name": "x"})
+
+
+def test_a_configuration_survives_the_checkpoint():
+    config = tiny(shapes={"blur": [0.5, 1]})
+    assert config_from_dict(config.to_dict()) == config
+
+
+def test_unreadable_configurations_and_checkpoints_are_told_apart(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        load_config(tmp_path / "none.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("shape = [", encoding="utf-8")
+    with pytest.raises(InputError, match="no valid TOML"):
+        load_config(broken)
+    with pytest.raises(InputError, match="no checkpoint"):
+        load_checkpoint(tmp_path / "none.ckpt")
+    with pytest.raises(InputError, match="no training checkpoint"):
+        load_checkpoint(broken)
+    torch.save({"weights": torch.zeros(1)}, tmp_path / "other.ckpt")
+    with pytest.raises(InputError, match="no training checkpoint of this program"):
+        load_checkpoint(tmp_path / "other.ckpt")
+
+
+def test_another_network_than_the_checkpoints_is_refused(tmp_path):
+    trainer = Trainer(tiny(), tmp_path)
+    trainer.save(tmp_path / CHECKPOINT_NAME)
+    other = tiny(network={"encoder": [4, 4], "decoder": [4, 4, 8]})
+    with pytest.raises(InputError, match="another network"):
+        Trainer.resume(tmp_path / CHECKPOINT_NAME, tmp_path, config=other)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told_and_leaves_nothing(tmp_path):
+    trainer = Trainer(tiny(), tmp_path)
+    with pytest.raises(OutputError, match="cannot be written"):
+        trainer.save(tmp_path / "missing" / CHECKPOINT_NAME)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_shipped_training_configuration_is_valid():
+    path = models.models_folder() / "general-3d.toml"
+    assert load_config(path).dimension == 3

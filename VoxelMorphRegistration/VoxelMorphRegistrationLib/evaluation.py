@@ -1,0 +1,121 @@
+"""How good a registration is: Dice, surface distance, target registration error, similarity, folding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from .errors import InputError
+from .geometry import Image, bounding_box
+
+
+def label_values(*labels: Image) -> list[int]:
+    """All labels but 0 that occur in any of the label maps."""
+    found = set().union(*(np.unique(image.array).tolist() for image in labels))
+    return sorted(int(value) for value in found if value != 0)
+
+
+def _same_grid(a: Image, b: Image) -> None:
+    if not a.grid.same_as(b.grid, 1e-2):
+        raise InputError(f"The {a.name} and the {b.name} are on different grids. Resample one onto the other first.")
+
+
+def dice(a: Image, b: Image, labels: Iterable[int] | None = None) -> dict[int, float]:
+    """Dice overlap 2|A and B| / (|A| + |B|) per label (Dice 1945) of two label maps on one grid.
+
+    labels: those to measure (all that occur in either when None). A label in neither map gives NaN.
+    """
+    _same_grid(a, b)
+    values = np.array(label_values(a, b) if labels is None else sorted(labels), dtype=np.int64)
+    if values.size == 0:
+        return {}
+    counts = []
+    both = a.array[a.array == b.array]
+    for array in (a.array, b.array, both):
+        found, number = np.unique(array, return_counts=True)
+        table = dict(zip(found.tolist(), number.tolist(), strict=True))
+        counts.append(np.array([table.get(value, 0) for value in values.tolist()], dtype=np.float64))
+    total = counts[0] + counts[1]
+    with np.errstate(invalid="ignore"):
+        result = np.where(total > 0, 2 * counts[2] / total, np.nan)
+    return dict(zip(values.tolist(), result.tolist(), strict=True))
+
+
+def mean_dice(per_label: dict[int, float]) -> float:
+    """Mean over the labels that occur in at least one of the maps."""
+    values = [value for value in per_label.values() if not np.isnan(value)]
+    return float(np.mean(values)) if values else float("nan")
+
+
+def surface_distance95(a: Image, b: Image, labels: Iterable[int] | None = None) -> dict[int, float]:
+    """95 % symmetric surface distance per label in mm: the 95th percentile of the distances from each surface voxel
+    of one map to the surface of the other, both directions pooled. NaN where a label is missing in one map.
+
+    Surface voxels are those of the structure with a face neighbour outside it.
+    """
+    import SimpleITK as sitk
+
+    _same_grid(a, b)
+    result = {}
+    for label in label_values(a, b) if labels is None else sorted(labels):
+        masks = [image.array == label for image in (a, b)]
+        if not (masks[0].any() and masks[1].any()):
+            result[int(label)] = float("nan")
+            continue
+        box = bounding_box(masks[0] | masks[1])
+        cropped = [np.pad(mask[box], 1).astype(np.uint8) for mask in masks]
+        surfaces = [_surface(mask) for mask in cropped]
+        distances = []
+        for own, other in (surfaces, surfaces[::-1]):
+            image = sitk.GetImageFromArray(other.astype(np.uint8))
+            image.SetSpacing(a.grid.spacing.tolist())
+            distance = sitk.SignedMaurerDistanceMap(image, squaredDistance=False, useImageSpacing=True)
+            # The map is negative inside; a surface is one voxel thick, so inside means distance 0.
+            distances.append(np.maximum(sitk.GetArrayViewFromImage(distance)[own], 0.0))
+        result[int(label)] = float(np.percentile(np.concatenate(distances), 95))
+    return result
+
+
+def _surface(mask: np.ndarray) -> np.ndarray:
+    inner = mask.astype(bool)
+    solid = inner.copy()
+    for axis in range(3):
+        if mask.shape[axis] <= 3 and mask.any(axis=axis).all():
+            continue
+        for shift in (1, -1):
+            solid &= np.roll(inner, shift, axis)
+    # On a single slice the neighbours above and below are no outside.
+    return inner & ~solid if solid.any() else inner
+
+
+def target_registration_error(transformed_ras: np.ndarray, moving_ras: np.ndarray) -> np.ndarray:
+    """Distances in mm (N,) between the fixed landmarks carried over by T, and the moving landmarks."""
+    a, b = np.asarray(transformed_ras, float), np.asarray(moving_ras, float)
+    if a.shape != b.shape or a.ndim != 2 or a.shape[1] != 3:
+        raise InputError(
+            f"There are {len(a)} fixed and {len(b)} moving landmarks. Give the same number, in the same order."
+        )
+    return np.linalg.norm(a - b, axis=1)
+
+
+def similarity(fixed: np.ndarray, moving: np.ndarray, mask: np.ndarray, bins: int = 32) -> dict[str, float]:
+    """Normalised cross-correlation and mutual information (nats) of two arrays over a mask.
+
+    NCC in [-1, 1] suits one modality; mutual information (Viola and Wells 1997, histogram estimate) suits any.
+    """
+    a, b = fixed[mask].astype(np.float64), moving[mask].astype(np.float64)
+    if a.size < 2:
+        return {"ncc": 0.0, "mi": 0.0}
+    deviation = a.std() * b.std()
+    ncc = float(((a - a.mean()) * (b - b.mean())).mean() / deviation) if deviation > 0 else 0.0
+    joint, _, _ = np.histogram2d(_clipped(a), _clipped(b), bins=bins)
+    joint /= joint.sum()
+    independent = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
+    positive = joint > 0
+    return {"ncc": ncc, "mi": float((joint[positive] * np.log(joint[positive] / independent[positive])).sum())}
+
+
+def _clipped(values: np.ndarray) -> np.ndarray:
+    low, high = np.percentile(values, [0.5, 99.5])
+    return np.clip(values, low, high)

@@ -1,0 +1,127 @@
+"""The VoxelMorph U-Net and its export to TorchScript.
+
+Architecture of Balakrishnan, Zhao, Sabuncu, Guttag, Dalca, "VoxelMorph: A Learning Framework for Deformable
+Medical Image Registration", IEEE TMI 2019, with the half-resolution stationary velocity of Dalca et al., MedIA 2019.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+DEFAULT_ENCODER = (16, 32, 32, 32)
+DEFAULT_DECODER = (32, 32, 32, 32, 32, 16, 16)
+
+
+class ConvBlock(nn.Module):
+    """A 3x3(x3) convolution and LeakyReLU 0.2."""
+
+    def __init__(self, dimension: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        conv = nn.Conv3d if dimension == 3 else nn.Conv2d
+        self.conv = conv(inputs, outputs, kernel_size=3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # In place: the full-resolution features are the largest tensors of all.
+        return F.leaky_relu_(self.conv(x), 0.2)
+
+
+class UNet(nn.Module):
+    """g(m, f) = flow: the registration network.
+
+    forward(moving, fixed): two tensors (N, 1, *S), values in [0, 1], any sizes (padded with zeros to a multiple of
+    the stride and cropped again). Returns (N, d, *S'), channel c along tensor axis c, in voxels of the flow grid:
+    S' = S, or ceil(S / 2) with `half_resolution`, where flow voxel p covers input voxels 2p and 2p + 1.
+
+    encoder: features before each of the len(encoder) max-poolings by two. decoder: first len(encoder) entries are
+    the convolutions before each upsampling (with `half_resolution` the last upsampling is left out), the others
+    the final convolutions. The flow starts near zero (weights N(0, 1e-5)).
+    """
+
+    def __init__(
+        self,
+        dimension: int = 3,
+        encoder: Sequence[int] = DEFAULT_ENCODER,
+        decoder: Sequence[int] = DEFAULT_DECODER,
+        half_resolution: bool = True,
+    ) -> None:
+        super().__init__()
+        if dimension not in (2, 3):
+            raise ValueError(f"The network works in 2 or 3 dimensions, not {dimension}.")
+        levels = len(encoder)
+        if levels < 1 or len(decoder) < levels:
+            raise ValueError("The decoder needs at least as many features as the encoder has levels.")
+        self.dimension = dimension
+        self.stride = 2**levels
+        self.half_resolution = half_resolution
+        # Rows of the first level done at once in inference; even, so that pooling sees whole pairs.
+        self.slab = 32
+        self.down = nn.ModuleList()
+        features = 2
+        for count in encoder:
+            self.down.append(ConvBlock(dimension, features, count))
+            features = count
+        self.up = nn.ModuleList()
+        # The skip that each upsampling is joined with; none where half_resolution leaves it out.
+        skips = list(reversed(encoder))
+        for level, count in enumerate(decoder[:levels]):
+            self.up.append(ConvBlock(dimension, features, count))
+            upsampled = not half_resolution or level < levels - 1
+            features = count + (skips[level] if upsampled else 0)
+        self.final = nn.ModuleList()
+        for count in decoder[levels:]:
+            self.final.append(ConvBlock(dimension, features, count))
+            features = count
+        conv = nn.Conv3d if dimension == 3 else nn.Conv2d
+        self.flow = conv(features, dimension, kernel_size=3, padding=1)
+        nn.init.normal_(self.flow.weight, std=1e-5)
+        nn.init.zeros_(self.flow.bias)
+
+    def forward(self, moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+        x = torch.cat([moving, fixed], 1)
+        sizes = list(x.shape[2:])
+        pad: list[int] = []
+        for size in sizes[::-1]:
+            pad.extend([0, (self.stride - size % self.stride) % self.stride])
+        if sum(pad) > 0:
+            x = F.pad(x, pad)
+        skips: list[torch.Tensor] = []
+        for level, block in enumerate(self.down):
+            if level == 0 and self.half_resolution and not self.training:
+                x = self._first_level(x)
+            else:
+                x = block(x)
+                # At half resolution the full-resolution features are no skip: let them go.
+                if level > 0 or not self.half_resolution:
+                    skips.append(x)
+                x = F.max_pool3d(x, 2) if self.dimension == 3 else F.max_pool2d(x, 2)
+        for block in self.up:
+            x = block(x)
+            if len(skips) > 0:
+                x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+                x = torch.cat([x, skips.pop()], 1)
+        for block in self.final:
+            x = block(x)
+        flow = self.flow(x)
+        for axis in range(len(sizes)):
+            size = (sizes[axis] + 1) // 2 if self.half_resolution else sizes[axis]
+            flow = flow.narrow(2 + axis, 0, size)
+        return flow
+
+    def _first_level(self, x: torch.Tensor) -> torch.Tensor:
+        """First convolution and pooling, slab by slab: the full-resolution features never exist as a whole.
+
+        The slabs overlap by the reach of the convolution, so the result is that of one piece.
+        """
+        size = x.shape[2]
+        # Zeros in front of and behind the volume, as the convolution pads.
+        x = F.pad(x, [0, 0] * (self.dimension - 1) + [1, 1])
+        pooled: list[torch.Tensor] = []
+        for start in range(0, size, self.slab):
+            stop = min(start + self.slab, size)
+            part = self.down[0](x.narrow(2, start, stop - start + 2)).narrow(2, 1, stop - start)
+            pooled.append(F.max_pool3d(part, 2) if self.dimension == 3 else F.max_pool2d(part, 2))
+        return torch.cat(pooled, 2)

@@ -1,0 +1,746 @@
+"""The pipeline, top to bottom: align, bring onto the working grid, run the network, compose, warp, measure."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+
+import numpy as np
+
+from . import __version__, alignment, evaluation, models
+from .errors import Cancelled, DeviceError, InputError, SettingsError
+from .field import DisplacementField, warp_image, warp_labels
+from .geometry import Grid, Image, resample, working_grid
+
+ProgressCallback = Callable[[str, float], bool | None]
+REFINEMENTS = ("off", "fast", "default", "accurate")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides a result, besides the images. The same for panel, console and command line.
+
+    model: name of a shipped model, a model file, or "auto" (the general model of the images' dimension).
+    alignment: none, centers, mass, rigid or affine. passes: how often the network is applied to its own result
+    (None: as the model's card says). refinement: only "off" in this version. device: auto, cpu, cuda or mps.
+    working_spacing_mm: voxel size of the network's grid (None: the model's). seed: of the alignment's sampling.
+    background: value outside the moving image (None: its minimum). label_interpolation: nearest or linear.
+    jacobian: "total" (as the written transform) or "deformable" (without the linear part).
+    """
+
+    model: str = "auto"
+    alignment: str = "affine"
+    passes: int | None = None
+    refinement: str = "off"
+    device: str = "auto"
+    working_spacing_mm: float | None = None
+    seed: int = 0
+    background: float | None = None
+    label_interpolation: str = "nearest"
+    jacobian: str = "total"
+
+    def __post_init__(self) -> None:
+        choices = {
+            "alignment": alignment.METHODS,
+            "refinement": REFINEMENTS,
+            "device": DEVICES,
+            "label_interpolation": ("nearest", "linear"),
+            "jacobian": ("total", "deformable"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise SettingsError(
+                    f"The setting {name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}."
+                )
+        if self.refinement != "off":
+            raise SettingsError(f"Refinement '{self.refinement}' is not part of this version. Set refinement to 'off'.")
+        if not isinstance(self.model, str) or not self.model:
+            raise SettingsError("The setting model must be a model's name, a model file, or 'auto'.")
+        if self.passes is not None and not (_is_whole(self.passes) and 1 <= self.passes <= 10):
+            raise SettingsError(f"The setting passes is {self.passes!r}; it must be a whole number from 1 to 10.")
+        if not _is_whole(self.seed) or self.seed < 0:
+            raise SettingsError(f"The setting seed is {self.seed!r}; it must be a whole number of at least 0.")
+        spacing = self.working_spacing_mm
+        if spacing is not None and not (_is_number(spacing) and 0 < spacing < 1000):
+            raise SettingsError(f"The setting working_spacing_mm is {spacing!r}; it must be a positive number.")
+        if self.background is not None and not _is_number(self.background):
+            raise SettingsError(f"The setting background is {self.background!r}; it must be a number.")
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2)
+
+    @staticmethod
+    def from_json(text: str) -> Settings:
+        """Settings from JSON; entries left out keep their defaults. Raises SettingsError."""
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise SettingsError(f"The settings are not valid JSON: {error}.") from error
+        if not isinstance(values, dict):
+            raise SettingsError("The settings must be a JSON object with names and values.")
+        unknown = sorted(set(values) - {f.name for f in fields(Settings)})
+        if unknown:
+            raise SettingsError(f"There is no setting named {', '.join(unknown)}.")
+        return Settings(**values)
+
+    def replace(self, **changes) -> Settings:
+        """A copy with some settings changed."""
+        return replace(self, **changes)
+
+
+def _is_whole(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.isfinite(value))
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was done and how well it worked.
+
+    similarity, dice, hd95_mm and tre_mm have the entries "before" (as the images lie, with the initial transform),
+    "aligned" (after the linear alignment) and "after". folding: of the deformable part, `inside` the mask or the
+    foreground of the fixed image, and in the whole `volume`. jacobian: which determinant the map shows.
+    """
+
+    similarity: dict[str, dict[str, float]]
+    folding: dict
+    largest_displacement_mm: float
+    linear: list[list[float]]
+    dice: dict | None = None
+    hd95_mm: dict | None = None
+    tre_mm: dict | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    device: str = "cpu"
+    model: dict = field(default_factory=dict)
+    passes: int = 1
+    working_grid: dict = field(default_factory=dict)
+    settings: dict = field(default_factory=dict)
+    inputs: dict = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    version: str = __version__
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    def to_json(self) -> str:
+        return json.dumps(_json_ready(self.to_dict()), indent=2)
+
+
+def _json_ready(value):
+    """NaN is no JSON: None stands for what cannot be measured."""
+    if isinstance(value, Mapping):
+        return {str(key): _json_ready(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json_ready(item) for item in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if np.isfinite(value) else None
+    return value.item() if isinstance(value, np.generic) else value
+
+
+@dataclass(frozen=True, eq=False)
+class Registration:
+    """The result. T(x) = A (x + u(x)) carries fixed to moving positions, both in RAS mm of the world.
+
+    field: u on the network's flow grid. linear: A (4, 4). warped: the moving image on the fixed grid.
+    warped_labels: the moving labels on the fixed grid. jacobian: determinant map on the fixed grid.
+    """
+
+    field: DisplacementField
+    linear: np.ndarray
+    warped: Image
+    jacobian: Image
+    report: Report
+    warped_labels: Image | None = None
+
+    def total_field(self, grid: Grid | None = None) -> DisplacementField:
+        """The displacement of T, A (x + u(x)) - x, on the field's grid or another."""
+        return self.field.then_linear(self.linear, grid)
+
+    def transform_points(self, points_ras: np.ndarray) -> np.ndarray:
+        """Fixed positions (N, 3) in RAS mm to moving positions."""
+        moved = self.field.transform_points(points_ras)
+        return moved @ self.linear[:3, :3].T + self.linear[:3, 3]
+
+
+def register(
+    fixed: Image,
+    moving: Image,
+    model: models.Model | str | Path | None = None,
+    settings: Settings | None = None,
+    progress: ProgressCallback | None = None,
+    *,
+    fixed_labels: Image | None = None,
+    moving_labels: Image | None = None,
+    fixed_points: np.ndarray | None = None,
+    moving_points: np.ndarray | None = None,
+    fixed_mask: Image | None = None,
+    initial_transform: np.ndarray | None = None,
+) -> Registration:
+    """Deform `moving` onto `fixed`.
+
+    model: a loaded model, a name or a file; settings.model when None. progress(stage, fraction in 0..1) is called
+    throughout; returning False or raising Cancelled cancels. labels: maps on the grids of their images, for the
+    report (and the warped labels); points: corresponding landmarks (N, 3) in RAS mm, for the report. fixed_mask:
+    where the fixed image counts, for alignment and measurement. initial_transform: (4, 4) in RAS mm, fixed to
+    moving. Raises errors of this library with plain sentences.
+    """
+    settings = settings or Settings()
+    run = _Run(progress)
+    with run.stage("checking"):
+        fixed = usable_image(fixed, "fixed image", run.warnings)
+        moving = usable_image(moving, "moving image", run.warnings)
+        _check_pair(fixed, moving)
+        _check_extras(fixed, moving, fixed_labels, moving_labels, fixed_points, moving_points, fixed_mask)
+        mask = _measured_region(fixed, fixed_mask)
+    with run.stage("loading the model"):
+        network = _loaded(model, settings, fixed.grid.dimension)
+        grid = network_grid(fixed.grid, network.card, settings)
+        network = _with_memory(network, grid, settings, run.warnings)
+    with run.stage("aligning"):
+        linear = _linear_part(fixed, moving, settings, initial_transform, fixed_mask, run)
+    with run.stage("registering"):
+        deformation, network, passes = _deform(fixed, moving, linear, grid, network, settings, run)
+    with run.stage("warping"):
+        warped = warp_image(moving, fixed.grid, deformation, linear.matrix, settings.background)
+        run.report(0.5)
+        warped_labels = None
+        if moving_labels is not None:
+            mode = settings.label_interpolation
+            warped_labels = warp_labels(moving_labels, fixed.grid, deformation, linear.matrix, mode)
+    with run.stage("measuring"):
+        determinant, inside = deformation.volume_change(mask, fixed.grid)
+        folding = {
+            "inside": inside.to_dict(),
+            "volume": {"count": int(np.count_nonzero(determinant.array <= 0)), "voxels": fixed.grid.voxel_count},
+        }
+        run.report(0.3)
+        similar = _similarities(fixed, moving, warped, mask, linear, run)
+        overlaps = _overlaps(fixed_labels, moving_labels, warped_labels, linear, settings, run)
+        errors = _landmark_errors(fixed_points, moving_points, linear, deformation)
+        jacobian = determinant
+        if settings.jacobian == "total":
+            factor = deformation.linear_factor(linear.matrix, fixed.grid)
+            jacobian = determinant.with_array(determinant.array * np.float32(factor))
+    _warn(run.warnings, folding, similar)
+    report = Report(
+        similarity=similar,
+        folding=folding,
+        largest_displacement_mm=float(np.linalg.norm(deformation.displacement_ras, axis=-1).max()),
+        linear=linear.matrix.tolist(),
+        seconds=run.seconds,
+        device=network.device,
+        model={"name": network.card.name, "file": network.path.name if network.path else None},
+        passes=passes,
+        working_grid=grid.to_json(),
+        settings=asdict(settings),
+        inputs={"fixed": fixed.name, "moving": moving.name},
+        warnings=run.warnings,
+        tre_mm=errors,
+        **overlaps,
+    )
+    run.finish()
+    return Registration(deformation, linear.matrix, warped, jacobian, report, warped_labels)
+
+
+class _Run:
+    """Stages, their seconds, progress and warnings of one registration."""
+
+    def __init__(self, progress: ProgressCallback | None) -> None:
+        self._progress = progress
+        self._stage = ""
+        self.seconds: dict[str, float] = {}
+        self.warnings: list[str] = []
+
+    @contextmanager
+    def stage(self, name: str):
+        self._stage = name
+        self.report(0.0)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 3)
+        self.report(1.0)
+
+    def report(self, fraction: float) -> None:
+        if self._progress is not None and self._progress(self._stage, min(max(fraction, 0.0), 1.0)) is False:
+            raise Cancelled
+
+    def finish(self) -> None:
+        self.seconds["total"] = round(sum(self.seconds.values()), 3)
+
+
+# --- checks -----------------------------------------------------------------------------------------------------
+
+
+def usable_image(image: Image, role: str, warnings: list[str]) -> Image:
+    """The image with finite values only. Raises InputError when it is empty or constant, or mostly not finite.
+
+    NaN and infinite voxels are set to the smallest finite value, and `warnings` says so.
+    """
+    name = f"{role} ({image.name})" if image.name not in ("image", role) else role
+    array = image.array
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"The {name} holds {array.dtype} values. Give an image of real numbers.")
+    if array.dtype.kind == "f":
+        finite = np.isfinite(array)
+        bad = array.size - int(np.count_nonzero(finite))
+        if bad > array.size / 2:
+            raise InputError(
+                f"The {name} has no usable values: {bad} of {array.size} voxels are NaN or infinite. "
+                "Check how it was made."
+            )
+        if bad:
+            array = np.where(finite, array, array[finite].min())
+            warnings.append(f"The {name} has {bad} voxels that are NaN or infinite; they were set to its minimum.")
+    if array.min() == array.max():
+        raise InputError(
+            f"The {name} is empty: all its voxels have the value {array.flat[0]:g}. Choose an image with content."
+        )
+    return Image(array, image.grid, image.name)
+
+
+def _check_pair(fixed: Image, moving: Image) -> None:
+    if fixed.array is moving.array and fixed.grid is moving.grid:
+        raise InputError("The fixed and the moving image are the same. Choose two different images.")
+    if fixed.grid.dimension != moving.grid.dimension:
+        raise InputError(
+            f"The fixed image is {fixed.grid.dimension}D and the moving image {moving.grid.dimension}D. "
+            "Give two slices or two volumes."
+        )
+    for image, role in ((fixed, "fixed"), (moving, "moving")):
+        thin = sum(n < 4 for n in image.grid.shape)
+        if thin > (1 if image.grid.dimension == 2 else 0):
+            raise InputError(
+                f"The {role} image has {'x'.join(map(str, image.grid.size))} voxels; along every axis at least 4 are "
+                "needed (or a single one for a 2D image)."
+            )
+
+
+def _check_extras(fixed, moving, fixed_labels, moving_labels, fixed_points, moving_points, fixed_mask) -> None:
+    for extra, image, what, whose in (
+        (fixed_labels, fixed, "fixed labels", "fixed image"),
+        (moving_labels, moving, "moving labels", "moving image"),
+        (fixed_mask, fixed, "fixed mask", "fixed image"),
+    ):
+        if extra is None:
+            continue
+        if not extra.grid.same_as(image.grid, 1e-2):
+            raise InputError(
+                f"The {what} ({extra.name}) are on another grid than the {whose}: {extra.grid.shape} against "
+                f"{image.grid.shape} voxels, or another position. Resample them onto the image's grid."
+            )
+        if extra.array.dtype.kind == "f" and not np.array_equal(extra.array, np.rint(extra.array)):
+            raise InputError(f"The {what} ({extra.name}) hold values that are not whole numbers; give a label map.")
+        if what == "fixed mask" and not extra.array.any():
+            raise InputError("The fixed mask is empty. Mark the region that counts, or leave the mask out.")
+    if fixed_labels is not None and moving_labels is None:
+        raise InputError("Fixed labels were given without moving labels. Give both, or moving labels alone.")
+    if (fixed_points is None) != (moving_points is None):
+        raise InputError("Landmarks were given for one image only. Give fixed and moving landmarks, or none.")
+    if fixed_points is not None:
+        evaluation.target_registration_error(fixed_points, moving_points)
+
+
+def _intensity_window(image: Image, low: float, high: float) -> tuple[float, float]:
+    """Two percentiles of the values, from at most about a million voxels."""
+    values = image.array.ravel()
+    values = values[:: max(1, values.size // 1_000_000)]
+    bottom, top = (float(v) for v in np.percentile(values, [low, high]))
+    if top <= bottom:
+        # A small object in a large empty field: the percentiles coincide, the range does not.
+        bottom, top = float(image.array.min()), float(image.array.max())
+    return bottom, top
+
+
+def _measured_region(fixed: Image, fixed_mask: Image | None) -> np.ndarray:
+    """Where folds and similarity are measured: the mask, else where the image rises above its dark background."""
+    if fixed_mask is not None:
+        return fixed_mask.array > 0
+    low, high = _intensity_window(fixed, 0.5, 99.5)
+    region = fixed.array > low + 0.05 * (high - low)
+    return region if region.any() else np.ones(fixed.grid.shape, bool)
+
+
+# --- model, device, memory ---------------------------------------------------------------------------------------
+
+
+def choose_device(name: str) -> str:
+    """ "auto" to "cuda" where one is found, else "cpu"; raises DeviceError when the device asked for is missing."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(
+            "No CUDA device was found. Choose device 'auto' or 'cpu', or install a CUDA build of PyTorch."
+        )
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("No Apple GPU (mps) was found. Choose device 'auto' or 'cpu'.")
+    return name
+
+
+def default_model(dimension: int) -> str:
+    """The shipped model for images of a dimension. Raises InputError when there is none."""
+    name = f"general-{dimension}d"
+    if name not in models.model_names():
+        raise InputError(
+            f"The images are {dimension}D, and no {dimension}D model is shipped. "
+            "Give a model file for such images (setting 'model')."
+        )
+    return name
+
+
+def _loaded(model: models.Model | str | Path | None, settings: Settings, dimension: int) -> models.Model:
+    device = choose_device(settings.device)
+    if isinstance(model, models.Model):
+        if model.device != device and model.path is not None:
+            model = models.load_model(model.path, device)
+    else:
+        name = settings.model if model is None else model
+        path = models.find_model(default_model(dimension) if name == "auto" else name)
+        _check_dimension(models.read_card(path), dimension)
+        model = models.load_model(path, device)
+    _check_dimension(model.card, dimension)
+    return model
+
+
+def _check_dimension(card: models.ModelCard, dimension: int) -> None:
+    if card.dimension != dimension:
+        fitting = [n for n in models.model_names() if models.read_card(models.find_model(n)).dimension == dimension]
+        advice = (
+            f"Shipped {dimension}D models: {', '.join(fitting)}."
+            if fitting
+            else (f"No {dimension}D model is shipped; give a {dimension}D model file.")
+        )
+        raise InputError(
+            f"The images are {dimension}D, but the model '{card.name}' is for {card.dimension}D images. {advice}"
+        )
+
+
+def network_grid(fixed: Grid, card: models.ModelCard, settings: Settings) -> Grid:
+    """The working grid for a model: its spacing (or one that fits its number of voxels), stride and orientation."""
+    spacing = settings.working_spacing_mm
+    if spacing is None and card.spacing_mm is not None:
+        spacing = card.spacing_mm
+        if card.dimension == 2:
+            spacing = _spread(card.spacing_mm, fixed)
+    if spacing is None:
+        extents = [s * n for s, n in zip(fixed.spacing, fixed.size, strict=True) if n > 1]
+        spacing = (np.prod(extents) / (card.target_voxels or 1_000_000)) ** (1 / len(extents))
+        # Finer than the image itself shows the network nothing new.
+        spacing = max(spacing, min(s for s, n in zip(fixed.spacing, fixed.size, strict=True) if n > 1))
+    if card.shape_kji is not None:
+        return _locked_grid(fixed, card, spacing)
+    return working_grid(fixed, spacing, card.stride, card.orientation)
+
+
+def _spread(spacing: tuple[float, ...], grid: Grid) -> tuple[float, ...]:
+    """Two in-plane spacings as three, with the grid's own across the plane."""
+    pair = iter(spacing)
+    return tuple(float(own) if n == 1 else next(pair) for own, n in zip(grid.spacing, grid.size, strict=True))
+
+
+def _locked_grid(fixed: Grid, card: models.ModelCard, spacing) -> Grid:
+    """A grid of the model's own shape centred on the fixed image, its spacing enlarged where the image is larger."""
+    base = working_grid(fixed, spacing, 1, card.orientation)
+    wanted = list(card.shape_kji)
+    if fixed.dimension == 2:
+        wanted.insert(base.flat_axis, 1)
+    wanted_ijk = np.array(wanted[::-1])
+    factor = np.maximum(base.size / wanted_ijk, 1.0)
+    if fixed.dimension == 2:
+        factor[base.size == 1] = 1.0
+    matrix = base.ijk_to_ras.copy()
+    matrix[:3, :3] *= factor
+    grid = Grid(tuple(wanted), matrix)
+    start = np.where(factor == 1.0, np.round((base.size - wanted_ijk) / 2), 0)
+    matrix[:3, 3] = base.to_ras(start)
+    centred = base.center_ras - Grid(tuple(wanted), matrix).center_ras
+    # Whole voxels where the spacing was kept, so that nothing is interpolated; the exact centre elsewhere.
+    axes = grid.directions
+    shift = (centred @ np.linalg.inv(axes).T) * (factor != 1.0)
+    matrix[:3, 3] += axes @ shift
+    return Grid(tuple(wanted), matrix)
+
+
+def available_memory(device: str) -> int | None:
+    """Free bytes on the device, or None where that cannot be told."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.mem_get_info()[0]
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _with_memory(network: models.Model, grid: Grid, settings: Settings, warnings: list[str]) -> models.Model:
+    """The network on a device with enough memory. Raises DeviceError when not even the CPU has it."""
+    needed = network.card.memory_bytes(grid.voxel_count)
+    if network.device != "cpu":
+        free = available_memory(network.device)
+        if free is None or needed <= free:
+            return network
+        network = _on_cpu(network, warnings)
+    free = available_memory("cpu")
+    if free is not None and needed > free:
+        raise DeviceError(
+            f"The working grid of {'x'.join(map(str, grid.size))} voxels needs about {needed / 2**30:.1f} GiB, and "
+            f"{free / 2**30:.1f} GiB are free. Set a coarser working spacing, or crop the fixed image."
+        )
+    return network
+
+
+def _on_cpu(network: models.Model, warnings: list[str]) -> models.Model:
+    if network.path is None:
+        raise DeviceError("The GPU has too little memory, and the model has no file to load it on the CPU from.")
+    warnings.append("The GPU has too little memory for this pair; the network ran on the CPU.")
+    return models.load_model(network.path, "cpu")
+
+
+# --- the steps -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Linear:
+    """Linear maps (4, 4), fixed to moving RAS mm: where the images lay at first, and the alignment."""
+
+    start: np.ndarray
+    matrix: np.ndarray
+
+
+def _linear_part(fixed, moving, settings, initial, fixed_mask, run) -> _Linear:
+    result = alignment.align(
+        fixed,
+        moving,
+        settings.alignment,
+        initial=initial,
+        fixed_mask=fixed_mask,
+        seed=settings.seed,
+        progress=run.report,
+    )
+    run.warnings.extend(result.warnings)
+    return _Linear(np.eye(4) if initial is None else np.asarray(initial, np.float64), result.matrix)
+
+
+def _deform(fixed, moving, linear, grid, network, settings, run):
+    """The composed field of all passes, the network that made it, and their number."""
+    passes = settings.passes or network.card.passes
+    window = [intensity_scale(image, network.card) for image in (fixed, moving)]
+    target = normalised(resample(fixed, grid, None, window[0][0], smooth=True), window[0])
+    total = None
+    for number in range(passes):
+        run.report(number / passes)
+        if total is None:
+            source = resample(moving, grid, linear.matrix, window[1][0], smooth=True)
+        else:
+            source = _smooth_warp(moving, grid, total, linear.matrix, window[1][0])
+        pair = normalised(source, window[1]), target
+        try:
+            step = run_network(network, *pair, grid)
+        except RuntimeError as error:
+            if network.device == "cpu" or not _out_of_memory(error):
+                raise
+            network = _on_cpu(network, run.warnings)
+            step = run_network(network, *pair, grid)
+        total = step if total is None else total.compose(step)
+    return total.padded(), network, passes
+
+
+def _smooth_warp(moving: Image, grid: Grid, total: DisplacementField, matrix: np.ndarray, background: float) -> Image:
+    """The moving image under the field so far, its detail limited to what `grid` holds."""
+    import torch
+
+    from . import sampling
+
+    ratio = np.abs((moving.grid.ras_to_ijk @ matrix @ grid.ijk_to_ras)[:3, :3]).max(axis=1)
+    sigma = 0.5 * np.sqrt(np.maximum(ratio**2 - 1.0, 0.0))
+    volume = torch.from_numpy(np.ascontiguousarray(moving.array, dtype=np.float32))[None, None]
+    smooth = sampling.gaussian_smooth(volume, tuple(sigma[::-1]))[0, 0].numpy()
+    return warp_image(moving.with_array(smooth), grid, total, matrix, background)
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower()
+
+
+def intensity_scale(image: Image, card: models.ModelCard) -> tuple[float, float]:
+    """(offset, scale) such that (value - offset) * scale is what the network expects, before clipping to [0, 1]."""
+    facts = card.normalization
+    if facts["method"] == "white-matter":
+        return 0.0, facts["target"] / white_matter_level(image)
+    low, high = _intensity_window(image, facts["low"], facts["high"])
+    return low, 1.0 / (high - low)
+
+
+def normalised(image: Image, scale: tuple[float, float]) -> np.ndarray:
+    """float32 values in [0, 1]."""
+    return np.clip((image.array - np.float32(scale[0])) * np.float32(scale[1]), 0.0, 1.0, dtype=np.float32)
+
+
+def white_matter_level(image: Image) -> float:
+    """The intensity of white matter in a skull-stripped T1 brain: the brightest clear peak of its histogram.
+
+    Scale-free: an image multiplied by a factor gives the level multiplied by it. Raises InputError when the image
+    has no positive voxels.
+    """
+    values = image.array[image.array > 0].astype(np.float64)
+    if values.size == 0:
+        raise InputError(f"The {image.name} has no positive voxels; this model needs a brain on a dark background.")
+    top = np.percentile(values, 99.9)
+    counts, edges = np.histogram(values, bins=200, range=(0.0, top))
+    counts = np.convolve(counts, _smoothing_kernel(4.0), mode="same")
+    # Below a quarter of the brightest tissue lies background and fluid.
+    start = 50
+    inner = counts[start:-1]
+    peaks = [n for n in range(1, len(inner) - 1) if inner[n] >= inner[n - 1] and inner[n] > inner[n + 1]]
+    peaks = [n for n in peaks if inner[n] >= 0.25 * inner.max()] or [int(inner.argmax())]
+    best = start + peaks[-1]
+    return float(0.5 * (edges[best] + edges[best + 1]))
+
+
+def _smoothing_kernel(sigma: float) -> np.ndarray:
+    line = np.arange(-3 * int(sigma), 3 * int(sigma) + 1)
+    kernel = np.exp(-0.5 * (line / sigma) ** 2)
+    return kernel / kernel.sum()
+
+
+def run_network(network: models.Model, moving: np.ndarray, fixed: np.ndarray, grid: Grid) -> DisplacementField:
+    """One pass: two arrays in [0, 1] on `grid` to the displacement field on the network's flow grid."""
+    import torch
+
+    from . import sampling
+
+    card = network.card
+    flat = grid.flat_axis
+    tensors = [torch.from_numpy(np.ascontiguousarray(a))[None, None] for a in (moving, fixed)]
+    if flat is not None:
+        tensors = [tensor.squeeze(2 + flat) for tensor in tensors]
+    flow = network.flow(*(tensor.to(network.device) for tensor in tensors))
+    if card.output == "velocity":
+        # Apple's GPU lacks 3D interpolation.
+        flow = sampling.integrate(flow.cpu() if network.device == "mps" else flow, card.integration_steps)
+    array = flow[0].float().cpu().numpy() * np.float32(card.output_scale)
+    if flat is not None:
+        array = np.insert(np.expand_dims(array, 1 + flat), flat, 0.0, axis=0)
+    return DisplacementField(
+        DisplacementField.from_voxels(array, _same_axes(grid, array.shape[1:])).displacement_ras,
+        flow_grid(grid, array.shape[1:], card),
+    )
+
+
+def _same_axes(grid: Grid, shape: tuple[int, ...]) -> Grid:
+    """A grid of another shape whose voxels are those of `grid`: it turns voxel steps into mm."""
+    return Grid(tuple(shape), grid.ijk_to_ras)
+
+
+def flow_grid(grid: Grid, shape: tuple[int, ...], card: models.ModelCard) -> Grid:
+    """Where the voxels of a flow of `shape` (K, J, I) lie, for a network that saw `grid`."""
+    size, flow_size = grid.size, np.array(shape[::-1])
+    step, start = np.ones(3), np.zeros(3)
+    for axis in range(3):
+        if size[axis] == flow_size[axis]:
+            continue
+        if card.flow_alignment == "corners":
+            step[axis] = (size[axis] - 1) / max(flow_size[axis] - 1, 1)
+        else:
+            step[axis] = card.output_scale
+            start[axis] = (card.output_scale - 1) / 2
+    matrix = grid.ijk_to_ras.copy()
+    matrix[:3, 3] = grid.to_ras(start)
+    matrix[:3, :3] *= step
+    return Grid(tuple(shape), matrix)
+
+
+# --- measurement ---------------------------------------------------------------------------------------------------
+
+
+def _similarities(fixed, moving, warped, mask, linear, run) -> dict[str, dict[str, float]]:
+    """Similarity over the measured region, on every second voxel of large images."""
+    stride = max(1, round((fixed.grid.voxel_count / 1_000_000) ** (1 / 3)))
+    every = tuple(slice(None, None, stride if n > 1 else 1) for n in fixed.grid.shape)
+    coarse = fixed.grid.ijk_to_ras.copy()
+    coarse[:3, :3] *= [stride if n > 1 else 1 for n in fixed.grid.size]
+    grid = Grid(fixed.array[every].shape, coarse)
+    region = mask[every]
+    if not region.any():
+        region = np.ones_like(region)
+    result = {}
+    for name, matrix in (("before", linear.start), ("aligned", linear.matrix)):
+        image = warp_image(moving, grid, None, matrix).array
+        result[name] = evaluation.similarity(fixed.array[every], image, region)
+        run.report(0.5)
+    result["after"] = evaluation.similarity(fixed.array[every], warped.array[every], region)
+    return result
+
+
+def _overlaps(fixed_labels, moving_labels, warped_labels, linear, settings, run) -> dict:
+    """Dice and 95 % surface distance per label, before, aligned and after."""
+    if fixed_labels is None:
+        return {}
+    labels = evaluation.label_values(fixed_labels)
+    dice, distance = {}, {}
+    stages = {"before": linear.start, "aligned": linear.matrix, "after": None}
+    for number, (name, matrix) in enumerate(stages.items()):
+        run.report(0.5 + number / 6)
+        carried = warped_labels
+        if matrix is not None:
+            if name == "aligned" and np.array_equal(linear.start, linear.matrix):
+                dice[name], distance[name] = dice["before"], distance["before"]
+                continue
+            carried = warp_labels(moving_labels, fixed_labels.grid, None, matrix, settings.label_interpolation)
+        carried = Image(carried.array, fixed_labels.grid, carried.name)
+        per_label = evaluation.dice(fixed_labels, carried, labels)
+        dice[name] = {"mean": evaluation.mean_dice(per_label), "labels": per_label}
+        surfaces = evaluation.surface_distance95(fixed_labels, carried, labels)
+        distance[name] = {"mean": _nan_mean(surfaces.values()), "labels": surfaces}
+    return {"dice": dice, "hd95_mm": distance}
+
+
+def _nan_mean(values) -> float:
+    finite = [value for value in values if np.isfinite(value)]
+    return float(np.mean(finite)) if finite else float("nan")
+
+
+def _landmark_errors(fixed_points, moving_points, linear, deformation) -> dict | None:
+    """Landmark errors in mm before, aligned and after."""
+    if fixed_points is None:
+        return None
+    points = np.asarray(fixed_points, dtype=np.float64)
+    result = {}
+    moved = {"before": (points, linear.start), "aligned": (points, linear.matrix)}
+    moved["after"] = (deformation.transform_points(points), linear.matrix)
+    for name, (start, matrix) in moved.items():
+        errors = evaluation.target_registration_error(start @ matrix[:3, :3].T + matrix[:3, 3], moving_points)
+        result[name] = {"mean": float(errors.mean()), "max": float(errors.max()), "each": errors.tolist()}
+    return result
+
+
+def _warn(warnings: list[str], folding: dict, similar: dict) -> None:
+    inside = folding["inside"]
+    if inside["count"] or inside["any_corner_count"]:
+        warnings.append(
+            f"The deformation folds in {inside['count']} voxels ({inside['any_corner_count']} by the stricter count). "
+            "Look at the Jacobian map, and do not trust the result there."
+        )
+    if similar["after"]["mi"] <= similar["aligned"]["mi"] and similar["after"]["ncc"] <= similar["aligned"]["ncc"]:
+        warnings.append(
+            "The images are no more similar after the deformation than after the linear alignment. "
+            "Check the alignment, and whether the model suits these images."
+        )

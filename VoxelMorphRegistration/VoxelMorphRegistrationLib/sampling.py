@@ -1,0 +1,118 @@
+"""Interpolation, smoothing and integration on regular voxel grids (torch), shared by images, fields and networks.
+
+Tensors are (N, C, *S) with S the tensor axes (K, J, I) in 3D, (J, I) in 2D. Displacements and velocities are
+(N, d, *S) in voxels, channel c along tensor axis c. Everything here repeats the border value outside the grid,
+as Slicer does with displacement fields.
+
+This room stands below `field` and `networks` so that an image is interpolated by one piece of code wherever it
+is warped; numpy callers use `geometry` and `field`, which import it only when they need it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+# Sampling a slab at a time keeps the coordinates of a full clinical volume out of memory.
+SLAB_VOXELS = 1_000_000
+
+
+def voxel_positions(displacement: torch.Tensor) -> torch.Tensor:
+    """Positions p + u(p) as (N, *S, d) in voxels, last axis i, j(, k): the reverse of the tensor axes."""
+    dims = displacement.dim() - 2
+    parts = []
+    for axis in reversed(range(dims)):
+        shape = [1] * (dims + 1)
+        size = displacement.shape[2 + axis]
+        shape[1 + axis] = size
+        line = torch.arange(size, dtype=displacement.dtype, device=displacement.device)
+        parts.append(displacement[:, axis] + line.reshape(shape))
+    return torch.stack(parts, -1)
+
+
+def sample(volume: torch.Tensor, positions: torch.Tensor, mode: str = "bilinear") -> torch.Tensor:
+    """Interpolate `volume` (N, C, *S) at `positions` (N, *P, d) in voxels, last axis i, j(, k).
+
+    `mode` is "bilinear" (linear in any dimension) or "nearest". Positions outside take the border value.
+    Returns (N, C, *P).
+    """
+    sizes = torch.tensor(volume.shape[:1:-1], dtype=positions.dtype, device=positions.device)
+    # align_corners=False stays defined on axes with one voxel: (2 p + 1) / n - 1.
+    normalised = torch.addcmul(1.0 / sizes - 1.0, positions, 2.0 / sizes)
+    return F.grid_sample(volume, normalised, mode=mode, padding_mode="border", align_corners=False)
+
+
+def warp(volume: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
+    """The spatial transformer: warped(p) = volume(p + u(p)), linear (Balakrishnan et al. 2019, eq. 3).
+
+    volume (N, C, *S), displacement (N, d, *S) in voxels of the same grid. Returns (N, C, *S).
+    """
+    return sample(volume, voxel_positions(displacement))
+
+
+def compose(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Displacement of p -> first(second(p)): u2 + u1(p + u2), both (N, d, *S) in voxels."""
+    return second + warp(first, second)
+
+
+def integrate(velocity: torch.Tensor, steps: int) -> torch.Tensor:
+    """Exponential of a stationary velocity by scaling and squaring (Arsigny et al. 2006; Dalca et al. 2019).
+
+    velocity (N, d, *S) in voxels of its own grid; `steps` squarings after a division by 2**steps.
+    Returns the displacement (N, d, *S) in the same unit.
+    """
+    displacement = velocity / float(2**steps)
+    for _ in range(steps):
+        displacement = compose(displacement, displacement)
+    return displacement
+
+
+def affine_positions(matrix: np.ndarray, shape: tuple[int, ...], rows: slice) -> torch.Tensor:
+    """Source voxel positions of the slabs `rows` of an output grid.
+
+    `matrix` (4, 4) maps output ijk to source ijk; `shape` is (K, J, I). Returns (k, J, I, 3) float32, ordered ijk.
+    """
+    k = np.arange(rows.start, rows.stop)[:, None] * matrix[:3, 2] + matrix[:3, 3]
+    j = np.arange(shape[1])[:, None] * matrix[:3, 1]
+    i = np.arange(shape[2])[:, None] * matrix[:3, 0]
+    parts = [torch.from_numpy(part.astype(np.float32)) for part in (k, j, i)]
+    return parts[0][:, None, None] + parts[1][None, :, None] + parts[2][None, None]
+
+
+def slabs(shape: tuple[int, ...], voxels: int | None = None) -> Iterator[slice]:
+    """Slices along the first axis of (K, J, I), each of about `voxels` (SLAB_VOXELS when None) voxels."""
+    step = max(1, (voxels or SLAB_VOXELS) // max(1, shape[1] * shape[2]))
+    for start in range(0, shape[0], step):
+        yield slice(start, min(start + step, shape[0]))
+
+
+def inside(positions: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """True where ijk `positions` (..., 3) lie within the voxels, edges included, of `shape` (K, J, I)."""
+    size = torch.tensor(shape[::-1], dtype=positions.dtype, device=positions.device)
+    # The margin absorbs float32 rounding, so that a voxel on the very edge is not lost.
+    kept = positions.clamp(torch.full_like(size, -0.501), size - 0.499) == positions
+    return kept[..., 0] & kept[..., 1] & kept[..., 2]
+
+
+def gaussian_smooth(volume: torch.Tensor, sigmas: tuple[float, ...]) -> torch.Tensor:
+    """Separable Gaussian of (N, C, *S) with `sigmas` in voxels per tensor axis, border replicated."""
+    dims = volume.dim() - 2
+    shape = volume.shape
+    out = volume.reshape(shape[0] * shape[1], 1, *shape[2:])
+    conv = F.conv3d if dims == 3 else F.conv2d
+    for axis, sigma in enumerate(sigmas):
+        radius = min(int(np.ceil(3.0 * sigma)), shape[2 + axis] - 1) if sigma > 1e-3 else 0
+        if radius == 0:
+            continue
+        line = torch.arange(-radius, radius + 1, dtype=volume.dtype, device=volume.device)
+        kernel = torch.exp(-0.5 * (line / sigma) ** 2)
+        kernel = kernel / kernel.sum()
+        view = [1] * (dims + 2)
+        view[2 + axis] = -1
+        pad = [0, 0] * dims
+        pad[2 * (dims - 1 - axis)] = pad[2 * (dims - 1 - axis) + 1] = radius
+        out = conv(F.pad(out, pad, mode="replicate"), kernel.reshape(view))
+    return out.reshape(shape)

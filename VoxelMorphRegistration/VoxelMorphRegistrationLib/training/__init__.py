@@ -1,0 +1,1 @@
+"""Training: random shapes, the trainer and its commands. Nothing here is needed to register images."""

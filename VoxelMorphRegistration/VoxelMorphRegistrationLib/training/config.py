@@ -1,0 +1,158 @@
+"""The training configuration: one TOML file, read into checked dataclasses."""
+
+from __future__ import annotations
+
+import sys
+import typing
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+
+from ..errors import InputError, SettingsError
+from ..networks import DEFAULT_DECODER, DEFAULT_ENCODER
+from .shapes import ShapeRecipe
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class NetworkSection:
+    """[network]: features of the U-Net (see networks.UNet) and squarings of the velocity's integration."""
+
+    encoder: tuple[int, ...] = DEFAULT_ENCODER
+    decoder: tuple[int, ...] = DEFAULT_DECODER
+    integration_steps: int = 5
+
+
+@dataclass(frozen=True)
+class LossSection:
+    """[loss]: soft Dice + smoothness * |grad u|^2 + displacement * |u - truth|^2 where the fixed image is not black."""
+
+    smoothness: float = 1.0
+    displacement: float = 0.0
+
+
+@dataclass(frozen=True)
+class OptimiserSection:
+    """[optimiser]: Adam, gradients cut to `gradient_norm`.
+
+    The rate rises over `warm_steps`, stays, and falls to zero over the last `decay_steps`.
+    """
+
+    learning_rate: float = 1e-3
+    gradient_norm: float = 1.0
+    warm_steps: int = 200
+    decay_steps: int = 2000
+
+
+@dataclass(frozen=True)
+class ValidationSection:
+    """[validation]: pairs of held-out seeds, looked at every `every` steps."""
+
+    pairs: int = 16
+    every: int = 1000
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """A whole training run. shape: the grid (K, J, I) or (J, I) in voxels. precision: of the network's own pass."""
+
+    name: str
+    shape: tuple[int, ...]
+    steps: int
+    seed: int = 0
+    precision: str = "float32"
+    log_every: int = 20
+    checkpoint_every: int = 500
+    network: NetworkSection = field(default_factory=NetworkSection)
+    shapes: ShapeRecipe = field(default_factory=ShapeRecipe)
+    loss: LossSection = field(default_factory=LossSection)
+    optimiser: OptimiserSection = field(default_factory=OptimiserSection)
+    validation: ValidationSection = field(default_factory=ValidationSection)
+
+    def __post_init__(self) -> None:
+        if len(self.shape) not in (2, 3):
+            raise SettingsError(f"shape must have 2 or 3 sizes, not {len(self.shape)}.")
+        stride = 2 ** len(self.network.encoder)
+        if any(size < stride or size % stride for size in self.shape):
+            raise SettingsError(f"Every size in shape must be a multiple of {stride} for this network: {self.shape}.")
+        if len(self.network.decoder) < len(self.network.encoder):
+            raise SettingsError("network.decoder needs at least as many features as network.encoder.")
+        if self.precision not in PRECISIONS:
+            raise SettingsError(f"precision must be one of {', '.join(PRECISIONS)}, not '{self.precision}'.")
+        counts = (self.steps, self.log_every, self.checkpoint_every, self.validation.pairs, self.validation.every)
+        if min(counts) < 1:
+            raise SettingsError("steps, log_every, checkpoint_every and both values of [validation] must be positive.")
+        if not min(self.optimiser.learning_rate, self.optimiser.gradient_norm) > 0:
+            raise SettingsError("optimiser.learning_rate and optimiser.gradient_norm must be positive.")
+        if min(self.optimiser.warm_steps, self.optimiser.decay_steps) < 0:
+            raise SettingsError("optimiser.warm_steps and optimiser.decay_steps must not be negative.")
+        if min(self.loss.smoothness, self.loss.displacement) < 0:
+            raise SettingsError("The weights in [loss] must not be negative.")
+        coarsest = self.shapes.coarsest
+        if coarsest < 2 or coarsest & (coarsest - 1):
+            raise SettingsError(f"shapes.coarsest must be a power of two from 2 on, not {coarsest}.")
+        for part in fields(self.shapes):
+            value = getattr(self.shapes, part.name)
+            if isinstance(value, tuple) and not 0 <= value[0] <= value[-1]:
+                raise SettingsError(f"shapes.{part.name} must be a range [lowest, highest], not {list(value)}.")
+
+    @property
+    def dimension(self) -> int:
+        return len(self.shape)
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+def load_config(path: Path | str) -> TrainingConfig:
+    """Read the TOML file at `path`. InputError: unreadable; SettingsError: unknown or wrong values."""
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            values = tomllib.load(file)
+    except OSError as error:
+        raise InputError(f"The training configuration {path} cannot be read: {error.strerror}.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"The training configuration {path} is no valid TOML: {error}.") from error
+    return config_from_dict(values)
+
+
+def config_from_dict(values: dict) -> TrainingConfig:
+    """A configuration from plain values, as in the TOML file or a checkpoint."""
+    return _section(TrainingConfig, values, "")
+
+
+def _section(kind: type, values: dict, prefix: str):
+    types = typing.get_type_hints(kind)
+    unknown = sorted(set(values) - set(types))
+    if unknown:
+        raise SettingsError(f"Unknown training setting '{prefix}{unknown[0]}'. Known: {', '.join(types)}.")
+    checked = {name: _checked(types[name], value, prefix + name) for name, value in values.items()}
+    try:
+        return kind(**checked)
+    except TypeError as error:
+        missing = [n for n in ("name", "shape", "steps") if n in types and n not in values]
+        raise SettingsError(f"The training configuration needs {', '.join(missing)}.") from error
+
+
+def _checked(kind, value, name: str):
+    """`value` as `kind` (a section, a tuple, or a plain type), or SettingsError."""
+    if is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise SettingsError(f"'{name}' must be a section, [{name}].")
+        return _section(kind, value, f"{name}.")
+    if typing.get_origin(kind) is tuple:
+        inner = typing.get_args(kind)
+        if not isinstance(value, (list, tuple)) or (inner[-1] is not Ellipsis and len(value) != len(inner)):
+            raise SettingsError(f"Training setting '{name}' must be a list of numbers, not {value!r}.")
+        return tuple(_checked(inner[0], item, name) for item in value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise SettingsError(f"Training setting '{name}' must be of type {kind.__name__}, not {value!r}.")
+    return value

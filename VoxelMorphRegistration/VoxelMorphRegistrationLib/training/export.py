@@ -1,0 +1,74 @@
+"""From a training checkpoint to a model file with its card."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+from ..errors import InputError
+from ..models import ModelCard, save_model
+from ..networks import UNet
+from .config import config_from_dict
+from .trainer import load_checkpoint
+
+# What robust_range does on average in training.
+NORMALIZATION = {"method": "percentile", "low": 0.5, "high": 99.5}
+
+
+def export_checkpoint(checkpoint: Path | str, output: Path | str, facts: dict | None = None) -> ModelCard:
+    """Write the model file `output` from `checkpoint`; `facts` replace or, for `training`, extend those of the run."""
+    facts = dict(facts or {})
+    state = load_checkpoint(checkpoint)
+    config = config_from_dict(state["config"])
+    network = UNet(config.dimension, config.network.encoder, config.network.decoder)
+    network.load_state_dict(state["network"])
+    voxels = 1
+    for size in config.shape:
+        voxels *= size
+    training = {
+        "data": "random shapes drawn on the fly; no images, no labels of anatomy",
+        "method": "SynthMorph's recipe (Hoffmann et al., IEEE TMI 2022) with the truth of the drawn warps added",
+        "seed": config.seed,
+        "steps": state["step"],
+        "hours": round(state["seconds"] / 3600.0, 2),
+        "config": config.to_dict(),
+    }
+    values = {
+        "name": config.name,
+        "dimension": config.dimension,
+        "target_voxels": voxels,
+        "stride": network.stride,
+        "output": "velocity",
+        "output_scale": 2.0,
+        "flow_alignment": "centers",
+        "integration_steps": config.network.integration_steps,
+        "normalization": NORMALIZATION,
+        "architecture": {
+            "encoder": list(config.network.encoder),
+            "decoder": list(config.network.decoder),
+            "half_resolution": True,
+        },
+        "license": "Apache-2.0",
+    }
+    training |= facts.pop("training", {})
+    card = ModelCard(**(values | facts | {"training": training}))
+    save_model(network, card, output)
+    return card
+
+
+def read_facts(path: Path | str) -> dict:
+    """Card entries from the JSON file at `path`."""
+    path = Path(path)
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"The facts {path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise InputError(f"The facts {path} are no valid JSON: {error}.") from error
+    known = {part.name for part in fields(ModelCard)}
+    if not isinstance(facts, dict) or set(facts) - known:
+        raise InputError(
+            f"The facts {path} must be a JSON object with entries of a model card: {', '.join(sorted(known))}."
+        )
+    return facts
