@@ -4,6 +4,9 @@ import importlib.util
 from typing import Annotated
 
 import numpy as np
+import vtk
+from slicer.util import VTKObservationMixin
+
 import slicer
 from slicer import vtkMRMLGridTransformNode, vtkMRMLScalarVolumeNode
 from slicer.i18n import tr as _
@@ -15,8 +18,6 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleTest,
     ScriptedLoadableModuleWidget,
 )
-from slicer.util import VTKObservationMixin
-
 from VoxelMorphRegistrationLib import display, models, registration, scene
 from VoxelMorphRegistrationLib.errors import InputError, VoxelMorphError
 
@@ -102,8 +103,8 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
         self.initializeParameterNode()
 
     def cleanup(self):
-        self.removeObservers()
         self.setParameterNode(None)
+        self.removeObservers()
 
     def enter(self):
         self.initializeParameterNode()
@@ -134,11 +135,11 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
     def setParameterNode(self, parameterNode):
         if self._parameterNode:
             self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
-            self.removeObserver(self._parameterNode, slicer.vtkMRMLNode.ModifiedEvent, self.updateFromParameterNode)
+            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.updateFromParameterNode)
         self._parameterNode = parameterNode
         if self._parameterNode:
             self._parameterNodeGuiTag = self._parameterNode.connectGui(self.ui)
-            self.addObserver(self._parameterNode, slicer.vtkMRMLNode.ModifiedEvent, self.updateFromParameterNode)
+            self.addObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.updateFromParameterNode)
             self.updateFromParameterNode()
 
     def updateFromParameterNode(self, caller=None, event=None):
@@ -309,7 +310,7 @@ class VoxelMorphRegistrationLogic(ScriptedLoadableModuleLogic):
             replaced=outputTransform or None,
         )
         if outputLabels and movingLabels is None:
-            raise InputError(_("An output for warped labels is chosen, but no moving labels. Choose the moving labels."))
+            raise InputError(_("An output for warped labels is chosen, but no moving labels. Choose these, too."))
         self.ensureTorch()
         result = registration.register(
             inputs.fixed, inputs.moving, model, settings, progress, **inputs.arguments()

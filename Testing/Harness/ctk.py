@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from PySide6 import QtCore, QtWidgets
+
 import qt
-from PySide6 import QtWidgets
 
 
 @qt.pythonqt_class
 class ctkCollapsibleButton(QtWidgets.QGroupBox):  # noqa: N801
-    """A titled frame; `collapsed` hides its content."""
+    """A titled frame; it does not fold."""
 
-    @property
-    def text(self) -> str:
+    def _read_text(self) -> str:
         return self.title
 
-    @text.setter
-    def text(self, value: str) -> None:
+    def _write_text(self, value: str) -> None:
         self.title = value
+
+    text = QtCore.Property(str, _read_text, _write_text)
 
 
 qt.UiLoader.custom["ctkCollapsibleButton"] = ctkCollapsibleButton

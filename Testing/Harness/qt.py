@@ -78,7 +78,8 @@ def pythonqt_class(cls: type) -> type:
         meta = base.staticMetaObject
         for n in range(meta.propertyOffset(), meta.propertyCount()):
             name = meta.property(n).name()
-            setattr(base, name, _property(name))
+            if not isinstance(vars(base).get(name), QtCore.Property):
+                setattr(base, name, _property(name))
         for name, value in list(vars(base).items()):
             # Not isinstance: with Signal it loses references to True and False (PySide 6.12).
             if type(value) is QtCore.Signal:
@@ -151,7 +152,8 @@ class UiLoader:
     def load(self, file):
         text = bytes(file.readAll().data()).decode()
         tree = ElementTree.fromstring(text)
-        connections = [[c.findtext(tag) for tag in ("sender", "signal", "receiver", "slot")] for c in tree.iter("connection")]
+        ends = ("sender", "signal", "receiver", "slot")
+        connections = [[connection.findtext(end) for end in ends] for connection in tree.iter("connection")]
         for parent in tree.iter():
             for child in parent.findall("connections"):
                 parent.remove(child)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import vtk
+from PySide6 import QtCore, QtWidgets
+
 import ctk
 import qt
 import slicer
-import vtk
-from PySide6 import QtCore, QtWidgets
 
 
 @qt.pythonqt_class

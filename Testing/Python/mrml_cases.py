@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import slicer
 import vtk
+from vtk.util.numpy_support import vtk_to_numpy
+
+import slicer
 from VoxelMorphRegistrationLib.field import DisplacementField, warp_image, warp_labels
 from VoxelMorphRegistrationLib.geometry import Grid, Image, working_grid
 from VoxelMorphRegistrationLib.registration import Registration, Report, Settings
-from vtk.util.numpy_support import vtk_to_numpy
 
 
 def rotation(x: float, y: float, z: float) -> np.ndarray:

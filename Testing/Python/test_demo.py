@@ -98,14 +98,16 @@ def test_moving_grid_is_oblique_left_handed_and_anisotropic(template, truth):
 
 
 def test_oracle_has_no_error(truth, points):
-    """The field of the truth itself; what remains is its interpolation on a 2.5 mm grid."""
-    fine = make_grid((84, 100, 80), (2.5, 2.5, 2.5), center=GRID.center_ras)
-    positions = fine.positions().reshape(-1, 3)
+    """The field of the truth itself; what remains is its linear interpolation on a 4 mm grid, h^2 / 8 of the second
+    derivative: at most 0.3 mm for 8 mm waves of 45 mm length.
+    """
+    grid = make_grid((52, 62, 50), (4.0, 4.0, 4.0), center=GRID.center_ras)
+    positions = grid.positions().reshape(-1, 3)
+    # T(x) = A (x + u(x)) with A the inverse of L.
     bent = truth.to_moving(positions) @ truth.linear[:3, :3].T + truth.linear[:3, 3]
-    # A^-1 is the linear part here: T(x) = L^-1 (x + u(x)), so x + u(x) = L T(x).
-    field = DisplacementField((bent - positions).reshape(*fine.shape, 3), fine)
+    field = DisplacementField((bent - positions).reshape(*grid.shape, 3), grid)
     errors = demo.measure_errors(a_registration(np.linalg.inv(truth.linear), field), truth, points)
-    assert errors["after"].mean() < 0.03
+    assert errors["after"].mean() < 0.06
     assert errors["after"].max() < 0.3
     assert errors["aligned"].mean() > 1.0
     assert errors["before"].mean() > errors["aligned"].mean()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import mrml_cases as cases
 import numpy as np
 import pytest
-import slicer
 import vtk
-from VoxelMorphRegistrationLib import display
 from vtk.util.numpy_support import vtk_to_numpy
+
+import mrml_cases as cases
+import slicer
+from VoxelMorphRegistrationLib import display
 
 
 def shown_colors(values) -> np.ndarray:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-import mrml_cases as cases
 import numpy as np
 import pytest
 import SimpleITK as sitk
-import slicer
 import vtk
+
+import mrml_cases as cases
+import slicer
 from VoxelMorphRegistrationLib import display
 from VoxelMorphRegistrationLib import scene as room
 from VoxelMorphRegistrationLib.errors import FieldError, InputError, SettingsError

@@ -137,7 +137,7 @@ def test_half_resolution_labels_are_shares_of_blocks(shape):
 def test_jacobian_determinant_of_a_linear_field_is_that_of_its_matrix(dims):
     matrix = 0.2 * torch.randn((dims, dims), generator=torch.Generator().manual_seed(0))
     zero = torch.zeros((1, dims, *[6] * dims))
-    field = torch.einsum("ab,n...b->na...", matrix, voxel_positions(zero))
+    field = torch.einsum("ab,n...b->na...", matrix, voxel_positions(zero).flip(-1))
     expected = torch.linalg.det(torch.eye(dims) + matrix)
     assert torch.allclose(jacobian_determinant(field), expected.expand(1, *[6] * dims), atol=1e-5)
 

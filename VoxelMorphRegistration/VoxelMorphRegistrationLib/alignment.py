@@ -32,13 +32,16 @@ WORK_PIXELS = 60_000
 # Points at which similarity is measured and their grey levels: to judge a result, and in the coarse search.
 SAMPLES, BINS = 40_000, 32
 COARSE_PART, COARSE_SAMPLES, COARSE_BINS = 0.08, 3_000, 20
-# An overlap smaller than this part of the smaller field of view is not believed.
-SMALLEST_OVERLAP = 0.3
+# Below this part of the smaller field of view, similarity falls with the square of the overlap: slivers match by luck.
+TRUSTED_OVERLAP = 0.6
+SMALLEST_OVERLAP = 0.2
 LARGEST_SCALE = 2.0
 LARGEST_TILT_DEGREES = 5.0
 # The coarse search: rotations on a lattice, shifts by this part of the field of view, the best refined.
 ROTATION_STEP, ROTATION_LIMIT = math.radians(22.5), math.radians(51.0)
 SHIFT_STEP = 0.2
+# Part of the similarity that a start loses for each radian of rotation.
+ROTATION_DOUBT = 0.15
 REFINED_STARTS, FINAL_STARTS = 16, 3
 SEARCH_ROUNDS = 12
 
@@ -48,8 +51,9 @@ class Alignment:
     """A linear alignment.
 
     matrix: (4, 4), fixed RAS mm to moving RAS mm. method: the one asked for. similarity_before, similarity_after:
-    entropy correlation coefficient, 2 I(f, m) / (H(f) + H(m)) over the overlap of the fields of view (Maes et al.
-    1997), 0 (unrelated, or no overlap) to 1, at `initial` (identity if there is none) and at `matrix`.
+    at `initial` (identity if there is none) and at `matrix`, from 0 (unrelated, or no overlap) to 1: the entropy
+    correlation coefficient 2 I(f, m) / (H(f) + H(m)) over the overlap of the fields of view (Maes et al. 1997),
+    lowered where less than `TRUSTED_OVERLAP` of the smaller one overlaps.
     """
 
     matrix: np.ndarray
@@ -122,7 +126,7 @@ def align(
 
 @dataclass(frozen=True)
 class _Verdict:
-    """How well a map fits: entropy correlation coefficient, and overlap as a part of the smaller field of view."""
+    """How well a map fits: similarity as in Alignment, and overlap as a part of the smaller field of view."""
 
     similarity: float
     overlap: float
@@ -163,7 +167,8 @@ class _Pair:
 
         def at_scale(part: float, count: int, bins: int) -> tuple:
             spacing = _work_spacing(fixed_grid, moving_grid, part)
-            small = [_reduced(image, spacing) for image in originals]
+            # Two different lattices: on equal ones, both images blur alike wherever voxels meet voxels.
+            small = [_reduced(image, spacing * f) for image, f in zip(originals, (1.0, 0.9), strict=True)]
             usable = _usable(small[0], mask, frame)
             return *small, usable, spacing, _Samples.of(small[0], usable, small[1], count, bins, seed)
 
@@ -227,7 +232,10 @@ def _onto_plane(fixed: Image, moving: Image, start: np.ndarray) -> np.ndarray:
             f"The {fixed.name} and the {moving.name} are single slices that are not parallel: their planes differ by "
             f"{tilt:.0f} degrees. Give slices of the same plane, or an initial transform that makes them parallel."
         )
-    motion = _about(_rotation(np.cross(normal, target)), center, center)
+    # The cross product has the length of the sine; at such small angles arcsin cannot be ambiguous.
+    axis = np.cross(normal, target)
+    sine = float(np.linalg.norm(axis))
+    motion = _about(_rotation(axis * (math.asin(min(1.0, sine)) / sine if sine > 0 else 1.0)), center, center)
     motion[:3, 3] += ((shown.center_ras - center) @ target) * target
     return motion
 
@@ -384,7 +392,7 @@ class _Samples:
         return _Samples(points[known], levels, _Source.of(moving), bins, smaller)
 
     def score(self, maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Entropy correlation coefficient and overlap, each (B,), of maps (B, 4, 4)."""
+        """Similarity as in Alignment, and overlap as a part of the smaller field of view: (B,) of maps (B, 4, 4)."""
         batch = max(1, 1_500_000 // len(self.points))
         parts = [self._score(maps[i : i + batch]) for i in range(0, len(maps), batch)]
         return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
@@ -405,7 +413,8 @@ class _Samples:
         both = _entropy(joint.reshape(len(maps), -1))
         each = _entropy(joint.sum(1)) + _entropy(joint.sum(2))
         similarity = np.where(each > 1e-9, 2 * (each - both) / np.maximum(each, 1e-9), 0.0)
-        return similarity, np.minimum(total / len(self.points) / self.smaller, 1.0)
+        overlap = np.minimum(total / len(self.points) / self.smaller, 1.0)
+        return similarity * np.minimum(1.0, overlap / TRUSTED_OVERLAP) ** 2, overlap
 
 
 def _entropy(probabilities: np.ndarray) -> np.ndarray:
@@ -486,9 +495,9 @@ def _maps(rotations: np.ndarray, images: np.ndarray, center: np.ndarray) -> np.n
 
 
 def _ranked(samples: _Samples, maps: np.ndarray) -> np.ndarray:
-    """Similarity (B,), lowered where the overlap is small, so that a lucky sliver does not win."""
-    similarity, overlap = samples.score(maps)
-    return similarity * np.minimum(1.0, overlap / SMALLEST_OVERLAP) ** 2
+    """Similarity (B,), lowered a little by large rotations: those need evidence, small ones are likely."""
+    cosine = (np.trace(maps[:, :3, :3], axis1=1, axis2=2) - 1) / 2
+    return samples.score(maps)[0] * (1 - ROTATION_DOUBT * np.arccos(np.clip(cosine, -1, 1)))
 
 
 def _search(pair: _Pair, report: Progress) -> np.ndarray:
@@ -540,21 +549,23 @@ def _improved(samples: _Samples, center, rotations, images, scores, steps):
 
 @dataclass(frozen=True)
 class _Stage:
-    """One registration: kind of transform, blur in work voxels, samples, iterations, first step in work voxels."""
+    """One optimisation: blur and first step in work voxels, sample points, largest number of iterations."""
 
-    name: str
     blur: float
     samples: int
     iterations: int
     step: float
 
+    @property
+    def cost(self) -> float:
+        return float(self.samples * self.iterations)
 
-_RIGID_STAGES = (_Stage("rigid", 1.5, 10_000, 60, 1.0), _Stage("rigid", 0.5, 20_000, 40, 0.5))
-_AFFINE_STAGES = (
-    _Stage("similarity", 1.5, 10_000, 40, 0.5),
-    _Stage("affine", 1.0, 20_000, 80, 0.5),
-    _Stage("affine", 0.0, 40_000, 60, 0.25),
-)
+
+_STAGES = {
+    "rigid": (_Stage(1.5, 10_000, 60, 1.0), _Stage(0.5, 20_000, 40, 0.5)),
+    "similarity": (_Stage(1.5, 10_000, 40, 0.5),),
+    "affine": (_Stage(1.0, 20_000, 80, 0.5), _Stage(0.0, 40_000, 60, 0.25)),
+}
 
 
 def _registered(pair: _Pair, method: str, search: bool, seed: int, report: Progress) -> tuple[np.ndarray, list[str]]:
@@ -562,36 +573,37 @@ def _registered(pair: _Pair, method: str, search: bool, seed: int, report: Progr
     start = _search(pair, report) if search else np.eye(4)
     if pair.judge(start).overlap == 0:
         return start, []
-    stages = _RIGID_STAGES + (_AFFINE_STAGES if method == "affine" else ())
+    kinds = ("rigid", "similarity", "affine") if method == "affine" else ("rigid",)
+    total = sum(stage.cost for kind in kinds for stage in _STAGES[kind])
     work = _Sitk.of(pair)
-    total = sum(stage.samples * stage.iterations for stage in stages)
-    found, best, kept, done, warnings = start, start, "start", 0, []
-    for index, stage in enumerate(stages):
-        share = stage.samples * stage.iterations
+    best, kept, done, warnings = start, "coarse" if search else "given", 0.0, []
+    for kind in kinds:
+        found: np.ndarray | None = best
+        for stage in _STAGES[kind]:
 
-        def tell(fraction: float, done: int = done, share: int = share) -> None:
-            report(0.35 + 0.6 * (done + share * fraction) / total)
+            def tell(fraction: float, done: float = done, cost: float = stage.cost) -> None:
+                report(0.35 + 0.6 * (done + cost * fraction) / total)
 
-        found = work.refined(found, stage, seed, tell)
-        done += share
-        last_of_kind = index + 1 == len(stages) or stages[index + 1].name != stage.name
-        if not last_of_kind:
-            continue
-        fault = "the registration broke down" if found is None else _fault(pair, found, best)
+            if found is not None:
+                found = work.refined(found, kind, stage, seed, tell)
+            done += stage.cost
+        fault = _fault(pair, found, best)
         if fault is None:
-            best, kept = found, stage.name
-        elif stage.name != "similarity":
-            instead = "the start" if kept == "start" else f"the {kept} alignment"
-            warnings.append(f"The {stage.name} alignment was not used, because {fault}; {instead} was kept.")
-        found = best
+            best, kept = found, kind
+        elif kind == method:
+            warnings.append(f"The {method} alignment was not used, because {fault}; the {kept} one was kept.")
+    if pair.judge(best).similarity <= pair.judge(np.eye(4)).similarity:
+        return np.eye(4), [f"The {method} alignment found nothing better than the start, which was kept."]
     return best, warnings
 
 
-def _fault(pair: _Pair, found: np.ndarray, before: np.ndarray) -> str | None:
+def _fault(pair: _Pair, found: np.ndarray | None, before: np.ndarray) -> str | None:
     """What speaks against a map, in words that follow "because"; None if nothing does."""
-    scales = np.linalg.svd(found[:3, :3], compute_uv=False)
+    if found is None:
+        return "it lost the overlap of the images"
     if not np.isfinite(found).all() or np.linalg.det(found[:3, :3]) <= 0:
         return "it mirrors or flattens the image"
+    scales = np.linalg.svd(found[:3, :3], compute_uv=False)
     if scales.max() > LARGEST_SCALE or scales.min() < 1 / LARGEST_SCALE:
         return f"it scales the image by a factor of {scales.min():.2f} to {scales.max():.2f}"
     new, old = pair.judge(found), pair.judge(before)
@@ -613,7 +625,6 @@ class _Sitk:
     center: np.ndarray
     spacing: float
     usable: int
-    total: int
 
     @staticmethod
     def of(pair: _Pair) -> _Sitk:
@@ -626,14 +637,13 @@ class _Sitk:
             pair.samples.points.mean(0),
             pair.spacing,
             int(np.count_nonzero(pair.mask)),
-            pair.mask.size,
         )
 
-    def refined(self, start: np.ndarray, stage: _Stage, seed: int, tell: Progress) -> np.ndarray | None:
-        """The map that `stage` makes of `start`; None when SimpleITK gives up (too little overlap)."""
+    def refined(self, start: np.ndarray, kind: str, stage: _Stage, seed: int, tell: Progress) -> np.ndarray | None:
+        """The map of a kind that `stage` makes of `start`; None when SimpleITK gives up (too little overlap)."""
         import SimpleITK as sitk
 
-        transform = _sitk_transform(stage.name, start, self.center, self.fixed.GetDimension())
+        transform = _sitk_transform(kind, start, self.center, self.fixed.GetDimension())
         method = sitk.ImageRegistrationMethod()
         method.SetMetricAsMattesMutualInformation(BINS)
         # ITK's threads add up in the order in which they finish; one thread makes the result repeatable.
@@ -682,19 +692,18 @@ def _executed(method, work: _Sitk, stage: _Stage, tell: Progress) -> bool:
             return False
     if raised:
         raise raised[0]
-    if DEBUG: print(stage.name, method.GetOptimizerIteration(), method.GetMetricValue(), method.GetOptimizerStopConditionDescription()[30:90], method.GetOptimizerLearningRate())
     return True
-DEBUG=0
 
 
 def _to_sitk(image: Image):
-    """A SimpleITK image in the frame's coordinates (neither RAS nor LPS), 2D for a slice; unknown voxels are 0."""
+    """A SimpleITK image in the frame's coordinates (neither RAS nor LPS), 2D for a slice."""
     import SimpleITK as sitk
 
     grid = image.grid
     axes = [axis for axis in range(3) if grid.dimension == 3 or axis != 2 - grid.flat_axis]
     dimension = len(axes)
-    array = np.nan_to_num(image.array)
+    # Unknown voxels are masked out, but blurring reaches them: the commonest value does least harm.
+    array = np.nan_to_num(image.array, nan=float(np.nanmedian(image.array)))
     result = sitk.GetImageFromArray(array if dimension == 3 else array.squeeze(grid.flat_axis))
     result.SetOrigin(grid.ijk_to_ras[:dimension, 3].tolist())
     result.SetSpacing(grid.spacing[axes].tolist())

@@ -125,13 +125,15 @@ class DisplacementField:
             positions = sampling.affine_positions(to_field, grid.shape, rows)
             yield rows, sampling.sample(volume, positions[None])[0].movedim(0, -1).numpy()
 
-    def padded(self, voxels: int = 1) -> DisplacementField:
-        """The same field with its border value repeated in `voxels` more layers on every side (not across a slice).
+    def padded(self, voxels: int = 1, across: bool = False) -> DisplacementField:
+        """The same field with its border value repeated in `voxels` more layers on every side.
+
+        A slice stays a slice, unless `across`.
 
         With a linear part folded in, a field must reach beyond the outermost image voxels: outside its grid
         readers repeat the border or take zero, and neither is linear.
         """
-        widths = [0 if n == 1 else voxels for n in self.grid.shape]
+        widths = [0 if axis == self.grid.flat_axis and not across else voxels for axis in range(3)]
         array = np.pad(self.displacement_ras, [*((w, w) for w in widths), (0, 0)], mode="edge")
         start = -np.array(widths[::-1])
         return DisplacementField(array, self.grid.cropped(start, self.grid.size + 2 * np.array(widths[::-1])))
@@ -475,6 +477,7 @@ def write_field(field: DisplacementField, path: str | Path) -> None:
     values = field.displacement_ras if nifti else field.displacement_ras * _FLIP
     try:
         if path.suffix in (".h5", ".tfm"):
+            _reserve(path, 24 * field.grid.voxel_count)
             vectors = sitk.GetImageFromArray(values.astype(np.float64), isVector=True)
             set_sitk_geometry(vectors, field.grid)
             sitk.WriteTransform(sitk.DisplacementFieldTransform(vectors), str(path))
@@ -489,6 +492,16 @@ def write_field(field: DisplacementField, path: str | Path) -> None:
         raise OutputError(
             f"The displacement field could not be written to {path}: check the folder's permissions and the free space."
         ) from error
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Raise OSError unless a file of `size` bytes fits: the HDF5 library crashes later when the disk is full."""
+    try:
+        with open(path, "wb") as file:
+            for start in range(0, size, 1 << 20):
+                file.write(bytes(min(1 << 20, size - start)))
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _write_displacement_nifti(vectors, path: Path) -> None:

@@ -28,13 +28,15 @@ FOLD_COLOUR = (0, 255, 0)
 JACOBIAN_LIMIT = 3.0
 
 # Below this correlation between fixed and warped image, inside the anatomy, the contrasts differ too much for a
-# difference to show misalignment. T1 against proton density stays under 0.7, brains of one contrast reach 0.9.
-_ALIKE = 0.75
+# difference to show misalignment. T1 against proton density stays under 0.65, brains of one contrast reach 0.9.
+_ALIKE = 0.7
 # In this orientation the axes (k, j, i) of an array run down or right on the page as they are.
 _PAGE_ORIENTATION = "LPI"
 _PLANES = (("axial", 0), ("coronal", 1), ("sagittal", 2))
 
 _CELL = 330
+# Columns of tall images keep room for their titles and captions.
+_NARROWEST = 260
 _GAP = 6
 _SIDE, _HEAD, _FOOT = 46, 148, 112
 _TITLE_SIZE, _TEXT_SIZE, _SMALL_SIZE = 30, 25, 21
@@ -201,6 +203,9 @@ def _contents(registration: Registration, fixed: Image, moving: Image, fixed_lab
     }
     foreground = _foreground(volume)
     background = registration.report.settings.get("background")
+    background = float(moving.array.min()) if background is None else background
+    # Converted here, warp_image need not do it for every plane.
+    moving = moving.with_array(np.ascontiguousarray(moving.array, dtype=np.float32))
     rows = []
     for plane in _slices(page, foreground):
         linear = warp_image(moving, plane.grid, None, registration.linear, background).array.squeeze(plane.across)
@@ -298,14 +303,14 @@ def _checkerboard(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.where(((rows[:, None] + columns) % 2 == 0)[..., None], first, second)
 
 
-def _jacobian_panel(row: _Content, window: tuple[float, float], shape: tuple[int, int]) -> np.ndarray:
+def _jacobian_panel(row: _Content, window: tuple[float, float], step_mm: float, shape: tuple[int, int]) -> np.ndarray:
     """The determinant's colours over the fixed anatomy, with the deformed grid; folds are opaque and on top."""
     logarithm = np.log(np.clip(row.jacobian, 1 / JACOBIAN_LIMIT, JACOBIAN_LIMIT))
     colours = jacobian_colours(np.exp(_resized(logarithm, shape))).astype(np.float64)
     # Anatomy darkens the colours but never hides them.
     anatomy = _DARKEST + (1 - _DARKEST) * _grey(row.fixed, window, shape) / 255.0
     panel = colours * anatomy
-    lines = 0.5 * _grid_lines(row, shape)[..., None]
+    lines = 0.5 * _grid_lines(row, step_mm, shape)[..., None]
     panel = np.rint(panel * (1 - lines)).astype(np.uint8)
     panel[_covered(row.jacobian <= 0, shape)] = FOLD_COLOUR
     return panel
@@ -317,24 +322,18 @@ def _nice(value: float) -> float:
     return power * max(step for step in (1, 2, 5) if step * power <= value * (1 + 1e-9))
 
 
-def grid_step_mm(extent_mm: float) -> float:
-    """Distance of the deformed grid's lines for a picture of this size."""
-    return _nice(extent_mm / 14)
-
-
-def _grid_lines(row: _Content, shape: tuple[int, int]) -> np.ndarray:
+def _grid_lines(row: _Content, step_mm: float, shape: tuple[int, int]) -> np.ndarray:
     """Coverage in [0, 1] by the moving image's straight grid as the deformation carries it onto the fixed image.
 
     These are the contours of x + u(x) in the plane at equal steps; u without the linear part.
     """
     size = row.plane.size_mm
-    step = grid_step_mm(float(size.max()))
     covered = np.zeros(shape)
     for axis in range(2):
         line = (np.arange(shape[axis]) + 0.5) * size[axis] / shape[axis]
         position = _resized(row.shift_mm[axis], shape) + (line[:, None] if axis == 0 else line)
         slope = np.hypot(*np.gradient(position))
-        distance = np.abs(position / step - np.rint(position / step)) * step / np.maximum(slope, 1e-6)
+        distance = np.abs(position / step_mm - np.rint(position / step_mm)) * step_mm / np.maximum(slope, 1e-6)
         covered = np.maximum(covered, np.clip(1.1 - distance, 0, 1))
     return covered
 
@@ -396,7 +395,7 @@ def _titles(match: _Match, report) -> dict[str, str]:
     }
 
 
-def _panels(row: _Content, windows, match: _Match, shape: tuple[int, int]) -> dict[str, np.ndarray]:
+def _panels(row: _Content, windows, match: _Match, step_mm: float, shape: tuple[int, int]) -> dict[str, np.ndarray]:
     fixed = _grey(row.fixed, windows["fixed"], shape)
     moving, warped = (_grey(values, windows["moving"], shape) for values in (row.moving, row.warped))
     if match.alike:
@@ -409,7 +408,7 @@ def _panels(row: _Content, windows, match: _Match, shape: tuple[int, int]) -> di
         "warped": _outlined(warped, row.warped_labels),
         "before": before,
         "after": after,
-        "jacobian": _jacobian_panel(row, windows["fixed"], shape),
+        "jacobian": _jacobian_panel(row, windows["fixed"], step_mm, shape),
     }
 
 
@@ -423,9 +422,10 @@ def draw_overview(
     rows = _contents(registration, fixed, moving, fixed_labels)
     windows = {"fixed": _window(_finite(fixed).array), "moving": _window(_finite(moving).array)}
     match = _matched(rows, windows)
-    pixels_per_mm = _CELL / max(row.plane.size_mm.max() for row in rows)
+    longest_mm = max(row.plane.size_mm.max() for row in rows)
+    pixels_per_mm, step_mm = _CELL / longest_mm, _nice(longest_mm / 14)
     shapes = [tuple(np.maximum(np.rint(row.plane.size_mm * pixels_per_mm).astype(int), 1)) for row in rows]
-    width = max(_CELL // 2, max(shape[1] for shape in shapes))
+    width = max(_NARROWEST, max(shape[1] for shape in shapes))
     page_width = _SIDE + len(COLUMNS) * (width + _GAP) + _GAP
     page_height = _HEAD + sum(shape[0] + _GAP for shape in shapes) + _FOOT
     picture = Picture.new("RGB", (page_width, page_height), _PAPER)
@@ -433,7 +433,7 @@ def draw_overview(
     left = {name: _SIDE + n * (width + _GAP) for n, name in enumerate(COLUMNS)}
     boxes, top = {}, _HEAD
     for row, shape in zip(rows, shapes, strict=True):
-        for name, pixels in _panels(row, windows, match, shape).items():
+        for name, pixels in _panels(row, windows, match, step_mm, shape).items():
             x = left[name] + (width - shape[1]) // 2
             draw.rectangle((left[name], top, left[name] + width - 1, top + shape[0] - 1), fill=_empty(name, match))
             picture.paste(Picture.fromarray(pixels), (x, top))
@@ -442,21 +442,7 @@ def draw_overview(
         _draw_sideways(picture, row.plane.title, (8, top, 8, top + shape[0]))
         top += shape[0] + _GAP
     _draw_head(draw, registration.report, _titles(match, registration.report), left, width)
-    _draw_scale(draw, left["fixed"], top, pixels_per_mm, width)
-    if match.alike:
-        _draw_difference_bar(picture, left["before"], top, 2 * width + _GAP, match)
-    else:
-        middle = (left["after"] - _GAP // 2, top + 10)
-        draw.text(middle, "squares of fixed and moving in turn", _DIM, _font(_SMALL_SIZE), "ma")
-    _draw_jacobian_bar(picture, left["jacobian"], top, width)
-    step = grid_step_mm(max(row.plane.size_mm.max() for row in rows))
-    notes = (
-        "Radiological convention: the patient's right and front are on the left.",
-        f"Lines on the Jacobian: a grid of {step:g} mm in the moving image, as the deformation",
-        "carries it onto the fixed image.",
-    )
-    for line, text in enumerate(notes):
-        draw.text((left["fixed"] + width // 2, top + 10 + line * 28), text, _DIM, _font(_SMALL_SIZE))
+    _draw_foot(picture, left, top, width, match, pixels_per_mm, step_mm)
     return Overview(picture, boxes)
 
 
@@ -464,6 +450,13 @@ def _font(size: int):
     from PIL import ImageFont
 
     return ImageFont.load_default(size)
+
+
+def _fitting(text: str, size: int, room: int):
+    """The font at `size`, or smaller where the text would be wider than `room` pixels."""
+    while size > 12 and _font(size).getlength(text) > room:
+        size -= 1
+    return _font(size)
 
 
 def _empty(column: str, match: _Match) -> tuple[int, int, int]:
@@ -515,11 +508,32 @@ def _draw_head(draw, report, titles: dict[str, str], left: dict[str, int], width
     parts.append(f"folds {inside['count']:,} (strict {inside['any_corner_count']:,}) of {inside['voxels']:,} voxels")
     room = len(COLUMNS) * (width + _GAP)
     for line, (text, size) in enumerate(((first, _TITLE_SIZE), ("   |   ".join(parts), _TEXT_SIZE))):
-        while size > 12 and _font(size).getlength(text) > room:
-            size -= 1
-        draw.text((_SIDE, 12 + 44 * line), text, _INK, _font(size))
+        draw.text((_SIDE, 12 + 44 * line), text, _INK, _fitting(text, size, room))
     for name, text in titles.items():
-        draw.text((left[name] + width // 2, _HEAD - 8), text, _INK, _font(_TEXT_SIZE), "md")
+        draw.text((left[name] + width // 2, _HEAD - 8), text, _INK, _fitting(text, _TEXT_SIZE, width), "md")
+
+
+def _draw_foot(
+    picture, left: dict[str, int], top: int, width: int, match: _Match, pixels_per_mm: float, step_mm: float
+) -> None:
+    """Scale, notes and colour bars below the panels."""
+    from PIL import ImageDraw
+
+    draw = ImageDraw.Draw(picture)
+    _draw_scale(draw, left["fixed"], top, pixels_per_mm, width)
+    if match.alike:
+        _draw_difference_bar(picture, left["before"], top, 2 * width + _GAP, match)
+    else:
+        middle = (left["after"] - _GAP // 2, top + 10)
+        draw.text(middle, "squares of fixed and moving in turn", _DIM, _font(_SMALL_SIZE), "ma")
+    _draw_jacobian_bar(picture, left["jacobian"], top, width)
+    notes = (
+        "Radiological convention: the patient's right and front are on the left.",
+        f"Lines on the Jacobian: a grid of {step_mm:g} mm in the moving image, as the deformation",
+        "carries it onto the fixed image.",
+    )
+    for line, text in enumerate(notes):
+        draw.text((left["fixed"] + width // 2, top + 10 + line * 28), text, _DIM, _font(_SMALL_SIZE))
 
 
 def _draw_scale(draw, left: int, top: int, pixels_per_mm: float, width: int) -> None:
@@ -543,7 +557,7 @@ def _draw_bar(picture, left: int, top: int, colours: np.ndarray, ticks: list[tup
         x = left + round(place * (length - 1))
         draw.line((x, top + 20, x, top + 25), fill=_DIM)
         draw.text((x, top + 27), text, _INK, _font(_SMALL_SIZE), "ma")
-    draw.text((left + length // 2, top + 56), caption, _DIM, _font(_SMALL_SIZE), "ma")
+    draw.text((left + length // 2, top + 56), caption, _DIM, _fitting(caption, _SMALL_SIZE, length + 40), "ma")
 
 
 def _draw_difference_bar(picture, left: int, top: int, room: int, match: _Match) -> None:

@@ -162,8 +162,14 @@ class Registration:
     warped_labels: Image | None = None
 
     def total_field(self, grid: Grid | None = None) -> DisplacementField:
-        """The displacement of T, A (x + u(x)) - x, on the field's grid or another."""
-        return self.field.then_linear(self.linear, grid)
+        """The displacement of T, A (x + u(x)) - x, on the field's grid or another.
+
+        Of a slice, three layers: readers of transform files take a single layer for a 2D transform.
+        """
+        field = self.field
+        if grid is None and field.grid.dimension == 2:
+            field = field.padded(across=True)
+        return field.then_linear(self.linear, grid)
 
     def transform_points(self, points_ras: np.ndarray) -> np.ndarray:
         """Fixed positions (N, 3) in RAS mm to moving positions."""
@@ -454,20 +460,14 @@ def _locked_grid(fixed: Grid, card: models.ModelCard, spacing) -> Grid:
     wanted = list(card.shape_kji)
     if fixed.dimension == 2:
         wanted.insert(base.flat_axis, 1)
-    wanted_ijk = np.array(wanted[::-1])
-    factor = np.maximum(base.size / wanted_ijk, 1.0)
-    if fixed.dimension == 2:
-        factor[base.size == 1] = 1.0
+    count = np.array(wanted[::-1])
+    factor = np.maximum(base.size / count, 1.0)
+    start = (base.size - 1) / 2 - factor * (count - 1) / 2
+    # Whole voxels where the spacing is kept, so that nothing is interpolated there.
+    start = np.where(factor == 1.0, np.floor(start), start)
     matrix = base.ijk_to_ras.copy()
-    matrix[:3, :3] *= factor
-    grid = Grid(tuple(wanted), matrix)
-    start = np.where(factor == 1.0, np.round((base.size - wanted_ijk) / 2), 0)
     matrix[:3, 3] = base.to_ras(start)
-    centred = base.center_ras - Grid(tuple(wanted), matrix).center_ras
-    # Whole voxels where the spacing was kept, so that nothing is interpolated; the exact centre elsewhere.
-    axes = grid.directions
-    shift = (centred @ np.linalg.inv(axes).T) * (factor != 1.0)
-    matrix[:3, 3] += axes @ shift
+    matrix[:3, :3] *= factor
     return Grid(tuple(wanted), matrix)
 
 

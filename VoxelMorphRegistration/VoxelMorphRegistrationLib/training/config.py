@@ -59,11 +59,17 @@ class ValidationSection:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """A whole training run. shape: the grid (K, J, I) or (J, I) in voxels. precision: of the network's own pass."""
+    """A whole training run.
+
+    shape: the largest grid (K, J, I) or (J, I) in voxels, also that of the validation. smallest: each step draws its
+    sizes between this and `shape`, multiples of the network's stride, so that the network does not learn the place
+    of the border; without it every step has `shape`. precision: of the network's own pass.
+    """
 
     name: str
     shape: tuple[int, ...]
     steps: int
+    smallest: tuple[int, ...] = ()
     seed: int = 0
     precision: str = "float32"
     log_every: int = 20
@@ -78,8 +84,12 @@ class TrainingConfig:
         if len(self.shape) not in (2, 3):
             raise SettingsError(f"shape must have 2 or 3 sizes, not {len(self.shape)}.")
         stride = 2 ** len(self.network.encoder)
-        if any(size < stride or size % stride for size in self.shape):
-            raise SettingsError(f"Every size in shape must be a multiple of {stride} for this network: {self.shape}.")
+        if any(size < stride or size % stride for size in (*self.shape, *self.smallest)):
+            raise SettingsError(f"Sizes in shape and smallest must be multiples of {stride} for this network.")
+        if self.smallest and (
+            len(self.smallest) != len(self.shape) or any(a > b for a, b in zip(self.smallest, self.shape, strict=True))
+        ):
+            raise SettingsError(f"smallest must have {len(self.shape)} sizes, none larger than those of shape.")
         if len(self.network.decoder) < len(self.network.encoder):
             raise SettingsError("network.decoder needs at least as many features as network.encoder.")
         if self.precision not in PRECISIONS:

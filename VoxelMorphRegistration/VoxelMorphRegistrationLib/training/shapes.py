@@ -196,12 +196,13 @@ def _then_affine(recipe: ShapeRecipe, displacement: torch.Tensor, source: Source
     """Displacement of x -> A(x + u(x)) for a small random affine about the centre of the grid."""
     d = displacement.shape[1]
     shape = displacement.shape[2:]
-    generator = np.deg2rad(recipe.rotation) * source.numbers.uniform(-1, 1, (d, d))
+    strength = source.within((0.0, 1.0))
+    generator = strength * np.deg2rad(recipe.rotation) * source.numbers.uniform(-1, 1, (d, d))
     # Antisymmetric part: rotation; symmetric part: scaling and shear.
-    stretch = recipe.scaling * source.numbers.uniform(-1, 1, (d, d))
-    linear = (generator - generator.T) / 2 * 2 + (stretch + stretch.T) / 2
+    stretch = strength * recipe.scaling * source.numbers.uniform(-1, 1, (d, d))
+    linear = (generator - generator.T) + (stretch + stretch.T) / 2
     linear = torch.as_tensor(linear, dtype=torch.float32, device=source.device)
-    offset = 0.5 * recipe.translation * source.numbers.uniform(-1, 1, d)
+    offset = strength * 0.5 * recipe.translation * source.numbers.uniform(-1, 1, d)
     lines = []
     for axis, size in enumerate(shape):
         view = [1] * (d + 1)

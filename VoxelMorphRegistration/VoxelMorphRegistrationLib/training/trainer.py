@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ..errors import InputError, OutputError, VoxelMorphError
@@ -127,9 +128,8 @@ class Trainer:
         for number in (self.step, self.step + 1):
             if number not in self._drawn:
                 seed = (self.config.seed, TRAINING_STREAM, number)
-                self._drawn[number] = self._painter.submit(
-                    random_pair, self.config.shapes, self.config.shape, seed, self.device
-                )
+                shape = training_shape(self.config, seed)
+                self._drawn[number] = self._painter.submit(random_pair, self.config.shapes, shape, seed, self.device)
         return self._drawn.pop(self.step).result()
 
     def predict(self, pair: ShapePair) -> torch.Tensor:
@@ -218,6 +218,16 @@ class Trainer:
                 header, *rows = list(csv.reader(file)) or [[]]
             with path.open("w", newline="") as file:
                 csv.writer(file).writerows([header] + [row for row in rows if int(row[0]) <= self.step and self.step])
+
+
+def training_shape(config: TrainingConfig, seed: tuple[int, ...]) -> tuple[int, ...]:
+    """The grid of the step with `seed`: drawn axis by axis between `config.smallest` and `config.shape`."""
+    if not config.smallest:
+        return config.shape
+    stride = 2 ** len(config.network.encoder)
+    draw = np.random.default_rng((*seed, len(seed))).integers
+    pairs = zip(config.smallest, config.shape, strict=True)
+    return tuple(stride * int(draw(low // stride, high // stride + 1)) for low, high in pairs)
 
 
 def initialise(network: UNet) -> None:

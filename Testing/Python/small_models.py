@@ -1,0 +1,47 @@
+"""Networks whose answer is known, for the tests: small, exact, without training."""
+
+import torch
+from torch import nn
+
+from VoxelMorphRegistrationLib import models
+from VoxelMorphRegistrationLib.models import ModelCard
+
+
+class CentroidNetwork(nn.Module):
+    """Moves everything by `part` of the distance between the centroids of intensity, in voxels of the flow grid."""
+
+    def __init__(self, dimension: int, part: float = 1.0, scale: int = 1) -> None:
+        super().__init__()
+        self.dimension, self.part, self.scale = dimension, part, scale
+
+    def centroid(self, image: torch.Tensor) -> torch.Tensor:
+        weight = image[0, 0]
+        parts: list[torch.Tensor] = []
+        for axis in range(self.dimension):
+            shape = [1] * self.dimension
+            shape[axis] = weight.size(axis)
+            line = torch.arange(weight.size(axis), dtype=weight.dtype).reshape(shape)
+            parts.append((weight * line).sum() / weight.sum())
+        return torch.stack(parts)
+
+    def forward(self, moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+        shift = self.part * (self.centroid(moving) - self.centroid(fixed)) / float(self.scale)
+        shape = [1, self.dimension]
+        for axis in range(self.dimension):
+            shape.append((fixed.size(2 + axis) + self.scale - 1) // self.scale)
+        return shift.reshape([1, self.dimension] + [1] * self.dimension).expand(shape).contiguous()
+
+
+def save_centroid_model(path, dimension=3, part=1.0, scale=1, **facts):
+    """A model file of a CentroidNetwork; facts go into its card."""
+    card = dict(
+        name="centroid",
+        dimension=dimension,
+        spacing_mm=(1.0,) * dimension,
+        stride=4,
+        output="displacement",
+        output_scale=float(scale),
+        normalization={"method": "percentile", "low": 0.0, "high": 100.0},
+    )
+    models.save_model(CentroidNetwork(dimension, part, scale), ModelCard(**{**card, **facts}), path)
+    return path
