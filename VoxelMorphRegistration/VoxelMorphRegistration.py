@@ -312,9 +312,7 @@ class VoxelMorphRegistrationLogic(ScriptedLoadableModuleLogic):
         if outputLabels and movingLabels is None:
             raise InputError(_("An output for warped labels is chosen, but no moving labels. Choose these, too."))
         self.ensureTorch()
-        result = registration.register(
-            inputs.fixed, inputs.moving, model, settings, progress, **inputs.arguments()
-        )
+        result = registration.register(inputs.fixed, inputs.moving, model, settings, progress, **inputs.arguments())
         return scene.write_outputs(result, inputs, targets)
 
 

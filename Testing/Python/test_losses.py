@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from VoxelMorphRegistrationLib import losses
 
 SHAPES = [(9, 12), (6, 7, 8)]

@@ -156,9 +156,18 @@ class MovedAndField(torch.nn.Module):
         return source + 0 * target, field
 
 
-def test_traced_foreign_network_is_locked_to_its_shape_and_its_axes_are_turned(tmp_path):
+class FieldAndMoved(MovedAndField):
+    """The same in the order of the package voxelmorph 0.3."""
+
+    def forward(self, source: torch.Tensor, target: torch.Tensor):
+        moved, field = super().forward(source, target)
+        return field, moved
+
+
+@pytest.mark.parametrize("foreign", [MovedAndField, FieldAndMoved])
+def test_traced_foreign_network_is_locked_to_its_shape_and_its_axes_are_turned(foreign, tmp_path):
     path = tmp_path / "foreign.pt"
-    torch.jit.save(torch.jit.trace(MovedAndField(), pair(8, 10, 12), check_trace=False), path)
+    torch.jit.save(torch.jit.trace(foreign(), pair(8, 10, 12), check_trace=False), path)
     facts = {
         "spacing_mm": [1, 1, 1],
         "shape": [8, 10, 12],

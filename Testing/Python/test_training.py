@@ -7,6 +7,7 @@ import dataclasses
 
 import pytest
 import torch
+
 from VoxelMorphRegistrationLib import models
 from VoxelMorphRegistrationLib.__main__ import main
 from VoxelMorphRegistrationLib.errors import InputError, OutputError, SettingsError, VoxelMorphError
@@ -262,7 +263,9 @@ def test_training_starts_from_the_checkpoint_of_another_run(tmp_path):
     ("changes", "message"),
     [
         ({"shape": [16]}, "2 or 3 sizes"),
-        ({"shape": [16, 18]}, "multiple of 4"),
+        ({"smallest": [32, 16]}, "none larger"),
+        ({"smallest": [16]}, "must have 2 sizes"),
+        ({"shape": [16, 18]}, "multiples of 4"),
         ({"steps": 0}, "must be positive"),
         ({"steps": "many"}, "must be of type int"),
         ({"colour": 1}, "Unknown training setting 'colour'"),

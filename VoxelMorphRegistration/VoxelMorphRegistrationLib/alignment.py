@@ -593,7 +593,7 @@ def _registered(pair: _Pair, method: str, search: bool, seed: int, report: Progr
         elif kind == method:
             warnings.append(f"The {method} alignment was not used, because {fault}; the {kept} one was kept.")
     if pair.judge(best).similarity <= pair.judge(np.eye(4)).similarity:
-        return np.eye(4), [f"The {method} alignment found nothing better than the start, which was kept."]
+        return np.eye(4), [*warnings, f"The {method} alignment found nothing better than the start, which was kept."]
     return best, warnings
 
 
@@ -659,6 +659,9 @@ class _Sitk:
         if self.moving_mask is not None:
             method.SetMetricMovingMask(self.moving_mask)
         method.SetInterpolator(sitk.sitkLinear)
+        # Plain central differences; the default gradient is of a more blurred image than the one compared.
+        method.MetricUseFixedImageGradientFilterOff()
+        method.MetricUseMovingImageGradientFilterOff()
         method.SetShrinkFactorsPerLevel([1])
         method.SetSmoothingSigmasPerLevel([stage.blur * self.spacing])
         method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()

@@ -45,8 +45,8 @@ class ModelCard:
     squarings) or "displacement". output_scale: network grid voxels in one output unit (2 for a flow in
     half-resolution voxels). flow_alignment: "centers" when output voxel p covers the network voxels from p * scale
     on, "corners" when the first and the last voxel centres of both grids coincide. returns: "flow", or "moved and
-    field" for foreign networks that return both. axes: order of the tensor axes, "kji" as numpy arrays here, "ijk"
-    as nibabel arrays. normalization: how intensities get to [0, 1], {"method": "percentile", "low", "high"} or
+    field" for foreign networks that return both, in either order. axes: order of the tensor axes, "kji" as numpy
+    arrays here, "ijk" as nibabel arrays. normalization: how intensities get to [0, 1], {"method": "percentile", "low", "high"} or
     {"method": "white-matter", "target"}. passes: default number of passes.
     """
 
@@ -173,9 +173,7 @@ class Model:
                 f"{_last_line(error)}"
             ) from error
         if self.card.returns == "moved and field":
-            if not isinstance(result, (tuple, list)) or len(result) < 2:
-                raise ModelError(f"The model '{self.card.name}' does not return (moved, field) as its facts say.")
-            result = result[1]
+            result = self._field_of(result)
         if not isinstance(result, torch.Tensor) or result.dim() != dimension + 2 or result.shape[1] != dimension:
             shape = tuple(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__
             raise ModelError(
@@ -187,6 +185,17 @@ class Model:
         if swap:
             result = result.permute(order).flip(1)
         return result.clone() if result.is_inference() else result
+
+    def _field_of(self, result: object) -> torch.Tensor:
+        """The field of a pair (moved, field) in either order: the one with a channel per axis."""
+        import torch
+
+        pair = result if isinstance(result, (tuple, list)) else ()
+        dimension = self.card.dimension
+        fields_ = [t for t in pair if isinstance(t, torch.Tensor) and t.dim() > 1 and t.shape[1] == dimension]
+        if len(pair) < 2 or not fields_:
+            raise ModelError(f"The model '{self.card.name}' does not return (moved, field) as its facts say.")
+        return fields_[-1]
 
 
 def _last_line(error: Exception) -> str:

@@ -16,9 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import slicer
 import vtk
 from vtk.util.numpy_support import get_vtk_array_type, numpy_to_vtk, vtk_to_numpy
+
+import slicer
 
 from . import display
 from .errors import FieldError, InputError, OutputError, SettingsError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..errors import DeviceError, OutputError, SettingsError
+from ..errors import Cancelled, DeviceError, OutputError, SettingsError
 
 
 def add_train_parser(commands) -> None:
@@ -64,7 +64,11 @@ def train(args: argparse.Namespace) -> int:
         trainer = Trainer.resume(checkpoint if args.go_on else Path(args.start), output, device, config)
     else:
         trainer = Trainer(config, output, device)
-    trainer.run(args.minutes, lambda line: print(line, flush=True))
+    try:
+        trainer.run(args.minutes, lambda line: print(line, flush=True))
+    except KeyboardInterrupt as error:
+        where = f"--continue goes on from {checkpoint}." if checkpoint.exists() else "No checkpoint was reached."
+        raise Cancelled(f"Cancelled at step {trainer.step}. {where}") from error
     print(f"Step {trainer.step} of {config.steps} is in {checkpoint}.")
     return 0
 

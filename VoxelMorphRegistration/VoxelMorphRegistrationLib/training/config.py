@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import typing
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -116,7 +117,8 @@ class TrainingConfig:
         return len(self.shape)
 
     def to_dict(self) -> dict:
-        return asdict(self)
+        """Plain values, lists for tuples, as in the TOML file."""
+        return json.loads(json.dumps(asdict(self)))
 
 
 def load_config(path: Path | str) -> TrainingConfig:
