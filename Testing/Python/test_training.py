@@ -22,6 +22,7 @@ from VoxelMorphRegistrationLib.training.trainer import (
     jacobian_determinant,
     learning_rate,
     load_checkpoint,
+    training_shape,
 )
 
 TINY = """
@@ -199,6 +200,35 @@ def test_learning_rate_rises_stays_and_falls_to_zero():
     assert rates[9:81] == pytest.approx([1.0] * 72)
     assert rates[90] == pytest.approx(0.5)
     assert rates[100] == 0.0
+
+
+def test_sizes_of_a_step_lie_between_smallest_and_shape_and_belong_to_its_seed():
+    config = tiny(shape=[64, 32], smallest=[16, 32])
+    shapes = [training_shape(config, (1, 0, step)) for step in range(200)]
+    assert {shape[1] for shape in shapes} == {32}
+    assert {shape[0] for shape in shapes} == set(range(16, 65, 4))
+    assert shapes == [training_shape(config, (1, 0, step)) for step in range(200)]
+    assert training_shape(tiny(), (1, 0, 0)) == (16, 16)
+
+
+@pytest.mark.parametrize("shape", [[16, 32], [16, 32, 16]])
+def test_bfloat16_changes_the_weights_only_slightly(tmp_path, shape):
+    trainers = [Trainer(tiny(shape=shape, precision=name), tmp_path) for name in ("float32", "bfloat16")]
+    # The first step of Adam moves each weight by the rate, whatever the precision; the pairs are the same.
+    losses = [trainer.train_step() for trainer in trainers]
+    assert losses[0].total == pytest.approx(losses[1].total, rel=1e-2)
+    rate = learning_rate(trainers[0].config, 0)
+    weights = [torch.cat([w.flatten() for w in trainer.network.parameters()]) for trainer in trainers]
+    assert 0.0 < float((weights[0] - weights[1]).abs().max()) <= 2.001 * rate
+
+
+def test_an_interrupt_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    def interrupt(_self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "train_step", interrupt)
+    assert main(["train", str(write_config(tmp_path)), "-o", str(tmp_path / "run"), "--device", "cpu"]) == 130
+    assert "No checkpoint was reached" in capsys.readouterr().err
 
 
 def test_a_loss_that_is_not_finite_stops_with_a_sentence_and_keeps_the_weights(tmp_path):

@@ -102,8 +102,8 @@ def _register(args: argparse.Namespace) -> int:
     outputs.check_folder(args.output, args.moving_labels is not None, args.overwrite)
     if Path(args.fixed).exists() and Path(args.moving).exists() and Path(args.fixed).samefile(args.moving):
         raise InputError("The fixed and the moving image are the same file. Give two different images.")
-    fixed = read_image(args.fixed, "fixed image")
-    moving = read_image(args.moving, "moving image")
+    fixed = read_image(args.fixed, "fixed image").renamed(args.fixed)
+    moving = read_image(args.moving, "moving image").renamed(args.moving)
     extras = {
         "fixed_labels": args.fixed_labels and _labels(args.fixed_labels, "fixed labels"),
         "moving_labels": args.moving_labels and _labels(args.moving_labels, "moving labels"),
@@ -141,7 +141,7 @@ def _labels(path: str, name: str):
 
     from .geometry import read_image
 
-    image = read_image(path, name)
+    image = read_image(path, name).renamed(path)
     if image.array.dtype.kind == "f" and np.array_equal(image.array, np.rint(image.array)):
         image = image.with_array(image.array.astype(np.int32))
     return image

@@ -111,19 +111,30 @@ class DisplacementField:
 
     def _slabs(self, grid: Grid):
         """Yield (slice of k, u (k, J, I, 3) float32) over `grid`."""
+        from . import sampling
+
+        read = self._reader(grid)
+        for rows in sampling.slabs(grid.shape):
+            yield rows, read(rows).movedim(0, -1).numpy()
+
+    def _reader(self, grid: Grid, to_components: np.ndarray | None = None):
+        """A function from a slice of k of `grid` to the field there, a torch tensor (3, k, J, I).
+
+        to_components: (3, 3), turns RAS mm into the components wanted; applied before sampling, which is linear.
+        """
         import torch
 
         from . import sampling
 
+        values = self.displacement_ras
+        if to_components is not None:
+            values = values @ to_components.T.astype(np.float32)
+        volume = torch.from_numpy(np.moveaxis(values, -1, 0))
         if grid.same_as(self.grid, 1e-6):
-            for rows in sampling.slabs(grid.shape):
-                yield rows, self.displacement_ras[rows]
-            return
+            return lambda rows: volume[:, rows]
+        volume = volume.contiguous()[None]
         to_field = self.grid.ras_to_ijk @ grid.ijk_to_ras
-        volume = torch.from_numpy(np.ascontiguousarray(np.moveaxis(self.displacement_ras, -1, 0)))[None]
-        for rows in sampling.slabs(grid.shape):
-            positions = sampling.affine_positions(to_field, grid.shape, rows)
-            yield rows, sampling.sample(volume, positions[None])[0].movedim(0, -1).numpy()
+        return lambda rows: sampling.sample(volume, sampling.affine_positions(to_field, grid.shape, rows)[None])[0]
 
     def padded(self, voxels: int = 1, across: bool = False) -> DisplacementField:
         """The same field with its border value repeated in `voxels` more layers on every side.
@@ -209,10 +220,10 @@ class DisplacementField:
         linear: (4, 4) applied after the field, for the determinant of A (x + u(x)). In 2D the derivative along the
         flat axis is taken as the identity.
         """
-        on_grid = self.on_grid(grid or self.grid)
-        factor = 1.0 if linear is None else _plane_determinant(linear, on_grid.grid)
-        det, _ = _determinants(on_grid, None)
-        return Image(det * np.float32(factor), on_grid.grid, "Jacobian determinant")
+        grid = grid or self.grid
+        factor = 1.0 if linear is None else _plane_determinant(linear, grid)
+        det, _ = _determinants(self, grid, None)
+        return Image(det * np.float32(factor), grid, "Jacobian determinant")
 
     def folding(self, mask: np.ndarray | None = None, grid: Grid | None = None) -> Folding:
         """Counts of folded voxels and the spread of volume change over `mask` (K, J, I) of `grid` (all when None)."""
@@ -220,13 +231,13 @@ class DisplacementField:
 
     def volume_change(self, mask: np.ndarray | None = None, grid: Grid | None = None) -> tuple[Image, Folding]:
         """The determinant map on `grid` (own when None) and the folding over `mask`, in one sweep."""
-        on_grid = self.on_grid(grid or self.grid)
-        selected = np.ones(on_grid.grid.shape, bool) if mask is None else np.asarray(mask, bool)
-        if selected.shape != on_grid.grid.shape:
-            raise InputError(f"The mask has {selected.shape} voxels, the field's grid {on_grid.grid.shape}.")
+        grid = grid or self.grid
+        selected = np.ones(grid.shape, bool) if mask is None else np.asarray(mask, bool)
+        if selected.shape != grid.shape:
+            raise InputError(f"The mask has {selected.shape} voxels, the field's grid {grid.shape}.")
         if not selected.any():
             raise InputError("The mask is empty: no voxel is left to count folds in.")
-        determinant, corners = _determinants(on_grid, selected)
+        determinant, corners = _determinants(self, grid, selected)
         values = determinant[selected]
         count = int(np.count_nonzero(values <= 0))
         folding = Folding(
@@ -239,7 +250,7 @@ class DisplacementField:
             maximum=float(values.max()),
             sd_log=float(np.log(np.clip(values, 1e-9, 1e9).astype(np.float64)).std()),
         )
-        return Image(determinant, on_grid.grid, "Jacobian determinant"), folding
+        return Image(determinant, grid, "Jacobian determinant"), folding
 
 
 def _plane_determinant(linear: np.ndarray, grid: Grid) -> float:
@@ -252,22 +263,18 @@ def _plane_determinant(linear: np.ndarray, grid: Grid) -> float:
     return float(np.linalg.norm(np.cross(first, second)))
 
 
-def _voxel_blocks(on_grid: DisplacementField):
-    """Yield (target slice of k, slice that takes the margin off, flow (3, k, J, I) in voxels as a torch tensor).
+def _voxel_blocks(field: DisplacementField, grid: Grid):
+    """Yield (target slice of k, slice that takes the margin off, flow (3, k, J, I) in voxels of `grid`, torch).
 
     The determinant is the same in voxels as in mm, whatever the grid's directions: det(A^-1 M A) = det M.
     """
-    import torch
-
     from .sampling import slabs
 
-    shape = on_grid.grid.shape
-    to_voxels = torch.from_numpy(on_grid.grid.ras_to_ijk[:3, :3][_SWAP].astype(np.float32))
-    for rows in slabs(shape, _BLOCK_VOXELS):
-        wide = slice(max(rows.start - 1, 0), min(rows.stop + 1, shape[0]))
+    read = field._reader(grid, grid.ras_to_ijk[:3, :3][_SWAP])
+    for rows in slabs(grid.shape, _BLOCK_VOXELS):
+        wide = slice(max(rows.start - 1, 0), min(rows.stop + 1, grid.shape[0]))
         inner = slice(rows.start - wide.start, rows.stop - wide.start)
-        block = torch.from_numpy(on_grid.displacement_ras[wide])
-        yield rows, inner, (block @ to_voxels.T).movedim(-1, 0).contiguous()
+        yield rows, inner, read(wide).contiguous()
 
 
 def _differences(flow, axis: int):
@@ -284,11 +291,11 @@ def _differences(flow, axis: int):
     return forward, backward
 
 
-def _determinants(on_grid: DisplacementField, counted: np.ndarray | None) -> tuple[np.ndarray, int]:
-    """Central determinants (K, J, I) of a field, and how many `counted` voxels fold at any corner (0 when None)."""
-    det = np.empty(on_grid.grid.shape, np.float32)
+def _determinants(field: DisplacementField, grid: Grid, counted: np.ndarray | None) -> tuple[np.ndarray, int]:
+    """Central determinants (K, J, I) on `grid`, and how many `counted` voxels fold at any corner (0 when None)."""
+    det = np.empty(grid.shape, np.float32)
     corners = 0
-    for target, inner, flow in _voxel_blocks(on_grid):
+    for target, inner, flow in _voxel_blocks(field, grid):
         sides = [[side[:, inner] for side in _differences(flow, axis)] for axis in range(3)]
         columns = [(0.5 * (forward + backward)) for forward, backward in sides]
         for axis in range(3):

@@ -46,8 +46,8 @@ class ModelCard:
     half-resolution voxels). flow_alignment: "centers" when output voxel p covers the network voxels from p * scale
     on, "corners" when the first and the last voxel centres of both grids coincide. returns: "flow", or "moved and
     field" for foreign networks that return both, in either order. axes: order of the tensor axes, "kji" as numpy
-    arrays here, "ijk" as nibabel arrays. normalization: how intensities get to [0, 1], {"method": "percentile", "low", "high"} or
-    {"method": "white-matter", "target"}. passes: default number of passes.
+    arrays here, "ijk" as nibabel arrays. normalization: how intensities get to [0, 1], {"method": "percentile", "low",
+    "high"} or {"method": "white-matter", "target"}. passes: default number of passes.
     """
 
     name: str

@@ -201,7 +201,10 @@ def register(
     """
     settings = settings or Settings()
     run = _Run(progress)
+    inputs = {"fixed": fixed.name, "moving": moving.name}
     with run.stage("checking"):
+        if fixed is moving or (fixed.array is moving.array and fixed.grid.same_as(moving.grid)):
+            raise InputError("The fixed and the moving image are the same. Choose two different images.")
         fixed = usable_image(fixed, "fixed image", run.warnings)
         moving = usable_image(moving, "moving image", run.warnings)
         _check_pair(fixed, moving)
@@ -248,7 +251,7 @@ def register(
         passes=passes,
         working_grid=grid.to_json(),
         settings=asdict(settings),
-        inputs={"fixed": fixed.name, "moving": moving.name},
+        inputs=inputs,
         warnings=run.warnings,
         tre_mm=errors,
         **overlaps,
@@ -289,7 +292,8 @@ class _Run:
 def usable_image(image: Image, role: str, warnings: list[str]) -> Image:
     """The image with finite values only. Raises InputError when it is empty or constant, or mostly not finite.
 
-    NaN and infinite voxels are set to the smallest finite value, and `warnings` says so.
+    NaN and infinite voxels are set to the smallest finite value, and `warnings` says so. The result is named for
+    messages: its role and own name.
     """
     name = f"{role} ({image.name})" if image.name not in ("image", role) else role
     array = image.array
@@ -310,12 +314,10 @@ def usable_image(image: Image, role: str, warnings: list[str]) -> Image:
         raise InputError(
             f"The {name} is empty: all its voxels have the value {array.flat[0]:g}. Choose an image with content."
         )
-    return Image(array, image.grid, image.name)
+    return Image(array, image.grid, name)
 
 
 def _check_pair(fixed: Image, moving: Image) -> None:
-    if fixed.array is moving.array and fixed.grid is moving.grid:
-        raise InputError("The fixed and the moving image are the same. Choose two different images.")
     if fixed.grid.dimension != moving.grid.dimension:
         raise InputError(
             f"The fixed image is {fixed.grid.dimension}D and the moving image {moving.grid.dimension}D. "
