@@ -122,7 +122,7 @@ def test_options_go_before_the_settings_file(inputs, tmp_path):
 @pytest.mark.parametrize(
     ("options", "messages"),
     [
-        (["--refine", "fast"], ["Refinement 'fast' is not part of this version"]),
+        (["--model", "none"], ["nothing to do when refinement is off"]),
         (["--settings", "missing.json"], ["settings file missing.json cannot be read"]),
         (["--fixed-mask", "missing.nrrd"], ["fixed mask cannot be read: there is no file"]),
         (["--initial-transform", "missing.tfm"], ["missing.tfm"]),

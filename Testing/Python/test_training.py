@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -65,6 +67,7 @@ def write_config(folder, shape=(16, 16), steps=6, extra=""):
 
 def tiny(**changes):
     values = {"name": "tiny", "shape": [16, 16], "steps": 6, "network": {"encoder": [4, 4], "decoder": [4, 4, 4]}}
+    changes["network"] = values["network"] | changes.get("network", {})
     return config_from_dict(values | changes)
 
 
@@ -218,7 +221,7 @@ def test_bfloat16_changes_the_weights_only_slightly(tmp_path, shape):
     losses = [trainer.train_step() for trainer in trainers]
     assert losses[0].total == pytest.approx(losses[1].total, rel=1e-2)
     rate = learning_rate(trainers[0].config, 0)
-    weights = [torch.cat([w.flatten() for w in trainer.network.parameters()]) for trainer in trainers]
+    weights = [torch.cat([w.detach().flatten() for w in trainer.network.parameters()]) for trainer in trainers]
     assert 0.0 < float((weights[0] - weights[1]).abs().max()) <= 2.001 * rate
 
 
@@ -249,7 +252,7 @@ def test_the_export_gives_what_the_trained_network_gives(tmp_path):
     model = models.load_model(tmp_path / "model.pt")
     pair = random_pair(config.shapes, config.shape, (9,))
     with torch.no_grad():
-        expected = trainer.network(pair.moving, pair.fixed)
+        expected = trainer.model(pair.moving, pair.fixed)
     assert torch.allclose(model.flow(pair.moving, pair.fixed), expected, atol=1e-6)
     assert torch.allclose(
         integrate(model.flow(pair.moving, pair.fixed), model.card.integration_steps),
@@ -259,6 +262,21 @@ def test_the_export_gives_what_the_trained_network_gives(tmp_path):
     assert model.card == card
     assert (card.training["steps"], card.training["seed"], card.training["device"]) == (6, 3, "CPU")
     assert (card.stride, card.target_voxels, card.license) == (4, 4096, "Apache-2.0")
+
+
+@pytest.mark.parametrize("shape", [(16, 32), (16, 16, 32)])
+def test_a_symmetric_network_turns_round_with_its_images_and_leaves_equal_ones_in_place(tmp_path, shape):
+    trainer = Trainer(tiny(shape=list(shape)), tmp_path)
+    torch.nn.init.ones_(trainer.network.flow.bias)
+    pair = random_pair(trainer.config.shapes, shape, (1,))
+    with torch.no_grad():
+        forth, back = trainer.model(pair.moving, pair.fixed), trainer.model(pair.fixed, pair.moving)
+        same = trainer.model(pair.fixed, pair.fixed)
+        plain = Trainer(tiny(shape=list(shape), network={"symmetric": False}), tmp_path).model
+    assert torch.equal(forth, -back)
+    assert float(forth.abs().max()) > 0.0
+    assert float(same.abs().max()) == 0.0
+    assert type(plain).__name__ == "UNet"
 
 
 def test_the_commands_train_go_on_and_export(tmp_path, capsys):
@@ -303,6 +321,8 @@ def test_training_starts_from_the_checkpoint_of_another_run(tmp_path):
         ({"loss": {"smoothness": -1.0}}, "must not be negative"),
         ({"loss": 3}, "must be a section"),
         ({"precision": "float16"}, "precision must be one of"),
+        ({"network": {"symmetric": 1}}, "must be of type bool"),
+        ({"seed": True}, "must be of type int"),
         ({"network": {"encoder": [4, 4], "decoder": [4]}}, "decoder needs at least"),
         ({"shapes": {"blur": [1.0]}}, "must be a list"),
         ({"shapes": {"blur": [2.0, 1.0]}}, "range"),
@@ -359,3 +379,13 @@ def test_a_checkpoint_that_cannot_be_written_is_told_and_leaves_nothing(tmp_path
 def test_the_shipped_training_configuration_is_valid():
     path = models.models_folder() / "general-3d.toml"
     assert load_config(path).dimension == 3
+
+
+def test_an_exported_model_tells_no_paths_of_the_computer_that_made_it(tmp_path):
+    trainer = Trainer(tiny(), tmp_path)
+    trainer.save(tmp_path / CHECKPOINT_NAME)
+    export_checkpoint(tmp_path / CHECKPOINT_NAME, tmp_path / "model.pt")
+    library = str(Path(models.__file__).parent.parent).encode()
+    for name in (CHECKPOINT_NAME, "model.pt"):
+        with zipfile.ZipFile(tmp_path / name) as archive:
+            assert not [record for record in archive.namelist() if library in archive.read(record)]

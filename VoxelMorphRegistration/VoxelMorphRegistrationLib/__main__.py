@@ -60,13 +60,17 @@ def _add_register(commands) -> None:
     parser.add_argument("-o", "--output", metavar="DIR", required=True, help="folder for the results")
     parser.add_argument("--overwrite", action="store_true", help="replace results that are already there")
     parser.add_argument("--settings", metavar="JSON", help="file with settings; the options below go before it")
-    parser.add_argument("--model", metavar="NAME|FILE", help="shipped model or model file (default: by dimension)")
+    parser.add_argument(
+        "--model", metavar="NAME|FILE", help="shipped model, model file, or none (default: by dimension)"
+    )
     parser.add_argument("--alignment", choices=("none", "centers", "mass", "rigid", "affine"), help="default: affine")
     parser.add_argument("--initial-transform", metavar="FILE", help="linear transform, fixed to moving")
     parser.add_argument(
         "--passes", type=int, metavar="N", help="how often the network is applied (default: the model's)"
     )
-    parser.add_argument("--refine", choices=("off", "fast", "default", "accurate"), help="default: off")
+    parser.add_argument(
+        "--refine", choices=("off", "fast", "default", "accurate"), help="optimise for this pair (default: off)"
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), help="default: auto")
     parser.add_argument("--working-spacing", type=float, metavar="MM", help="voxel size of the network's grid")
     parser.add_argument("--label-interpolation", choices=("nearest", "linear"), help="default: nearest")
@@ -166,7 +170,8 @@ def summary(report) -> str:
         f"({inside['any_corner_count']} by the stricter count), in the volume: {report.folding['volume']['count']}",
         f"  determinant {inside['minimum']:.3f} to {inside['maximum']:.3f}, SDlogJ {inside['sd_log']:.3f}, "
         f"largest displacement {report.largest_displacement_mm:.1f} mm",
-        f"  model {report.model['name']}, {report.passes} pass(es) on {report.device}, {report.seconds['total']:.1f} s",
+        f"  model {report.model['name']}, {report.passes} pass(es), refinement {report.settings['refinement']}, "
+        f"on {report.device}, {report.seconds['total']:.1f} s",
     ]
     return "\n".join([head, *lines, *tail, *(f"  Warning: {text}" for text in report.warnings)])
 

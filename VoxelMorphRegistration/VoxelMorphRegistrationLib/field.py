@@ -229,6 +229,14 @@ class DisplacementField:
         """Counts of folded voxels and the spread of volume change over `mask` (K, J, I) of `grid` (all when None)."""
         return self.volume_change(mask, grid)[1]
 
+    def folded_corners(self) -> np.ndarray:
+        """Voxels (K, J, I) of the own grid that fold by the stricter, any-corner count."""
+        folded = np.empty(self.grid.shape, bool)
+        for target, inner, flow in _voxel_blocks(self, self.grid):
+            sides = [[side[:, inner] for side in _differences(flow, axis)] for axis in range(3)]
+            folded[target] = _any_corner_folds(sides)
+        return folded
+
     def volume_change(self, mask: np.ndarray | None = None, grid: Grid | None = None) -> tuple[Image, Folding]:
         """The determinant map on `grid` (own when None) and the folding over `mask`, in one sweep."""
         grid = grid or self.grid

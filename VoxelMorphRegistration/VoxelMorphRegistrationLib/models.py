@@ -331,6 +331,7 @@ def save_model(network: torch.nn.Module, card: ModelCard, path: str | Path) -> N
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.jit.save(scripted, str(part), _extra_files={CARD_FILE: card.to_json()})
+        _drop_debug_records(part)
     except (RuntimeError, OSError) as error:
         with contextlib.suppress(OSError):
             part.unlink()
@@ -341,6 +342,19 @@ def save_model(network: torch.nn.Module, card: ModelCard, path: str | Path) -> N
         part.unlink(missing_ok=True)
         raise
     part.replace(path)
+
+
+def _drop_debug_records(path: Path) -> None:
+    """Take the debugging records out of a TorchScript archive: they hold the paths of the exporting computer."""
+    lean = path.with_name(path.name + ".lean")
+    try:
+        with zipfile.ZipFile(path) as source, zipfile.ZipFile(lean, "w", zipfile.ZIP_STORED) as target:
+            for record in source.infolist():
+                if not record.filename.endswith(".debug_pkl"):
+                    target.writestr(record.filename, source.read(record))
+        lean.replace(path)
+    finally:
+        lean.unlink(missing_ok=True)
 
 
 # --- models from elsewhere ---------------------------------------------------------------------------------

@@ -26,12 +26,13 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 class Settings:
     """Everything that decides a result, besides the images. The same for panel, console and command line.
 
-    model: name of a shipped model, a model file, or "auto" (the general model of the images' dimension).
+    model: name of a shipped model, a model file, "auto" (the general model of the images' dimension), or "none"
+    (no network: refinement alone, for any anatomy).
     alignment: none, centers, mass, rigid or affine. passes: how often the network is applied to its own result
-    (None: as the model's card says). refinement: only "off" in this version. device: auto, cpu, cuda or mps.
-    working_spacing_mm: voxel size of the network's grid (None: the model's). seed: of the alignment's sampling.
-    background: value outside the moving image (None: its minimum). label_interpolation: nearest or linear.
-    jacobian: "total" (as the written transform) or "deformable" (without the linear part).
+    (None: as the model's card says). refinement: off, fast, default or accurate (see refinement.PRESETS). device:
+    auto, cpu, cuda or mps. working_spacing_mm: voxel size of the network's grid (None: the model's). seed: of the
+    alignment's sampling. background: value outside the moving image (None: its minimum). label_interpolation:
+    nearest or linear. jacobian: "total" (as the written transform) or "deformable" (without the linear part).
     """
 
     model: str = "auto"
@@ -58,10 +59,10 @@ class Settings:
                 raise SettingsError(
                     f"The setting {name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}."
                 )
-        if self.refinement != "off":
-            raise SettingsError(f"Refinement '{self.refinement}' is not part of this version. Set refinement to 'off'.")
         if not isinstance(self.model, str) or not self.model:
-            raise SettingsError("The setting model must be a model's name, a model file, or 'auto'.")
+            raise SettingsError("The setting model must be a model's name, a model file, 'auto' or 'none'.")
+        if self.model == "none" and self.refinement == "off":
+            raise SettingsError("Without a model there is nothing to do when refinement is off. Choose a refinement.")
         if self.passes is not None and not (_is_whole(self.passes) and 1 <= self.passes <= 10):
             raise SettingsError(f"The setting passes is {self.passes!r}; it must be a whole number from 1 to 10.")
         if not _is_whole(self.seed) or self.seed < 0:
@@ -107,7 +108,8 @@ class Report:
     """What was done and how well it worked.
 
     similarity, dice, hd95_mm and tre_mm have the entries "before" (as the images lie, with the initial transform),
-    "aligned" (after the linear alignment) and "after". folding: of the deformable part, `inside` the mask or the
+    "aligned" (after the linear alignment) and "after". refinement: preset, steps at each
+    level and mean squared local correlation, or None. folding: of the deformable part, `inside` the mask or the
     foreground of the fixed image, and in the whole `volume`. jacobian: which determinant the map shows.
     """
 
@@ -120,8 +122,9 @@ class Report:
     tre_mm: dict | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     device: str = "cpu"
-    model: dict = field(default_factory=dict)
-    passes: int = 1
+    model: dict = field(default_factory=lambda: {"name": "none", "file": None})
+    passes: int = 0
+    refinement: dict | None = None
     working_grid: dict = field(default_factory=dict)
     settings: dict = field(default_factory=dict)
     inputs: dict = field(default_factory=dict)
@@ -211,13 +214,25 @@ def register(
         _check_extras(fixed, moving, fixed_labels, moving_labels, fixed_points, moving_points, fixed_mask)
         mask = _measured_region(fixed, fixed_mask)
     with run.stage("loading the model"):
-        network = _loaded(model, settings, fixed.grid.dimension)
-        grid = network_grid(fixed.grid, network.card, settings)
-        network = _with_memory(network, grid, settings, run.warnings)
+        network = None
+        if not (model is None and settings.model == "none"):
+            network = _loaded(model, settings, fixed.grid.dimension)
+            grid = network_grid(fixed.grid, network.card, settings)
+            network = _with_memory(network, grid, settings, run.warnings)
     with run.stage("aligning"):
         linear = _linear_part(fixed, moving, settings, initial_transform, fixed_mask, run)
-    with run.stage("registering"):
-        deformation, network, passes = _deform(fixed, moving, linear, grid, network, settings, run)
+    deformation, refined = None, None
+    facts = {"device": choose_device(settings.device)}
+    if network is not None:
+        with run.stage("registering"):
+            deformation, network, passes = _deform(fixed, moving, linear, grid, network, settings, run)
+        name = {"name": network.card.name, "file": network.path.name if network.path else None}
+        facts = {"device": network.device, "model": name, "passes": passes, "working_grid": grid.to_json()}
+    if settings.refinement != "off":
+        with run.stage("refining"):
+            deformation, refined = _refine(fixed, moving, linear, deformation, mask, facts["device"], settings, run)
+    # Readers of the written field must find it linear up to the outermost fixed voxels.
+    deformation = deformation.padded()
     with run.stage("warping"):
         warped = warp_image(moving, fixed.grid, deformation, linear.matrix, settings.background)
         run.report(0.5)
@@ -246,14 +261,12 @@ def register(
         largest_displacement_mm=float(np.linalg.norm(deformation.displacement_ras, axis=-1).max()),
         linear=linear.matrix.tolist(),
         seconds=run.seconds,
-        device=network.device,
-        model={"name": network.card.name, "file": network.path.name if network.path else None},
-        passes=passes,
-        working_grid=grid.to_json(),
+        refinement=refined,
         settings=asdict(settings),
         inputs=inputs,
         warnings=run.warnings,
         tre_mm=errors,
+        **facts,
         **overlaps,
     )
     run.finish()
@@ -498,13 +511,17 @@ def _with_memory(network: models.Model, grid: Grid, settings: Settings, warnings
         if free is None or needed <= free:
             return network
         network = _on_cpu(network, warnings)
+    _check_memory(needed, f"The working grid of {'x'.join(map(str, grid.size))} voxels")
+    return network
+
+
+def _check_memory(needed: int, what: str) -> None:
     free = available_memory("cpu")
     if free is not None and needed > free:
         raise DeviceError(
-            f"The working grid of {'x'.join(map(str, grid.size))} voxels needs about {needed / 2**30:.1f} GiB, and "
-            f"{free / 2**30:.1f} GiB are free. Set a coarser working spacing, or crop the fixed image."
+            f"{what} needs about {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free. "
+            "Set a coarser working spacing, or crop the fixed image."
         )
-    return network
 
 
 def _on_cpu(network: models.Model, warnings: list[str]) -> models.Model:
@@ -560,7 +577,32 @@ def _deform(fixed, moving, linear, grid, network, settings, run):
             network = _on_cpu(network, run.warnings)
             step = run_network(network, *pair, grid)
         total = step if total is None else total.compose(step)
-    return total.padded(), network, passes
+    return total, network, passes
+
+
+def _refine(fixed, moving, linear, start, mask, device, settings, run):
+    """The refined field and what the report says of it."""
+    from . import refinement
+
+    windows = []
+    for image in (fixed, moving):
+        low, high = _intensity_window(image, 0.5, 99.5)
+        windows.append((low, 1.0 / (high - low)))
+    _check_memory(refinement.memory_bytes(fixed.grid, mask), "The refinement")
+    options = {"windows": tuple(windows), "mask": mask, "progress": run.report}
+    arguments = fixed, moving, linear.matrix, start, settings.refinement
+    try:
+        result = refinement.refine(*arguments, device=device, **options)
+    except RuntimeError as error:
+        if device == "cpu" or not _out_of_memory(error):
+            raise
+        run.warnings.append("The GPU has too little memory for this pair; the refinement ran on the CPU.")
+        result = refinement.refine(*arguments, device="cpu", **options)
+    if not result.improved:
+        run.warnings.append("The refinement did not make the images more similar; its start was kept.")
+    before, after = result.similarity_before, result.similarity_after
+    facts = {"preset": settings.refinement, "steps": list(result.steps), "improved": result.improved}
+    return result.field, {**facts, "local_correlation": {"before": before, "after": after}}
 
 
 def _smooth_warp(moving: Image, grid: Grid, total: DisplacementField, matrix: np.ndarray, background: float) -> Image:
@@ -680,7 +722,8 @@ def _similarities(fixed, moving, warped, mask, linear, run) -> dict[str, dict[st
     coarse = fixed.grid.ijk_to_ras.copy()
     coarse[:3, :3] *= [stride if n > 1 else 1 for n in fixed.grid.size]
     grid = Grid(fixed.array[every].shape, coarse)
-    region = mask[every]
+    # The surroundings belong to it: what is bright and even inside has its contrast at the edge.
+    region = _dilated(mask[every], 2)
     if not region.any():
         region = np.ones_like(region)
     result = {}
@@ -690,6 +733,20 @@ def _similarities(fixed, moving, warped, mask, linear, run) -> dict[str, dict[st
         run.report(0.5)
     result["after"] = evaluation.similarity(fixed.array[every], warped.array[every], region)
     return result
+
+
+def _dilated(mask: np.ndarray, voxels: int) -> np.ndarray:
+    """A mask (K, J, I) grown by a box of `voxels` on every side."""
+    for axis in range(3):
+        grown = mask.copy()
+        for shift in range(1, min(voxels, mask.shape[axis] - 1) + 1):
+            ahead = [slice(None)] * 3
+            behind = [slice(None)] * 3
+            ahead[axis], behind[axis] = slice(shift, None), slice(None, -shift)
+            grown[tuple(ahead)] |= mask[tuple(behind)]
+            grown[tuple(behind)] |= mask[tuple(ahead)]
+        mask = grown
+    return mask
 
 
 def _overlaps(fixed_labels, moving_labels, warped_labels, linear, settings, run) -> dict:

@@ -22,11 +22,15 @@ PRECISIONS = ("float32", "bfloat16")
 
 @dataclass(frozen=True)
 class NetworkSection:
-    """[network]: features of the U-Net (see networks.UNet) and squarings of the velocity's integration."""
+    """[network]: features of the U-Net (see networks.UNet) and squarings of the velocity's integration.
+
+    symmetric: the mean of both directions (see symmetric.Symmetric), at twice the cost.
+    """
 
     encoder: tuple[int, ...] = DEFAULT_ENCODER
     decoder: tuple[int, ...] = DEFAULT_DECODER
     integration_steps: int = 5
+    symmetric: bool = True
 
 
 @dataclass(frozen=True)
@@ -165,6 +169,6 @@ def _checked(kind, value, name: str):
         return tuple(_checked(inner[0], item, name) for item in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if not isinstance(value, kind) or isinstance(value, bool):
+    if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
         raise SettingsError(f"Training setting '{name}' must be of type {kind.__name__}, not {value!r}.")
     return value

@@ -10,6 +10,7 @@ from ..errors import InputError
 from ..models import ModelCard, save_model
 from ..networks import UNet
 from .config import config_from_dict
+from .symmetric import Symmetric
 from .trainer import load_checkpoint
 
 # What robust_range does on average in training.
@@ -48,12 +49,13 @@ def export_checkpoint(checkpoint: Path | str, output: Path | str, facts: dict | 
             "encoder": list(config.network.encoder),
             "decoder": list(config.network.decoder),
             "half_resolution": True,
+            "symmetric": config.network.symmetric,
         },
         "license": "Apache-2.0",
     }
     training |= facts.pop("training", {})
     card = ModelCard(**(values | facts | {"training": training}))
-    save_model(network, card, output)
+    save_model(Symmetric(network) if config.network.symmetric else network, card, output)
     return card
 
 

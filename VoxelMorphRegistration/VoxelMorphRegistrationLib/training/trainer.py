@@ -19,6 +19,7 @@ from ..networks import UNet
 from ..sampling import integrate, warp
 from .config import TrainingConfig, config_from_dict
 from .shapes import ShapePair, random_pair
+from .symmetric import Symmetric
 
 CHECKPOINT_FORMAT = "voxelmorph-training-checkpoint-1"
 CHECKPOINT_NAME = "checkpoint.ckpt"
@@ -69,6 +70,7 @@ class Trainer:
         # Channels last is what CPU and GPU convolutions in bfloat16 are fast with.
         self.memory_format = torch.channels_last_3d if config.dimension == 3 else torch.channels_last
         self.network = network.to(self.device, memory_format=self.memory_format)
+        self.model = Symmetric(self.network) if config.network.symmetric else self.network
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=config.optimiser.learning_rate)
         # The next pair is drawn while the network works on this one.
         self._painter = ThreadPoolExecutor(1)
@@ -136,7 +138,7 @@ class Trainer:
         """The displacement (1, d, *S/2) in half-resolution voxels that the network gives for `pair`."""
         moving, fixed = (image.to(memory_format=self.memory_format) for image in (pair.moving, pair.fixed))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            velocity = self.network(moving, fixed)
+            velocity = self.model(moving, fixed)
         return integrate(velocity.float().contiguous(), self.config.network.integration_steps)
 
     def validate(self) -> Validation:
@@ -184,7 +186,7 @@ class Trainer:
         state = load_checkpoint(path)
         stored = config_from_dict(state["config"])
         trainer = cls(config or stored, output, device)
-        if (trainer.config.network, trainer.config.dimension) != (stored.network, stored.dimension):
+        if layout(trainer.config) != layout(stored):
             raise InputError(f"The configuration has another network than the checkpoint {path}.")
         trainer.network.load_state_dict(state["network"])
         trainer.optimiser.load_state_dict(state["optimiser"])
@@ -218,6 +220,11 @@ class Trainer:
                 header, *rows = list(csv.reader(file)) or [[]]
             with path.open("w", newline="") as file:
                 csv.writer(file).writerows([header] + [row for row in rows if int(row[0]) <= self.step and self.step])
+
+
+def layout(config: TrainingConfig) -> tuple:
+    """What decides which weights a network has."""
+    return config.dimension, config.network.encoder, config.network.decoder
 
 
 def training_shape(config: TrainingConfig, seed: tuple[int, ...]) -> tuple[int, ...]:

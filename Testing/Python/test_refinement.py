@@ -1,0 +1,236 @@
+import numpy as np
+import pytest
+import torch
+
+from grids import make_grid, rotation
+from small_models import save_centroid_model
+from VoxelMorphRegistrationLib import refinement, sampling
+from VoxelMorphRegistrationLib.errors import Cancelled, DeviceError
+from VoxelMorphRegistrationLib.field import DisplacementField, warp_image
+from VoxelMorphRegistrationLib.geometry import Image
+from VoxelMorphRegistrationLib.registration import Settings, register
+
+
+def textured(grid, seed=0, center=(0, 0, 0)):
+    """A body of 25 mm with smooth structure of about 6 mm, dark outside; defined in space, whatever the grid."""
+    rng = np.random.default_rng(seed)
+    points = grid.positions() - np.asarray(center)
+    value = np.zeros(grid.shape)
+    for _ in range(12):
+        direction = rng.normal(size=3)
+        direction *= rng.uniform(0.35, 0.8) / np.linalg.norm(direction)
+        value += np.cos(points @ direction + rng.uniform(0, 6))
+    body = 1 / (1 + np.exp(np.linalg.norm(points, axis=-1) - 22))
+    return Image(((value + 8) * 50 * body).astype(np.float32), grid, "body")
+
+
+def displacement(ras):
+    """A smooth displacement of up to 5 mm within the body, det J from about 0.5 to 1.6."""
+    x, y, z = np.moveaxis(np.asarray(ras), -1, 0)
+    return np.stack([3.0 * np.sin(y / 9), 2.5 * np.cos(z / 8) - 1, 2.5 * np.sin(x / 8 + 0.5)], -1)
+
+
+def known_pair(fixed_grid, moving_grid):
+    """fixed(x) = moving(x + u(x)) with the known u."""
+    moving = textured(moving_grid)
+    fine = textured(make_grid((110, 110, 110), (0.7, 0.7, 0.7)))
+    u = DisplacementField(displacement(fixed_grid.positions()).astype(np.float32), fixed_grid)
+    return warp_image(fine, fixed_grid, u, background=0.0).renamed("fixed"), moving
+
+
+def errors(result, grid):
+    """Distance to the truth in mm within the body, before and after."""
+    points = grid.positions()[np.linalg.norm(grid.positions(), axis=-1) < 16]
+    truth = points + displacement(points)
+    return np.linalg.norm(points - truth, axis=1), np.linalg.norm(result.transform_points(points) - truth, axis=1)
+
+
+def refined(fixed, moving, preset="default", **settings):
+    return register(
+        fixed,
+        moving,
+        settings=Settings(model="none", refinement=preset, alignment="none", device="cpu", **settings),
+    )
+
+
+GRIDS = [
+    (make_grid((56, 56, 56)), make_grid((60, 60, 60))),
+    (make_grid((60, 50, 36), (1, 1.2, 1.6), (10, 25, -15), left_handed=True), make_grid((64, 64, 40), (1, 1, 1.5))),
+]
+
+
+@pytest.mark.parametrize("grids", GRIDS)
+def test_known_deformation_is_found_without_a_network(grids):
+    fixed, moving = known_pair(*grids)
+    result = refined(fixed, moving)
+    before, after = errors(result, fixed.grid)
+    # Interpolation and windows of five voxels blur the answer by a part of a voxel.
+    assert before.mean() > 2.5 and after.mean() < 0.15 * before.mean()
+    assert result.report.folding["inside"]["any_corner_count"] == 0
+    assert result.report.model["name"] == "none" and result.report.refinement["preset"] == "default"
+
+
+def test_each_preset_is_at_least_as_good_as_the_one_before():
+    fixed, moving = known_pair(*GRIDS[0])
+    means = [errors(refined(fixed, moving, preset), fixed.grid)[1].mean() for preset in ("fast", "default", "accurate")]
+    assert means[1] < means[0] * 1.02 and means[2] < means[1] * 1.02
+
+
+def test_other_contrast_is_registered_alike():
+    fixed, moving = known_pair(*GRIDS[0])
+    inverted = moving.with_array(np.where(moving.array > 100, 900 - moving.array, 0).astype(np.float32))
+    before, after = errors(refined(fixed, inverted), fixed.grid)
+    assert after.mean() < 0.25 * before.mean()
+
+
+def test_linear_part_stays_in_front_of_the_field():
+    fixed, moving = known_pair(*GRIDS[0])
+    matrix = np.eye(4)
+    matrix[:3, :3] = rotation((0, 0, 20))
+    matrix[:3, 3] = (5, -3, 2)
+    moved = Image(moving.array, moving.grid.transformed(matrix), "moved")
+    result = register(
+        fixed,
+        moved,
+        settings=Settings(model="none", refinement="default", alignment="none", device="cpu"),
+        initial_transform=matrix,
+    )
+    points = fixed.grid.positions()[np.linalg.norm(fixed.grid.positions(), axis=-1) < 16]
+    truth = (points + displacement(points)) @ matrix[:3, :3].T + matrix[:3, 3]
+    assert np.linalg.norm(result.transform_points(points) - truth, axis=1).mean() < 0.5
+
+
+def test_refinement_goes_on_from_the_network(tmp_path):
+    path = save_centroid_model(tmp_path / "m.pt")
+    fixed, moving = known_pair(*GRIDS[0])
+    settings = Settings(model=str(path), alignment="none", device="cpu")
+    network = register(fixed, moving, settings=settings)
+    both = register(fixed, moving, settings=settings.replace(refinement="default"))
+    assert errors(both, fixed.grid)[1].mean() < 0.5 * errors(network, fixed.grid)[1].mean()
+    assert both.report.model["name"] == "centroid" and {"registering", "refining"} <= set(both.report.seconds)
+
+
+def test_equal_images_stay_where_they_are():
+    image = textured(make_grid((48, 48, 48)))
+    result = refined(image, image.with_array(image.array.copy()))
+    points = image.grid.positions()[np.linalg.norm(image.grid.positions(), axis=-1) < 16]
+    assert np.linalg.norm(result.transform_points(points) - points, axis=1).mean() < 0.1
+
+
+def test_start_is_kept_when_nothing_better_is_found(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+
+    # A descent that only goes astray.
+    def astray(problem, flow, steps):
+        flow += 2 * sampling.gaussian_smooth(torch.randn(flow.shape, generator=generator), (1.0,) * 3)
+        yield 1
+
+    monkeypatch.setattr(refinement, "_descend", astray)
+    image = textured(make_grid((48, 48, 48)))
+    report = refined(image, image.with_array(image.array + 5)).report
+    assert report.largest_displacement_mm == 0 and not report.refinement["improved"]
+    assert any("its start was kept" in text for text in report.warnings)
+
+
+def test_slices_are_refined():
+    grid = make_grid((80, 80, 1))
+    fixed = textured(grid)
+    shift = np.zeros((*grid.shape, 3), np.float32)
+    shift[..., 0] = 2.0 * np.sin(grid.positions()[..., 1] / 8)
+    moving = warp_image(fixed, grid, DisplacementField(shift, grid), background=0.0).renamed("moving")
+    result = refined(fixed, moving)
+    points = grid.positions()[np.linalg.norm(grid.positions(), axis=-1) < 16]
+    back = np.stack([points[:, 0] + 2.0 * np.sin(points[:, 1] / 8), points[:, 1], points[:, 2]], -1)
+    # T carries fixed to moving: moving(x) = fixed(x + s(x)), so s after T is the identity.
+    moved = result.transform_points(points)
+    again = np.stack([moved[:, 0] + 2.0 * np.sin(moved[:, 1] / 8), moved[:, 1], moved[:, 2]], -1)
+    start = np.linalg.norm(back - points, axis=1).mean()
+    assert np.linalg.norm(again - points, axis=1).mean() < 0.3 * start
+    assert np.abs(moved[:, 2] - points[:, 2]).max() < 1e-4
+
+
+def test_what_lies_outside_the_moving_field_of_view_does_not_pull():
+    fixed, moving = known_pair(*GRIDS[0])
+    half = Image(moving.array[:, :, :36], moving.grid.cropped([0, 0, 0], [36, 60, 60]), "half")
+    result = refined(fixed, half)
+    points = fixed.grid.positions()
+    points = points[(np.linalg.norm(points, axis=-1) < 16) & (points[..., 0] < -4)]
+    truth = points + displacement(points)
+    assert np.linalg.norm(result.transform_points(points) - truth, axis=1).mean() < 0.6
+
+
+def test_cancelling_is_heard_at_every_step():
+    steps = []
+
+    def progress(stage, fraction):
+        if stage == "refining":
+            steps.append(fraction)
+            return len(steps) < 4
+        return True
+
+    fixed, moving = known_pair(*GRIDS[0])
+    settings = Settings(model="none", refinement="default", alignment="none", device="cpu")
+    with pytest.raises(Cancelled):
+        register(fixed, moving, settings=settings, progress=progress)
+    assert len(steps) == 4 and steps == sorted(steps)
+
+
+def test_too_little_memory_is_told(monkeypatch):
+    from VoxelMorphRegistrationLib import registration
+
+    monkeypatch.setattr(registration, "available_memory", lambda device: 1000)
+    with pytest.raises(DeviceError, match="The refinement needs about"):
+        refined(*known_pair(*GRIDS[0]))
+
+
+def test_folds_are_smoothed_away():
+    grid = make_grid((32, 32, 32))
+    u = np.zeros((*grid.shape, 3), np.float32)
+    u[10:14, 10:14, 10:14, 0] = 6.0
+    image = textured(grid)
+    problem = refinement._Problem(
+        image,
+        image,
+        np.eye(4),
+        grid,
+        refinement.Level(1, 1, 1),
+        ((0, 1e-3), (0, 1e-3)),
+        np.ones(grid.shape, bool),
+        "cpu",
+    )
+    flow = problem.flow_of(DisplacementField(u, grid))
+    assert problem.field_of(flow).folded_corners().any()
+    assert not problem.field_of(refinement._unfolded(problem, flow)).folded_corners().any()
+
+
+@pytest.mark.parametrize("shape", [(2, 20, 17, 15), (1, 30, 21)])
+def test_box_sums_equal_direct_sums(shape):
+    volume = torch.rand(shape)
+    pad = [2] * (2 * (len(shape) - 1))
+    windows = torch.nn.functional.pad(volume, pad)
+    for axis in range(1, len(shape)):
+        windows = windows.unfold(axis, 5, 1)
+    expected = windows.sum(tuple(range(len(shape), windows.dim())))
+    torch.testing.assert_close(refinement.box_sum(volume, 2), expected)
+
+
+@pytest.mark.parametrize("ratio", [1, 2])
+def test_force_is_the_derivative_of_the_similarity(ratio):
+    grid = make_grid((24, 24, 24))
+    fixed, moving = known_pair(grid, make_grid((60, 60, 60)))
+    mask = np.ones(grid.shape, bool)
+    windows = ((0.0, 1e-3), (0.0, 1e-3))
+    problem = refinement._Problem(fixed, moving, np.eye(4), grid, refinement.Level(1, ratio, 1), windows, mask, "cpu")
+    flow = problem.flow_of(None)
+    _, force = problem.force(flow)
+    image_voxels = float(problem.weight.sum())
+    factor = 2.0 / image_voxels * (1 if ratio == 1 else 2 * 2**3)
+    direction = sampling.gaussian_smooth(force, (2.0,) * 3)
+    direction /= direction.abs().max()
+    for half in (slice(None, grid.shape[0] // ratio // 2), slice(grid.shape[0] // ratio // 2, None)):
+        part = torch.zeros_like(direction)
+        part[:, :, half] = direction[:, :, half]
+        step = 0.1
+        change = (problem.similarity(flow + step * part) - problem.similarity(flow - step * part)) / (2 * step)
+        # Not exact: the force is pooled from blocks, and its image slope is a central difference.
+        assert change == pytest.approx(factor * float((force * part).sum()), rel=0.15)
