@@ -287,7 +287,10 @@ def load_model(name_or_path: str | Path, device: str = "cpu") -> Model:
     network.eval()
     if device == "cpu":
         # The layout that the CPU's convolutions work in: an eighth less time, and no copies to and fro.
-        network.to(memory_format=torch.channels_last_3d if card.dimension == 3 else torch.channels_last)
+        layout = torch.channels_last_3d if card.dimension == 3 else torch.channels_last
+        for weight in network.parameters():
+            if weight.dim() == card.dimension + 2:
+                weight.data = weight.data.contiguous(memory_format=layout)
     return Model(network, card, device, path)
 
 
