@@ -63,6 +63,7 @@ class VoxelMorphRegistrationParameterNode:
     movingVolume: vtkMRMLScalarVolumeNode
     model: str = "auto"
     alignment: Annotated[str, Choice(["affine", "rigid", "centers", "mass", "none"]), Default("affine")]
+    refinement: Annotated[str, Choice(["off", "fast", "default", "accurate"]), Default("off")]
     device: Annotated[str, Choice(["auto", "cpu", "cuda", "mps"]), Default("auto")]
     outputTransform: vtkMRMLGridTransformNode
     outputVolume: vtkMRMLScalarVolumeNode
@@ -93,7 +94,7 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
         self.ui = slicer.util.childWidgetVariables(uiWidget)
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = VoxelMorphRegistrationLogic()
-        for name in ["auto", *models.model_names()]:
+        for name in ["auto", *models.model_names(), "none"]:
             self.ui.modelComboBox.addItem(name)
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
@@ -179,7 +180,10 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
 
     def register(self, parameters):
         settings = registration.Settings(
-            model=parameters.model, alignment=parameters.alignment, device=parameters.device
+            model=parameters.model,
+            alignment=parameters.alignment,
+            refinement=parameters.refinement,
+            device=parameters.device,
         )
         return self.logic.register(
             parameters.fixedVolume,

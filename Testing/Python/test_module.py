@@ -141,6 +141,7 @@ def test_pressing_register_makes_the_nodes_and_a_second_press_updates_them(panel
     parameters = widget._parameterNode
     parameters.model = model_file
     widget.ui.alignmentComboBox.currentText = "none"
+    widget.ui.refinementComboBox.currentText = "fast"
     widget.ui.deviceComboBox.currentText = "cpu"
     widget.ui.registerButton.click()
     assert qt.slot_errors == []
@@ -149,6 +150,7 @@ def test_pressing_register_makes_the_nodes_and_a_second_press_updates_them(panel
     assert widget.ui.outputTransformSelector.currentNode() is parameters.outputTransform
     settings = json.loads(parameters.outputTransform.GetAttribute(room.SETTINGS_ATTRIBUTE))
     assert (settings["model"], settings["alignment"], settings["device"]) == (model_file, "none", "cpu")
+    assert settings["refinement"] == "fast"
     assert widget.ui.progressBar.value == 100
     assert "folded voxels 0" in widget.ui.statusLabel.text
     assert widget.ui.registerButton.enabled

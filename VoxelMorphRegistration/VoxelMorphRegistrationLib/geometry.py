@@ -275,8 +275,7 @@ def resample(
     """`image` on another grid, by one linear interpolation from its original voxels.
 
     matrix_ras: (4, 4) from positions of `grid` to positions in `image` (identity when None).
-    background: value outside the image. smooth: suppress detail finer than `grid` can hold before sampling
-    (sigma = 0.5 sqrt(ratio^2 - 1) voxels of `image`, which leaves equal spacings untouched).
+    background: value outside the image. smooth: suppress detail finer than `grid` can hold before sampling.
     Returns float32.
     """
     import torch
@@ -289,12 +288,8 @@ def resample(
         return Image(
             _lattice_copy(image.array, np.rint(to_source).astype(int), grid.shape, background), grid, image.name
         )
-    source = torch.from_numpy(np.ascontiguousarray(image.array, dtype=np.float32))[None, None]
-    if smooth:
-        # How far one step of the output moves along each source axis.
-        ratio = np.abs(to_source[:3, :3]).max(axis=1)
-        sigma = 0.5 * np.sqrt(np.maximum(ratio**2 - 1.0, 0.0))
-        source = sampling.gaussian_smooth(source, tuple(sigma[::-1]))
+    values = smoothed(image, to_source).array if smooth else image.array
+    source = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))[None, None]
     out = np.empty(grid.shape, dtype=np.float32)
     for rows in sampling.slabs(grid.shape):
         positions = sampling.affine_positions(to_source, grid.shape, rows)
@@ -302,6 +297,22 @@ def resample(
         values[~sampling.inside(positions, image.grid.shape)] = background
         out[rows] = values.numpy()
     return Image(out, grid, image.name)
+
+
+def smoothed(image: Image, to_source: np.ndarray) -> Image:
+    """`image` without the detail that a coarser grid cannot hold, float32.
+
+    to_source: (4, 4), voxels of that grid to voxels of the image. The Gaussian has sigma = 0.5 sqrt(ratio^2 - 1)
+    voxels along each axis, ratio being how far a step of the grid moves there.
+    """
+    import torch
+
+    from . import sampling
+
+    ratio = np.abs(to_source[:3, :3]).max(axis=1)
+    sigma = 0.5 * np.sqrt(np.maximum(ratio**2 - 1.0, 0.0))
+    volume = torch.from_numpy(np.ascontiguousarray(image.array, dtype=np.float32))[None, None]
+    return image.with_array(sampling.gaussian_smooth(volume, tuple(sigma[::-1]))[0, 0].numpy())
 
 
 def _same_lattice(to_source: np.ndarray) -> bool:

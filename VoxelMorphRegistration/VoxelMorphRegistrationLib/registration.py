@@ -15,7 +15,7 @@ import numpy as np
 from . import __version__, alignment, evaluation, models
 from .errors import Cancelled, DeviceError, InputError, SettingsError
 from .field import DisplacementField, warp_image, warp_labels
-from .geometry import Grid, Image, resample, working_grid
+from .geometry import Grid, Image, resample, smoothed, working_grid
 
 ProgressCallback = Callable[[str, float], bool | None]
 REFINEMENTS = ("off", "fast", "default", "accurate")
@@ -567,7 +567,8 @@ def _deform(fixed, moving, linear, grid, network, settings, run):
         if total is None:
             source = resample(moving, grid, linear.matrix, window[1][0], smooth=True)
         else:
-            source = _smooth_warp(moving, grid, total, linear.matrix, window[1][0])
+            fine = smoothed(moving, moving.grid.ras_to_ijk @ linear.matrix @ grid.ijk_to_ras)
+            source = warp_image(fine, grid, total, linear.matrix, window[1][0])
         pair = normalised(source, window[1]), target
         try:
             step = run_network(network, *pair, grid)
@@ -603,19 +604,6 @@ def _refine(fixed, moving, linear, start, mask, device, settings, run):
     before, after = result.similarity_before, result.similarity_after
     facts = {"preset": settings.refinement, "steps": list(result.steps), "improved": result.improved}
     return result.field, {**facts, "local_correlation": {"before": before, "after": after}}
-
-
-def _smooth_warp(moving: Image, grid: Grid, total: DisplacementField, matrix: np.ndarray, background: float) -> Image:
-    """The moving image under the field so far, its detail limited to what `grid` holds."""
-    import torch
-
-    from . import sampling
-
-    ratio = np.abs((moving.grid.ras_to_ijk @ matrix @ grid.ijk_to_ras)[:3, :3]).max(axis=1)
-    sigma = 0.5 * np.sqrt(np.maximum(ratio**2 - 1.0, 0.0))
-    volume = torch.from_numpy(np.ascontiguousarray(moving.array, dtype=np.float32))[None, None]
-    smooth = sampling.gaussian_smooth(volume, tuple(sigma[::-1]))[0, 0].numpy()
-    return warp_image(moving.with_array(smooth), grid, total, matrix, background)
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
