@@ -786,7 +786,8 @@ def _warn(warnings: list[str], folding: dict, similar: dict) -> None:
             f"The deformation folds in {inside['count']} voxels ({inside['any_corner_count']} by the stricter count). "
             "Look at the Jacobian map, and do not trust the result there."
         )
-    if similar["after"]["mi"] <= similar["aligned"]["mi"] and similar["after"]["ncc"] <= similar["aligned"]["ncc"]:
+    # Mutual information, since a correlation means little between two modalities.
+    if similar["after"]["mi"] <= similar["aligned"]["mi"]:
         warnings.append(
             "The images are no more similar after the deformation than after the linear alignment. "
             "Check the alignment, and whether the model suits these images."
