@@ -84,7 +84,7 @@ def _add_register(commands) -> None:
     parser.set_defaults(run=_register)
 
 
-# Command line names that differ from the settings' own.
+# Options of the command line and the settings they set.
 _OPTIONS = {
     "model": "model",
     "alignment": "alignment",

@@ -70,15 +70,26 @@ class DisplacementField:
         return DisplacementField(np.zeros((*grid.shape, 3), np.float32), grid)
 
     @staticmethod
-    def from_voxels(flow: np.ndarray, grid: Grid) -> DisplacementField:
-        """From a network flow (3, K, J, I) in voxels of `grid`, channel c along array axis c."""
-        matrix = grid.ijk_to_ras[:3, :3].astype(np.float32)
+    def from_voxels(flow: np.ndarray, grid: Grid, step_grid: Grid | None = None) -> DisplacementField:
+        """From a network flow (3, K, J, I), or (2, *S) within the plane of a slice, channel c along array axis c.
+
+        In voxels of `step_grid`, a grid with the same axes (`grid` itself when None).
+        """
+        if grid.flat_axis is not None and len(flow) == 2:
+            flow = np.insert(np.expand_dims(flow, 1 + grid.flat_axis), grid.flat_axis, 0.0, axis=0)
+        matrix = (step_grid or grid).ijk_to_ras[:3, :3].astype(np.float32)
         return DisplacementField(np.moveaxis(flow[::-1], 0, -1) @ matrix.T, grid)
 
-    def to_voxels(self) -> np.ndarray:
-        """The flow (3, K, J, I) in voxels of its own grid, channel c along array axis c."""
+    def to_voxels(self, in_plane: bool = False) -> np.ndarray:
+        """The flow (3, K, J, I) in voxels of its own grid, channel c along array axis c.
+
+        in_plane: of a slice, (2, *S) without the axis across it.
+        """
         inverse = self.grid.ras_to_ijk[:3, :3].astype(np.float32)
-        return np.ascontiguousarray(np.moveaxis(self.displacement_ras @ inverse.T, -1, 0)[::-1])
+        flow = np.moveaxis(self.displacement_ras @ inverse.T, -1, 0)[::-1]
+        if in_plane and self.grid.flat_axis is not None:
+            flow = np.delete(flow, self.grid.flat_axis, axis=0).squeeze(1 + self.grid.flat_axis)
+        return np.ascontiguousarray(flow)
 
     # --- evaluation at points and on other grids ---
 
@@ -209,11 +220,6 @@ class DisplacementField:
 
     # --- volume change ---
 
-    @staticmethod
-    def linear_factor(matrix: np.ndarray, grid: Grid) -> float:
-        """The volume change of a linear part (4, 4); in 2D, the change of area in the plane of `grid`."""
-        return _plane_determinant(matrix, grid)
-
     def jacobian_determinant(self, grid: Grid | None = None, linear: np.ndarray | None = None) -> Image:
         """det of dT/dx by central differences (one-sided at the border) on `grid` (own when None), float32.
 
@@ -221,7 +227,7 @@ class DisplacementField:
         flat axis is taken as the identity.
         """
         grid = grid or self.grid
-        factor = 1.0 if linear is None else _plane_determinant(linear, grid)
+        factor = 1.0 if linear is None else linear_determinant(linear, grid)
         det, _ = _determinants(self, grid, None)
         return Image(det * np.float32(factor), grid, "Jacobian determinant")
 
@@ -261,7 +267,7 @@ class DisplacementField:
         return Image(determinant, grid, "Jacobian determinant"), folding
 
 
-def _plane_determinant(linear: np.ndarray, grid: Grid) -> float:
+def linear_determinant(linear: np.ndarray, grid: Grid) -> float:
     """det of the linear part; in 2D, the change of area in the plane."""
     matrix = np.asarray(linear, dtype=np.float64)[:3, :3]
     if grid.dimension == 3:

@@ -172,16 +172,11 @@ class _Problem:
         """A field as (1, d, *S) in voxels of this level's field grid."""
         if field is None:
             field = DisplacementField.identity(self.grid)
-        flow = field.on_grid(self.grid).to_voxels()
-        if self.flat is not None:
-            flow = np.delete(flow, self.flat, axis=0).squeeze(1 + self.flat)
-        return torch.from_numpy(np.array(flow)).to(self.device)[None]
+        flow = field.on_grid(self.grid).to_voxels(in_plane=True)
+        return torch.from_numpy(flow).to(self.device)[None]
 
     def field_of(self, flow: torch.Tensor) -> DisplacementField:
-        array = flow[0].cpu().numpy()
-        if self.flat is not None:
-            array = np.insert(np.expand_dims(array, 1 + self.flat), self.flat, 0.0, axis=0)
-        return DisplacementField.from_voxels(array, self.grid)
+        return DisplacementField.from_voxels(flow[0].cpu().numpy(), self.grid)
 
     def _warped(self, flow: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The moving image at the level's image voxels, and where it counts."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from . import __version__, alignment, evaluation, models
 from .errors import Cancelled, DeviceError, InputError, SettingsError
-from .field import DisplacementField, warp_image, warp_labels
+from .field import DisplacementField, linear_determinant, warp_image, warp_labels
 from .geometry import Grid, Image, resample, smoothed, working_grid
 
 ProgressCallback = Callable[[str, float], bool | None]
@@ -108,9 +108,9 @@ class Report:
     """What was done and how well it worked.
 
     similarity, dice, hd95_mm and tre_mm have the entries "before" (as the images lie, with the initial transform),
-    "aligned" (after the linear alignment) and "after". refinement: preset, steps at each
-    level and mean squared local correlation, or None. folding: of the deformable part, `inside` the mask or the
-    foreground of the fixed image, and in the whole `volume`. jacobian: which determinant the map shows.
+    "aligned" (after the linear alignment) and "after". refinement: preset, steps at each level and mean squared
+    local correlation, or None. folding: of the deformable part, `inside` the mask or the foreground of the fixed
+    image, and in the whole `volume`.
     """
 
     similarity: dict[str, dict[str, float]]
@@ -252,7 +252,7 @@ def register(
         errors = _landmark_errors(fixed_points, moving_points, linear, deformation)
         jacobian = determinant
         if settings.jacobian == "total":
-            factor = deformation.linear_factor(linear.matrix, fixed.grid)
+            factor = linear_determinant(linear.matrix, fixed.grid)
             jacobian = determinant.with_array(determinant.array * np.float32(factor))
     _warn(run.warnings, folding, similar)
     report = Report(
@@ -669,17 +669,10 @@ def run_network(network: models.Model, moving: np.ndarray, fixed: np.ndarray, gr
         # Apple's GPU lacks 3D interpolation.
         flow = sampling.integrate(flow.cpu() if network.device == "mps" else flow, card.integration_steps)
     array = flow[0].float().cpu().numpy() * np.float32(card.output_scale)
+    shape = list(array.shape[1:])
     if flat is not None:
-        array = np.insert(np.expand_dims(array, 1 + flat), flat, 0.0, axis=0)
-    return DisplacementField(
-        DisplacementField.from_voxels(array, _same_axes(grid, array.shape[1:])).displacement_ras,
-        flow_grid(grid, array.shape[1:], card),
-    )
-
-
-def _same_axes(grid: Grid, shape: tuple[int, ...]) -> Grid:
-    """A grid of another shape whose voxels are those of `grid`: it turns voxel steps into mm."""
-    return Grid(tuple(shape), grid.ijk_to_ras)
+        shape.insert(flat, 1)
+    return DisplacementField.from_voxels(array, flow_grid(grid, tuple(shape), card), step_grid=grid)
 
 
 def flow_grid(grid: Grid, shape: tuple[int, ...], card: models.ModelCard) -> Grid:
