@@ -5,7 +5,7 @@ import torch
 from grids import make_grid, rotation
 from small_models import save_centroid_model
 from VoxelMorphRegistrationLib import refinement, sampling
-from VoxelMorphRegistrationLib.errors import Cancelled, DeviceError
+from VoxelMorphRegistrationLib.errors import Cancelled, DeviceError, SettingsError
 from VoxelMorphRegistrationLib.field import DisplacementField, warp_image
 from VoxelMorphRegistrationLib.geometry import Image
 from VoxelMorphRegistrationLib.registration import Settings, register
@@ -68,6 +68,23 @@ def test_known_deformation_is_found_without_a_network(grids):
     assert before.mean() > 2.5 and after.mean() < 0.15 * before.mean()
     assert result.report.folding["inside"]["any_corner_count"] == 0
     assert result.report.model["name"] == "none" and result.report.refinement["preset"] == "default"
+
+
+def test_no_network_can_be_asked_for_in_the_call_as_in_the_settings():
+    fixed, moving = known_pair(*GRIDS[0])
+    settings = Settings(refinement="fast", alignment="none", device="cpu")
+    result = register(fixed, moving, "none", settings)
+    assert result.report.model["name"] == "none" and result.report.settings["model"] == "none"
+    with pytest.raises(SettingsError, match="nothing to do when refinement is off"):
+        register(fixed, moving, "none", settings.replace(refinement="off"))
+
+
+def test_apple_gpu_leaves_the_refinement_to_the_cpu_and_says_so(monkeypatch):
+    from VoxelMorphRegistrationLib import registration
+
+    monkeypatch.setattr(registration, "choose_device", lambda name: "mps")
+    report = refined(*known_pair(*GRIDS[0]), "fast").report
+    assert any("The refinement ran on the CPU" in text for text in report.warnings)
 
 
 def test_each_preset_is_at_least_as_good_as_the_one_before():

@@ -494,9 +494,11 @@ def _draw_sideways(picture, text: str, box: tuple[int, int, int, int]) -> None:
 def _draw_head(draw, report, titles: dict[str, str], left: dict[str, int], width: int) -> None:
     alignment = report.settings.get("alignment", "affine")
     passes = "1 pass" if report.passes == 1 else f"{report.passes} passes"
+    refined = report.settings.get("refinement", "off")
     first = (
         f"Model {report.model['name']}, alignment {alignment}, {passes}, "
-        f"{report.seconds.get('total', float('nan')):.1f} s on {report.device}"
+        + (f"refinement {refined}, " if refined != "off" else "")
+        + f"{report.seconds.get('total', float('nan')):.1f} s on {report.device}"
     )
     inside = report.folding["inside"]
     stages = ("before", "aligned", "after") if _was_aligned(report) else ("before", "after")

@@ -203,6 +203,9 @@ def register(
     moving. Raises errors of this library with plain sentences.
     """
     settings = settings or Settings()
+    if isinstance(model, (str, Path)):
+        # One road for a name, wherever it is given: the settings check it, and the report records it.
+        settings, model = settings.replace(model=str(model)), None
     run = _Run(progress)
     inputs = {"fixed": fixed.name, "moving": moving.name}
     with run.stage("checking"):
@@ -215,7 +218,7 @@ def register(
         mask = _measured_region(fixed, fixed_mask)
     with run.stage("loading the model"):
         network = None
-        if not (model is None and settings.model == "none"):
+        if model is not None or settings.model != "none":
             network = _loaded(model, settings, fixed.grid.dimension)
             grid = network_grid(fixed.grid, network.card, settings)
             network = _with_memory(network, grid, settings, run.warnings)
@@ -419,14 +422,13 @@ def default_model(dimension: int) -> str:
     return name
 
 
-def _loaded(model: models.Model | str | Path | None, settings: Settings, dimension: int) -> models.Model:
+def _loaded(model: models.Model | None, settings: Settings, dimension: int) -> models.Model:
     device = choose_device(settings.device)
-    if isinstance(model, models.Model):
+    if model is not None:
         if model.device != device and model.path is not None:
             model = models.load_model(model.path, device)
     else:
-        name = settings.model if model is None else model
-        path = models.find_model(default_model(dimension) if name == "auto" else name)
+        path = models.find_model(default_model(dimension) if settings.model == "auto" else settings.model)
         _check_dimension(models.read_card(path), dimension)
         model = models.load_model(path, device)
     _check_dimension(model.card, dimension)
@@ -585,6 +587,10 @@ def _refine(fixed, moving, linear, start, mask, device, settings, run):
     """The refined field and what the report says of it."""
     from . import refinement
 
+    if device == "mps":
+        # Apple's GPU lacks 3D interpolation.
+        device = "cpu"
+        run.warnings.append("The refinement ran on the CPU: the Apple GPU cannot interpolate volumes.")
     windows = []
     for image in (fixed, moving):
         low, high = _intensity_window(image, 0.5, 99.5)
