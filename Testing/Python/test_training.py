@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import math
+import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -17,6 +21,7 @@ from VoxelMorphRegistrationLib.losses import soft_dice
 from VoxelMorphRegistrationLib.sampling import integrate, voxel_positions, warp
 from VoxelMorphRegistrationLib.training.config import config_from_dict, load_config
 from VoxelMorphRegistrationLib.training.export import export_checkpoint
+from VoxelMorphRegistrationLib.training.pairs import TRAINING_STREAM, VALIDATION_STREAM, StepSizes
 from VoxelMorphRegistrationLib.training.shapes import ShapeRecipe, half_resolution_labels, largest, random_pair
 from VoxelMorphRegistrationLib.training.trainer import (
     CHECKPOINT_NAME,
@@ -24,7 +29,6 @@ from VoxelMorphRegistrationLib.training.trainer import (
     jacobian_determinant,
     learning_rate,
     load_checkpoint,
-    training_shape,
 )
 
 TINY = """
@@ -84,7 +88,8 @@ def rows(path):
 def test_a_pair_is_repeated_by_its_seed_and_by_nothing_else(shape):
     first, second, other = (random_pair(ShapeRecipe(), shape, seed) for seed in ((1, 0, 5), (1, 0, 5), (1, 0, 6)))
     for part in dataclasses.fields(first):
-        assert torch.equal(getattr(first, part.name), getattr(second, part.name))
+        values = getattr(first, part.name), getattr(second, part.name)
+        assert values == (None, None) or torch.equal(*values)
     assert not torch.equal(first.fixed, other.fixed)
 
 
@@ -196,6 +201,93 @@ def test_another_seed_gives_another_start_and_the_global_generator_is_untouched(
     assert not torch.equal(first.network.down[0].conv.weight, second.network.down[0].conv.weight)
 
 
+@pytest.mark.parametrize("network", [{"half_resolution": False}, {"integration_steps": 0}])
+def test_displacement_networks_and_full_resolution_train_and_export_as_their_card_says(tmp_path, network):
+    config = tiny(loss={"similarity": "mse", "displacement": 0.1}, network=network)
+    trainer = Trainer(config, tmp_path)
+    trainer.run(report=quiet)
+    pair = random_pair(config.shapes, config.shape, (9,))
+    flow, displacement = trainer.predict(pair)
+    card = export_checkpoint(tmp_path / CHECKPOINT_NAME, tmp_path / "model.pt")
+    half = network.get("half_resolution", True)
+    assert flow.shape[2:] == ((8, 8) if half else (16, 16))
+    assert (card.output, card.output_scale) == (
+        "displacement" if network.get("integration_steps") == 0 else "velocity",
+        2.0 if half else 1.0,
+    )
+    assert torch.equal(flow, displacement) == (card.output == "displacement")
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {"similarity": "mse", "dice": 0.0},
+        {"similarity": "ncc", "penalty": "bending"},
+        {"similarity": "ssim", "penalised": "velocity", "window": 5},
+    ],
+)
+def test_every_similarity_and_penalty_trains(tmp_path, loss):
+    trainer = Trainer(tiny(loss=loss), tmp_path)
+    before = torch.cat([weight.detach().flatten().clone() for weight in trainer.network.parameters()])
+    values = trainer.train_step()
+    after = torch.cat([weight.detach().flatten() for weight in trainer.network.parameters()])
+    expected = values.similarity + trainer.config.loss.smoothness * values.smoothness
+    expected += 0.0 if math.isnan(values.dice) else values.dice
+    assert values.total == pytest.approx(expected, rel=1e-5)
+    assert math.isnan(values.dice) == (loss.get("dice") == 0.0)
+    assert not torch.equal(before, after)
+
+
+def test_a_batch_is_the_mean_of_its_pairs(tmp_path):
+    single, double = (Trainer(tiny(batch=batch), tmp_path) for batch in (1, 2))
+    pairs = [single.source.pair(TRAINING_STREAM, number, "cpu") for number in (0, 1)]
+    parts = [single._loss(pair)[1].total for pair in pairs]
+    assert double.train_step().total == pytest.approx(sum(parts) / 2, rel=1e-6)
+
+
+def test_processes_that_train_together_do_what_one_does_with_a_larger_batch(tmp_path):
+    extra = "[network]"
+    alone = write_config(tmp_path, steps=3)
+    alone.write_text(alone.read_text().replace(extra, "batch = 2\n" + extra, 1))
+    assert main(["train", str(alone), "-o", str(tmp_path / "alone"), "--device", "cpu"]) == 0
+    together = tmp_path / "together.toml"
+    together.write_text(alone.read_text().replace("batch = 2\n", ""))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += [
+        "-m",
+        "VoxelMorphRegistrationLib",
+        "train",
+        str(together),
+        "-o",
+        str(tmp_path / "two"),
+        "--device",
+        "cpu",
+    ]
+    library = str(Path(models.__file__).parent.parent)
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": library, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    one, two = (load_checkpoint(tmp_path / folder / CHECKPOINT_NAME) for folder in ("alone", "two"))
+    assert one["step"] == two["step"] == 3
+    for name, weights in one["network"].items():
+        # The sum of two gradients in another order; Adam turns rounding into at most a part of its rate.
+        assert torch.allclose(weights, two["network"][name], atol=1e-5), name
+
+
+def test_weights_of_another_run_are_taken_without_its_steps(tmp_path):
+    config = write_config(tmp_path)
+    assert main(["train", str(config), "-o", str(tmp_path / "a"), "--device", "cpu"]) == 0
+    start = tmp_path / "a" / CHECKPOINT_NAME
+    trainer = Trainer(load_config(config), tmp_path / "b")
+    trainer.start_from(start)
+    assert trainer.step == 0
+    for name, weights in load_checkpoint(start)["network"].items():
+        assert torch.equal(weights, trainer.network.state_dict()[name])
+    both = ["train", str(config), "-o", str(tmp_path / "c"), "--weights", str(start), "--from", str(start)]
+    assert main(both) == 1
+
+
 def test_learning_rate_rises_stays_and_falls_to_zero():
     config = tiny(steps=100, optimiser={"learning_rate": 1.0, "warm_steps": 10, "decay_steps": 20})
     rates = [learning_rate(config, step) for step in range(101)]
@@ -207,11 +299,13 @@ def test_learning_rate_rises_stays_and_falls_to_zero():
 
 def test_sizes_of_a_step_lie_between_smallest_and_shape_and_belong_to_its_seed():
     config = tiny(shape=[64, 32], smallest=[16, 32])
-    shapes = [training_shape(config, (1, 0, step)) for step in range(200)]
+    sizes = StepSizes(config.shape, config.smallest, config.stride)
+    shapes = [sizes.of(1, TRAINING_STREAM, step) for step in range(200)]
     assert {shape[1] for shape in shapes} == {32}
     assert {shape[0] for shape in shapes} == set(range(16, 65, 4))
-    assert shapes == [training_shape(config, (1, 0, step)) for step in range(200)]
-    assert training_shape(tiny(), (1, 0, 0)) == (16, 16)
+    assert shapes == [sizes.of(1, TRAINING_STREAM, step) for step in range(200)]
+    assert sizes.of(1, VALIDATION_STREAM, 0) == (64, 32)
+    assert StepSizes((16, 16)).of(1, TRAINING_STREAM, 0) == (16, 16)
 
 
 @pytest.mark.parametrize("shape", [[16, 32], [16, 32, 16]])
@@ -256,7 +350,7 @@ def test_the_export_gives_what_the_trained_network_gives(tmp_path):
     assert torch.allclose(model.flow(pair.moving, pair.fixed), expected, atol=1e-6)
     assert torch.allclose(
         integrate(model.flow(pair.moving, pair.fixed), model.card.integration_steps),
-        trainer.predict(pair).detach(),
+        trainer.predict(pair)[1].detach(),
         atol=1e-5,
     )
     assert model.card == card
@@ -321,6 +415,12 @@ def test_training_starts_from_the_checkpoint_of_another_run(tmp_path):
         ({"loss": {"smoothness": -1.0}}, "must not be negative"),
         ({"loss": 3}, "must be a section"),
         ({"precision": "float16"}, "precision must be one of"),
+        ({"loss": {"similarity": "mi"}}, "loss.similarity must be one of"),
+        ({"source": "web"}, "source must be one of"),
+        ({"batch": 0}, "must be positive"),
+        ({"anatomy": {"planes": ["oblique"]}}, "anatomy.planes"),
+        ({"anatomy": {"tissues": [[1], [2]], "typical": [0.5]}}, "anatomy.typical"),
+        ({"anatomy": {"same": 1.5}}, "anatomy.same"),
         ({"network": {"symmetric": 1}}, "must be of type bool"),
         ({"seed": True}, "must be of type int"),
         ({"network": {"encoder": [4, 4], "decoder": [4]}}, "decoder needs at least"),

@@ -104,6 +104,20 @@ def _surface(inner: np.ndarray) -> np.ndarray:
     return inner & ~solid
 
 
+def volume_change(labels: Image, determinant: Image, factor: float = 1.0) -> dict[int, float]:
+    """By how much percent each structure of the fixed image is larger in the moving one, per label.
+
+    The integral of det dT/dx over a structure is the volume of its image under T, so the mean determinant over the
+    fixed label is the ratio of the volumes. determinant: on the labels' grid; factor: of the linear part, where
+    the map is without it.
+    """
+    _same_grid(labels, determinant)
+    inside = labels.array != 0
+    present, index = np.unique(labels.array[inside], return_inverse=True)
+    means = factor * np.bincount(index, weights=determinant.array[inside]) / np.bincount(index)
+    return {int(value): 100.0 * (float(mean) - 1.0) for value, mean in zip(present, means, strict=True)}
+
+
 def target_registration_error(transformed_ras: np.ndarray, moving_ras: np.ndarray) -> np.ndarray:
     """Distances in mm (N,) between the fixed landmarks carried over by T, and the moving landmarks."""
     a, b = np.asarray(transformed_ras, float), np.asarray(moving_ras, float)

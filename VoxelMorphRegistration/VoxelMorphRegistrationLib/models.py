@@ -139,13 +139,21 @@ class ModelCard:
 
 
 class Model:
-    """A loaded network with its card, on one device."""
+    """A loaded network with its card, on one device. precision: of its convolutions."""
 
-    def __init__(self, network: torch.jit.ScriptModule, card: ModelCard, device: str, path: Path | None = None) -> None:
+    def __init__(
+        self,
+        network: torch.jit.ScriptModule,
+        card: ModelCard,
+        device: str,
+        path: Path | None = None,
+        precision: str = "float32",
+    ) -> None:
         self.network = network
         self.card = card
         self.device = device
         self.path = path
+        self.precision = precision
 
     def flow(self, moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
         """The raw output for (N, 1, *S) tensors in [0, 1], axes kji: (N, d, *S') in output units.
@@ -271,8 +279,12 @@ def read_card(path: str | Path) -> ModelCard:
     return ModelCard.from_dict(facts, source)
 
 
-def load_model(name_or_path: str | Path, device: str = "cpu") -> Model:
-    """Load a shipped model by name or a model file by path. Raises ModelError with what is wrong with the file."""
+def load_model(name_or_path: str | Path, device: str = "cpu", precision: str = "float32") -> Model:
+    """Load a shipped model by name or a model file by path. Raises ModelError with what is wrong with the file.
+
+    precision: "float32", or "auto" for bfloat16 convolutions where the processor multiplies matrices of them and the
+    model allows it: a third of the time, displacements that differ by some hundredths of a voxel.
+    """
     import torch
 
     path = find_model(name_or_path)
@@ -285,13 +297,24 @@ def load_model(name_or_path: str | Path, device: str = "cpu") -> Model:
             f"({_last_line(error)})."
         ) from error
     network.eval()
+    reduced = precision == "auto" and device == "cpu" and card.architecture.get("bfloat16", False) and has_bfloat16()
     if device == "cpu":
         # The layout that the CPU's convolutions work in: an eighth less time, and no copies to and fro.
         layout = torch.channels_last_3d if card.dimension == 3 else torch.channels_last
-        for weight in network.parameters():
+        for name, weight in network.named_parameters():
+            if reduced and "flow" not in name.split("."):
+                weight.data = weight.data.bfloat16()
             if weight.dim() == card.dimension + 2:
                 weight.data = weight.data.contiguous(memory_format=layout)
-    return Model(network, card, device, path)
+    return Model(network, card, device, path, "bfloat16" if reduced else "float32")
+
+
+def has_bfloat16() -> bool:
+    """Whether this computer's processor has matrix units for bfloat16 (Intel AMX), which make it the faster choice."""
+    import torch
+
+    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(supported is not None and supported())
 
 
 def check_model(model: Model) -> dict:
@@ -441,7 +464,7 @@ def import_keras(path: str | Path, name: str | None = None) -> tuple[torch.nn.Mo
         flow_alignment="corners" if half else "centers",
         integration_steps=steps,
         normalization={"method": "white-matter", "target": KERAS_WHITE_MATTER},
-        architecture={"encoder": encoder, "decoder": decoder, "half_resolution": half},
+        architecture={"encoder": encoder, "decoder": decoder, "half_resolution": half, "bfloat16": True},
         license="see the publisher of the weights",
         citation="Balakrishnan et al., IEEE TMI 2019; Dalca et al., MedIA 2019",
         training={"source": path.name},

@@ -39,6 +39,9 @@ class UNet(nn.Module):
     encoder: features before each of the len(encoder) max-poolings by two. decoder: first len(encoder) entries are
     the convolutions before each upsampling (with `half_resolution` the last upsampling is left out), the others
     the final convolutions. The flow starts near zero (weights N(0, 1e-5)).
+
+    The convolutions may be in bfloat16; the flow's own is to stay float32, or the rounding of its output (1 part in
+    256 of a displacement) shows in the Jacobian determinant.
     """
 
     def __init__(
@@ -81,7 +84,7 @@ class UNet(nn.Module):
         nn.init.zeros_(self.flow.bias)
 
     def forward(self, moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
-        x = torch.cat([moving, fixed], 1)
+        x = torch.cat([moving, fixed], 1).to(self.down[0].conv.weight.dtype)
         sizes = list(x.shape[2:])
         pad: list[int] = []
         for size in sizes[::-1]:
@@ -105,7 +108,7 @@ class UNet(nn.Module):
                 x = torch.cat([x, skips.pop()], 1)
         for block in self.final:
             x = block(x)
-        flow = self.flow(x)
+        flow = self.flow(x.to(self.flow.weight.dtype))
         for axis in range(len(sizes)):
             size = (sizes[axis] + 1) // 2 if self.half_resolution else sizes[axis]
             flow = flow.narrow(2 + axis, 0, size)

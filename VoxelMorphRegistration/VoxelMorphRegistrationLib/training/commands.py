@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import Cancelled, DeviceError, OutputError, SettingsError
@@ -12,9 +14,10 @@ def add_train_parser(commands) -> None:
     """Add `voxelmorph train` to argparse's subparsers."""
     parser = commands.add_parser(
         "train",
-        help="train a network on random shapes",
-        description="Train a registration network on random shapes as CONFIG (TOML) says. DIR gets checkpoint.ckpt, "
-        "steps.csv and validation.csv.",
+        help="train a network",
+        description="Train a registration network as CONFIG (TOML) says: on images, on label maps, or on random shapes. "
+        "DIR gets checkpoint.ckpt, steps.csv and validation.csv. Several GPUs: torchrun --nproc-per-node N -m "
+        "VoxelMorphRegistrationLib train ...",
     )
     parser.add_argument("config", metavar="CONFIG", help="training configuration (TOML)")
     parser.add_argument("-o", "--output", metavar="DIR", help="folder of the run (default: runs/NAME)")
@@ -23,6 +26,8 @@ def add_train_parser(commands) -> None:
         "--continue", dest="go_on", action="store_true", help="go on from DIR/checkpoint.ckpt, with CONFIG's settings"
     )
     parser.add_argument("--from", dest="start", metavar="CHECKPOINT", help="go on from this checkpoint instead")
+    parser.add_argument("--weights", metavar="CHECKPOINT", help="begin with the weights of this checkpoint, at step 0")
+    parser.add_argument("--data", metavar="DIR", help="folder of the training data, instead of the configuration's")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="default: auto")
     parser.set_defaults(run=train)
 
@@ -40,6 +45,10 @@ def add_export_parser(commands) -> None:
     parser.add_argument("--description", default="", help="one sentence")
     parser.add_argument("--passes", type=int, default=1, metavar="N", help="passes a registration makes (default: 1)")
     parser.add_argument("--target-voxels", type=int, metavar="N", help="size of the working grid (default: trained)")
+    parser.add_argument(
+        "--spacing-mm", type=float, metavar="S", help="voxel size of the working grid (default: trained)"
+    )
+    parser.add_argument("--orientation", metavar="RAS", help="directions of the working grid (default: trained)")
     parser.add_argument("--facts", metavar="JSON", help="file with more of the card: validation, limits, training")
     parser.add_argument("--overwrite", action="store_true", help="replace MODEL.pt")
     parser.set_defaults(run=export)
@@ -47,35 +56,59 @@ def add_export_parser(commands) -> None:
 
 def train(args: argparse.Namespace) -> int:
     """Run `voxelmorph train`."""
-    from .config import load_config
+    from .config import load_config, with_data
     from .trainer import CHECKPOINT_NAME, Trainer
 
     config = load_config(args.config)
     if args.minutes is not None and not args.minutes > 0:
         raise SettingsError(f"--minutes must be positive, not {args.minutes:g}.")
-    if args.go_on and args.start:
-        raise SettingsError("Give either --continue or --from, not both.")
+    if sum(map(bool, (args.go_on, args.start, args.weights))) > 1:
+        raise SettingsError("Give one of --continue, --from and --weights, not several.")
+    config = with_data(config, args.data) if args.data else config
     output = Path(args.output) if args.output else Path("runs") / config.name
     checkpoint = output / CHECKPOINT_NAME
     device = _device(args.device)
     if not args.go_on and checkpoint.exists():
         raise OutputError(f"{checkpoint} exists. Go on from it with --continue, or give another folder with --output.")
-    if args.go_on or args.start:
-        trainer = Trainer.resume(checkpoint if args.go_on else Path(args.start), output, device, config)
-    else:
-        trainer = Trainer(config, output, device)
-    try:
-        trainer.run(args.minutes, lambda line: print(line, flush=True))
-    except KeyboardInterrupt as error:
-        where = f"--continue goes on from {checkpoint}." if checkpoint.exists() else "No checkpoint was reached."
-        raise Cancelled(f"Cancelled at step {trainer.step}. {where}") from error
-    print(f"Step {trainer.step} of {config.steps} is in {checkpoint}.")
+    with _process_group(device) as device:
+        source = config.pairs(Path(args.config).parent, lambda line: print(line, flush=True))
+        if args.go_on or args.start:
+            trainer = Trainer.resume(checkpoint if args.go_on else Path(args.start), output, device, config, source)
+        else:
+            trainer = Trainer(config, output, device, source)
+        if args.weights:
+            trainer.start_from(Path(args.weights))
+        try:
+            trainer.run(args.minutes, lambda line: print(line, flush=True))
+        except KeyboardInterrupt as error:
+            where = f"--continue goes on from {checkpoint}." if checkpoint.exists() else "No checkpoint was reached."
+            raise Cancelled(f"Cancelled at step {trainer.step}. {where}") from error
+    if trainer.rank == 0:
+        print(f"Step {trainer.step} of {config.steps} is in {checkpoint}.")
     return 0
+
+
+@contextmanager
+def _process_group(device: str):
+    """The device of this process, joined with the others where torchrun started several."""
+    import torch
+
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield device
+        return
+    if device == "cuda":
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    try:
+        yield device
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def export(args: argparse.Namespace) -> int:
     """Run `voxelmorph export`."""
-    from .export import export_checkpoint, read_facts
+    from .export import checkpoint_dimension, export_checkpoint, read_facts
 
     output = Path(args.output)
     if output.exists() and not args.overwrite:
@@ -83,7 +116,16 @@ def export(args: argparse.Namespace) -> int:
     if args.passes < 1:
         raise SettingsError(f"--passes must be 1 or more, not {args.passes}.")
     facts = read_facts(args.facts) if args.facts else {}
-    chosen = {"name": args.name, "description": args.description, "target_voxels": args.target_voxels}
+    chosen = {
+        "name": args.name,
+        "description": args.description,
+        "target_voxels": args.target_voxels,
+        "orientation": args.orientation,
+    }
+    if args.spacing_mm is not None:
+        if not args.spacing_mm > 0:
+            raise SettingsError(f"--spacing-mm must be positive, not {args.spacing_mm:g}.")
+        chosen["spacing_mm"] = (args.spacing_mm,) * checkpoint_dimension(args.checkpoint)
     facts |= {key: value for key, value in chosen.items() if value}
     card = export_checkpoint(args.checkpoint, output, facts | {"passes": args.passes})
     print(f"Wrote {output}: {card.name}, {card.training['steps']} steps.")

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import sys
 import typing
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 
 from ..errors import InputError, SettingsError
 from ..networks import DEFAULT_DECODER, DEFAULT_ENCODER
-from .shapes import ShapeRecipe
+from .anatomy import AnatomySection, AnatomySource
+from .images import ImageSource, ImagesSection
+from .pairs import PairSource, StepSizes
+from .shapes import ShapeRecipe, ShapeSource
+from .supervision import Supervision, SupervisionSection
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -18,27 +23,49 @@ else:
     import tomli as tomllib
 
 PRECISIONS = ("float32", "bfloat16")
+SOURCES = ("shapes", "anatomy", "images")
+CHOICES = {
+    "loss.similarity": ("none", "mse", "ncc", "ssim"),
+    "loss.penalty": ("gradient", "bending"),
+    "loss.penalised": ("displacement", "velocity"),
+}
 
 
 @dataclass(frozen=True)
 class NetworkSection:
     """[network]: features of the U-Net (see networks.UNet) and squarings of the velocity's integration.
 
-    symmetric: the mean of both directions (see symmetric.Symmetric), at twice the cost.
+    integration_steps: 0 for a network that gives the displacement itself, as in the paper. half_resolution: of the
+    flow. symmetric: the mean of both directions (see symmetric.Symmetric), at twice the cost.
     """
 
     encoder: tuple[int, ...] = DEFAULT_ENCODER
     decoder: tuple[int, ...] = DEFAULT_DECODER
     integration_steps: int = 5
+    half_resolution: bool = True
     symmetric: bool = True
 
 
 @dataclass(frozen=True)
 class LossSection:
-    """[loss]: soft Dice + smoothness * |grad u|^2 + displacement * |u - truth|^2 where the fixed image is not black."""
+    """[loss]: the weighted sum of what the pairs allow.
 
+    similarity: of the warped to the fixed image, none, mse, ncc (in windows of `window` voxels) or ssim, times
+    similarity_weight. dice: weight of the soft Dice of the structures (gamma of the paper). smoothness: weight of the
+    penalty (lambda of the paper), "gradient" (squared) or "bending" (energy), on the displacement or the velocity
+    (`penalised`). displacement: weight of |u - truth|^2 where the truth is known. landmarks: weight of the squared
+    landmark distance in voxels.
+    """
+
+    similarity: str = "none"
+    similarity_weight: float = 1.0
+    window: int = 9
+    dice: float = 1.0
     smoothness: float = 1.0
+    penalty: str = "gradient"
+    penalised: str = "displacement"
     displacement: float = 0.0
+    landmarks: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -66,21 +93,28 @@ class ValidationSection:
 class TrainingConfig:
     """A whole training run.
 
-    shape: the largest grid (K, J, I) or (J, I) in voxels, also that of the validation. smallest: each step draws its
-    sizes between this and `shape`, multiples of the network's stride, so that the network does not learn the place
-    of the border; without it every step has `shape`. precision: of the network's own pass.
+    source: where the pairs come from: "shapes" (random), "anatomy" (label maps) or "images"; the section of that name
+    says more, and [supervision] which structures count. batch: pairs a step. shape: the largest grid (K, J, I) or
+    (J, I) in voxels, also that of the validation. smallest: each step draws its sizes between this and `shape`,
+    multiples of the network's stride, so that the network does not learn the place of the border; without it every
+    step has `shape`. precision: of the network's own pass.
     """
 
     name: str
     shape: tuple[int, ...]
     steps: int
+    source: str = "shapes"
     smallest: tuple[int, ...] = ()
+    batch: int = 1
     seed: int = 0
     precision: str = "float32"
     log_every: int = 20
     checkpoint_every: int = 500
     network: NetworkSection = field(default_factory=NetworkSection)
     shapes: ShapeRecipe = field(default_factory=ShapeRecipe)
+    anatomy: AnatomySection = field(default_factory=AnatomySection)
+    images: ImagesSection = field(default_factory=ImagesSection)
+    supervision: SupervisionSection = field(default_factory=SupervisionSection)
     loss: LossSection = field(default_factory=LossSection)
     optimiser: OptimiserSection = field(default_factory=OptimiserSection)
     validation: ValidationSection = field(default_factory=ValidationSection)
@@ -88,7 +122,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if len(self.shape) not in (2, 3):
             raise SettingsError(f"shape must have 2 or 3 sizes, not {len(self.shape)}.")
-        stride = 2 ** len(self.network.encoder)
+        stride = self.stride
         if any(size < stride or size % stride for size in (*self.shape, *self.smallest)):
             raise SettingsError(f"Sizes in shape and smallest must be multiples of {stride} for this network.")
         if self.smallest and (
@@ -99,15 +133,32 @@ class TrainingConfig:
             raise SettingsError("network.decoder needs at least as many features as network.encoder.")
         if self.precision not in PRECISIONS:
             raise SettingsError(f"precision must be one of {', '.join(PRECISIONS)}, not '{self.precision}'.")
-        counts = (self.steps, self.log_every, self.checkpoint_every, self.validation.pairs, self.validation.every)
+        counts = (
+            self.steps,
+            self.batch,
+            self.log_every,
+            self.checkpoint_every,
+            self.validation.pairs,
+            self.validation.every,
+        )
         if min(counts) < 1:
-            raise SettingsError("steps, log_every, checkpoint_every and both values of [validation] must be positive.")
+            raise SettingsError(
+                "steps, batch, log_every, checkpoint_every and both values of [validation] must be positive."
+            )
         if not min(self.optimiser.learning_rate, self.optimiser.gradient_norm) > 0:
             raise SettingsError("optimiser.learning_rate and optimiser.gradient_norm must be positive.")
         if min(self.optimiser.warm_steps, self.optimiser.decay_steps) < 0:
             raise SettingsError("optimiser.warm_steps and optimiser.decay_steps must not be negative.")
-        if min(self.loss.smoothness, self.loss.displacement) < 0:
+        loss = self.loss
+        weights = (loss.similarity_weight, loss.dice, loss.smoothness, loss.displacement, loss.landmarks)
+        if min(weights) < 0:
             raise SettingsError("The weights in [loss] must not be negative.")
+        for name, allowed in CHOICES.items():
+            value = getattr(loss, name.split(".")[1])
+            if value not in allowed:
+                raise SettingsError(f"{name} must be one of {', '.join(allowed)}, not '{value}'.")
+        if self.source not in SOURCES:
+            raise SettingsError(f"source must be one of {', '.join(SOURCES)}, not '{self.source}'.")
         coarsest = self.shapes.coarsest
         if coarsest < 2 or coarsest & (coarsest - 1):
             raise SettingsError(f"shapes.coarsest must be a power of two from 2 on, not {coarsest}.")
@@ -119,6 +170,22 @@ class TrainingConfig:
     @property
     def dimension(self) -> int:
         return len(self.shape)
+
+    @property
+    def stride(self) -> int:
+        return 2 ** len(self.network.encoder)
+
+    def _supervision(self, base: Path) -> Supervision:
+        return Supervision.of(self.supervision, self.seed, base)
+
+    def pairs(self, base: Path = Path(), report: Callable[[str], None] = lambda line: None) -> PairSource:
+        """The source of the pairs; relative folders start at `base`. Reads the data: InputError says what is wrong."""
+        sizes = StepSizes(self.shape, self.smallest, self.stride)
+        if self.source == "anatomy":
+            return AnatomySource(self.anatomy, self.shapes, self._supervision(base), sizes, self.seed, base)
+        if self.source == "images":
+            return ImageSource(self.images, sizes, self.seed, self._supervision(base), base, report)
+        return ShapeSource(self.shapes, sizes, self.seed)
 
     def to_dict(self) -> dict:
         """Plain values, lists for tuples, as in the TOML file."""
@@ -172,3 +239,13 @@ def _checked(kind, value, name: str):
     if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
         raise SettingsError(f"Training setting '{name}' must be of type {kind.__name__}, not {value!r}.")
     return value
+
+
+def with_data(config: TrainingConfig, folder: Path | str) -> TrainingConfig:
+    """The configuration with its training data in another `folder`. SettingsError where it uses none."""
+    if config.source == "shapes":
+        raise SettingsError("--data was given, but the configuration trains on random shapes and uses no data.")
+    changes = {"folder": str(Path(folder).resolve())}
+    if config.source == "images" and config.images.table:
+        changes = {"table": str(Path(folder).resolve() / Path(config.images.table).name)}
+    return replace(config, **{config.source: replace(getattr(config, config.source), **changes)})

@@ -8,13 +8,23 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..models import ModelCard, save_model
-from ..networks import UNet
 from .config import config_from_dict
+from .shapes import ShapeSource
 from .symmetric import Symmetric
-from .trainer import load_checkpoint
+from .trainer import load_checkpoint, unet
 
 # What robust_range does on average in training.
+METHODS = {
+    "shapes": "SynthMorph's recipe (Hoffmann et al., IEEE TMI 2022) with the truth of the drawn warps added",
+    "anatomy": "SynthMorph's recipe (Hoffmann et al., IEEE TMI 2022): images synthesised from label maps, soft Dice",
+    "images": "VoxelMorph (Balakrishnan et al., IEEE TMI 2019)",
+}
 NORMALIZATION = {"method": "percentile", "low": 0.5, "high": 99.5}
+
+
+def checkpoint_dimension(checkpoint: Path | str) -> int:
+    """2 or 3, of the network in a checkpoint."""
+    return config_from_dict(load_checkpoint(checkpoint)["config"]).dimension
 
 
 def export_checkpoint(checkpoint: Path | str, output: Path | str, facts: dict | None = None) -> ModelCard:
@@ -22,14 +32,16 @@ def export_checkpoint(checkpoint: Path | str, output: Path | str, facts: dict | 
     facts = dict(facts or {})
     state = load_checkpoint(checkpoint)
     config = config_from_dict(state["config"])
-    network = UNet(config.dimension, config.network.encoder, config.network.decoder)
+    network = unet(config)
     network.load_state_dict(state["network"])
     voxels = 1
     for size in config.shape:
         voxels *= size
+    run = state.get("facts", {})
     training = {
-        "data": "random shapes drawn on the fly; no images, no labels of anatomy",
-        "method": "SynthMorph's recipe (Hoffmann et al., IEEE TMI 2022) with the truth of the drawn warps added",
+        "data": run.get("data", ShapeSource.facts),
+        "method": METHODS[config.source],
+        "device": run.get("device", "not recorded"),
         "seed": config.seed,
         "steps": state["step"],
         "hours": round(state["seconds"] / 3600.0, 2),
@@ -38,18 +50,21 @@ def export_checkpoint(checkpoint: Path | str, output: Path | str, facts: dict | 
     values = {
         "name": config.name,
         "dimension": config.dimension,
+        "spacing_mm": run.get("spacing_mm"),
         "target_voxels": voxels,
         "stride": network.stride,
-        "output": "velocity",
-        "output_scale": 2.0,
+        "output": "velocity" if config.network.integration_steps else "displacement",
+        "output_scale": 2.0 if config.network.half_resolution else 1.0,
         "flow_alignment": "centers",
         "integration_steps": config.network.integration_steps,
-        "normalization": NORMALIZATION,
+        "normalization": run.get("normalization", NORMALIZATION),
+        "validation": run.get("validation", {}),
         "architecture": {
             "encoder": list(config.network.encoder),
             "decoder": list(config.network.decoder),
-            "half_resolution": True,
+            "half_resolution": config.network.half_resolution,
             "symmetric": config.network.symmetric,
+            "bfloat16": True,
         },
         "license": "Apache-2.0",
     }

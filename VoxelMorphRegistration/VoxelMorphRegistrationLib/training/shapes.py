@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from ..sampling import compose, gaussian_smooth, integrate, sample, voxel_positions, warp
+from .pairs import StepSizes, TrainingPair
 
 INTEGRATION_STEPS = 5
 RIM_LABELS = 3
@@ -48,20 +49,18 @@ class ShapeRecipe:
     gamma: float = 0.25
 
 
-@dataclass(frozen=True)
-class ShapePair:
-    """A pair with its truth. fixed, moving: (1, 1, *S) in [0, 1]. The labels are probabilities (1, L, *S/2).
+class ShapeSource:
+    """Pairs of random shapes."""
 
-    displacement: (1, d, *S/2), the truth in half-resolution voxels: fixed(x) shows what moving(x + u(x)) shows.
-    visible: (1, 1, *S/2), how far the fixed image is not black background.
-    """
+    facts = "random shapes drawn on the fly; no images, no labels of anatomy"
 
-    fixed: torch.Tensor
-    moving: torch.Tensor
-    fixed_labels: torch.Tensor
-    moving_labels: torch.Tensor
-    displacement: torch.Tensor
-    visible: torch.Tensor
+    def __init__(self, recipe: ShapeRecipe, sizes: StepSizes, seed: int) -> None:
+        self.recipe, self.sizes, self.seed = recipe, sizes, seed
+
+    def pair(self, stream: int, number: int, device: torch.device | str) -> TrainingPair:
+        """The pair that belongs to (seed, stream, number)."""
+        shape = self.sizes.of(self.seed, stream, number)
+        return random_pair(self.recipe, shape, (self.seed, stream, number), device)
 
 
 @dataclass
@@ -90,7 +89,7 @@ class Source:
 
 def random_pair(
     recipe: ShapeRecipe, shape: tuple[int, ...], seed: tuple[int, ...], device: torch.device | str = "cpu"
-) -> ShapePair:
+) -> TrainingPair:
     """The pair that belongs to `seed` (any integers, e.g. run and step) on a grid of `shape` (even sizes)."""
     source = Source(torch.device(device), np.random.default_rng(seed))
     labels, count, black = label_map(recipe, shape, source)
@@ -110,7 +109,7 @@ def random_pair(
     images = [
         finish_image(recipe, drawn[i : i + 1], None if outside is None else outside[i : i + 1], source) for i in (0, 1)
     ]
-    return ShapePair(images[0], images[1], probabilities[:1], probabilities[1:], truth, visible)
+    return TrainingPair(images[0], images[1], probabilities[:1], probabilities[1:], truth, visible)
 
 
 def pyramid_noise(channels: int, shape: tuple[int, ...], amplitudes: dict[int, float], source: Source) -> torch.Tensor:
@@ -175,15 +174,15 @@ def two_warps(recipe: ShapeRecipe, shape: tuple[int, ...], source: Source) -> tu
     truth is (1, d, *shape/2) in half-resolution voxels.
     """
     half = tuple(-(-s // 2) for s in shape)
-    fixed_velocity, moving_velocity = (_velocity(recipe, half, source) for _ in range(2))
+    fixed_velocity, moving_velocity = (random_velocity(recipe, half, source) for _ in range(2))
     fields = torch.cat([fixed_velocity, moving_velocity, -moving_velocity])
     fixed, moving, moving_inverse = integrate(fields, INTEGRATION_STEPS).split(1)
-    fixed = _then_affine(recipe, fixed, source)
+    fixed = then_affine(recipe, fixed, source)
     truth = compose(moving_inverse, fixed)
-    return _doubled(fixed, shape), _doubled(moving, shape), truth
+    return doubled(fixed, shape), doubled(moving, shape), truth
 
 
-def _velocity(recipe: ShapeRecipe, half: tuple[int, ...], source: Source) -> torch.Tensor:
+def random_velocity(recipe: ShapeRecipe, half: tuple[int, ...], source: Source) -> torch.Tensor:
     """A velocity (1, d, *half) in half-resolution voxels: several scales, the finer the smaller."""
     finest = int(source.numbers.choice([2, 4, 4, 8]))
     power = source.within((0.5, 1.5))
@@ -192,7 +191,7 @@ def _velocity(recipe: ShapeRecipe, half: tuple[int, ...], source: Source) -> tor
     return noise * (0.5 * source.within(recipe.displacement) / float(noise.std()))
 
 
-def _then_affine(recipe: ShapeRecipe, displacement: torch.Tensor, source: Source) -> torch.Tensor:
+def then_affine(recipe: ShapeRecipe, displacement: torch.Tensor, source: Source) -> torch.Tensor:
     """Displacement of x -> A(x + u(x)) for a small random affine about the centre of the grid."""
     d = displacement.shape[1]
     shape = displacement.shape[2:]
@@ -215,7 +214,7 @@ def _then_affine(recipe: ShapeRecipe, displacement: torch.Tensor, source: Source
     return displacement + change + offset
 
 
-def _doubled(displacement: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+def doubled(displacement: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     """The half-resolution displacement at full resolution, in full-resolution voxels."""
     mode = "bilinear" if len(shape) == 2 else "trilinear"
     full = F.interpolate(displacement, scale_factor=2.0, mode=mode)

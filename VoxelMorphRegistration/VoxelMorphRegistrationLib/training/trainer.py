@@ -1,4 +1,4 @@
-"""The trainer: random shapes in, a U-Net that predicts a stationary velocity at half resolution out."""
+"""The trainer: pairs in, a U-Net that predicts a velocity or a displacement out."""
 
 from __future__ import annotations
 
@@ -7,43 +7,46 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-import numpy as np
 import torch
+import torch.nn.functional as F
 
+from .. import losses
 from ..errors import InputError, OutputError, VoxelMorphError
-from ..losses import displacement_error, soft_dice, squared_gradient
 from ..networks import UNet
 from ..sampling import integrate, warp
 from .config import TrainingConfig, config_from_dict
-from .shapes import ShapePair, random_pair
+from .pairs import TRAINING_STREAM, VALIDATION_STREAM, PairSource, TrainingPair
+from .shapes import doubled
 from .symmetric import Symmetric
 
 CHECKPOINT_FORMAT = "voxelmorph-training-checkpoint-1"
 CHECKPOINT_NAME = "checkpoint.ckpt"
-# Streams of seeds that never meet: a pair is drawn from (seed, stream, number).
-TRAINING_STREAM, VALIDATION_STREAM = 0, 1
 
 Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class StepLosses:
-    """The loss of one step and its parts, before weighting."""
+    """The loss of one step and its parts, before weighting; NaN where the pair had nothing to compare."""
 
     total: float
+    similarity: float
     dice: float
     smoothness: float
     displacement: float
+    landmarks: float
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Means over the held-out pairs. Dice: soft, half resolution. Errors: RMS distance to the truth, full-grid voxels.
+    """Means over the held-out pairs, NaN where they have no labels or no truth.
 
-    folds_percent: voxels whose Jacobian determinant (central differences, half resolution) is <= 0.
+    Dice: soft, half resolution. Errors: RMS distance to the truth, full-grid voxels. ncc: mean squared local
+    correlation of the images. folds_percent: voxels whose Jacobian determinant (central differences, grid of the flow)
+    is <= 0.
     """
 
     step: int
@@ -51,114 +54,195 @@ class Validation:
     dice_after: float
     error_before: float
     error_after: float
+    ncc_before: float
+    ncc_after: float
     folds_percent: float
 
 
 class Trainer:
     """One training run. The weights after step n depend on the configuration and n only, not on interruptions."""
 
-    def __init__(self, config: TrainingConfig, output: Path, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        config: TrainingConfig,
+        output: Path,
+        device: torch.device | str = "cpu",
+        source: PairSource | None = None,
+    ) -> None:
+        """source: of the pairs; what the configuration says when None."""
         self.config = config
+        self.source = source or config.pairs()
         self.output = Path(output)
         self.device = torch.device(device)
         self.step = 0
         self.seconds = 0.0
+        self._logged = (0, 0.0)
+        self._validated: Validation | None = None
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
-            network = UNet(config.dimension, config.network.encoder, config.network.decoder)
+            network = unet(config)
             initialise(network)
         # Channels last is what CPU and GPU convolutions in bfloat16 are fast with.
         self.memory_format = torch.channels_last_3d if config.dimension == 3 else torch.channels_last
         self.network = network.to(self.device, memory_format=self.memory_format)
         self.model = Symmetric(self.network) if config.network.symmetric else self.network
+        self.rank, self.ranks = distributed_place()
+        self._trained: torch.nn.Module = self.model
+        if self.ranks > 1:
+            self._trained = torch.nn.parallel.DistributedDataParallel(self.model)
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=config.optimiser.learning_rate)
         # The next pair is drawn while the network works on this one.
         self._painter = ThreadPoolExecutor(1)
-        self._drawn: dict[int, Future[ShapePair]] = {}
+        self._drawn: dict[int, Future[TrainingPair]] = {}
 
     def run(self, minutes: float | None = None, report: Report = print) -> None:
-        """Train until `config.steps`, or about `minutes` from now; the state is saved at the end and on the way."""
+        """Train until `config.steps`, or about `minutes` from now; the state is saved at the end and on the way.
+
+        In a distributed run the process of rank 0 decides, reports, validates and saves.
+        """
         config = self.config
-        self.output.mkdir(parents=True, exist_ok=True)
-        self._trim_logs()
+        if self.rank == 0:
+            self.output.mkdir(parents=True, exist_ok=True)
+            self._trim_logs()
+            if self.step == 0:
+                self._validate_and_log(report)
         start = last = time.monotonic()
-        if self.step == 0:
-            self._validate_and_log(report)
+        self._logged = self.step, self.seconds
         while self.step < config.steps:
-            losses = self.train_step()
+            values = self.train_step()
             now = time.monotonic()
             self.seconds += now - last
-            last = now
-            if self.step % config.log_every == 0:
-                self._log_step(losses, report)
-            if self.step % config.validation.every == 0 or self.step == config.steps:
-                self._validate_and_log(report)
-            out_of_time = minutes is not None and time.monotonic() - start > 60.0 * minutes
-            if self.step % config.checkpoint_every == 0 or out_of_time or self.step == config.steps:
-                self.save(self.output / CHECKPOINT_NAME)
-            last = time.monotonic()
-            if out_of_time:
-                report(f"Stopped after {minutes:g} minutes at step {self.step} of {config.steps}.")
+            stop = self._agreed(minutes is not None and now - start > 60.0 * minutes)
+            if self.rank == 0:
+                self._after_step(values, stop, report)
+            if stop:
+                if self.rank == 0:
+                    report(f"Stopped after {minutes:g} minutes at step {self.step} of {config.steps}.")
                 return
+            last = time.monotonic()
+
+    def _after_step(self, values: StepLosses, stop: bool, report: Report) -> None:
+        """Log, validate and save where it is due."""
+        config = self.config
+        done = self.step == config.steps
+        if self.step % config.log_every == 0 or done:
+            self._log_step(values, report)
+        if self.step % config.validation.every == 0 or done:
+            self._validate_and_log(report)
+        if self.step % config.checkpoint_every == 0 or done or stop:
+            self.save(self.output / CHECKPOINT_NAME)
+
+    def _agreed(self, decision: bool) -> bool:
+        """The decision of rank 0, in all processes."""
+        if self.ranks == 1:
+            return decision
+        flag = torch.tensor([float(decision)], device=self.device)
+        torch.distributed.broadcast(flag, 0)
+        return bool(flag)
 
     def train_step(self) -> StepLosses:
-        """One step of Adam on one pair. VoxelMorphError when the loss is not finite: the weights stay as they were."""
+        """One step of Adam. VoxelMorphError when the loss is not finite: the weights stay as they were."""
         config = self.config
-        pair = self._training_pair()
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(config, self.step)
-        displacement = self.predict(pair)
-        dice = soft_dice(warp(pair.moving_labels, displacement), pair.fixed_labels)
-        smoothness = squared_gradient(displacement)
-        error = displacement_error(displacement, pair.displacement, pair.visible)
-        total = dice + config.loss.smoothness * smoothness + config.loss.displacement * error
-        losses = StepLosses(*(float(value.detach()) for value in (total, dice, smoothness, error)))
-        if not math.isfinite(losses.total):
-            raise VoxelMorphError(
-                f"The training loss became {losses.total} at step {self.step + 1}. "
-                "Lower optimiser.learning_rate and go on from the last checkpoint with --continue."
-            )
         self.optimiser.zero_grad(set_to_none=True)
-        total.backward()
+        rows = []
+        for _ in range(config.batch):
+            total, parts = self._loss(self._training_pair(len(rows)))
+            if not math.isfinite(parts.total):
+                raise VoxelMorphError(
+                    f"The training loss became {parts.total} at step {self.step + 1}. "
+                    "Lower optimiser.learning_rate and go on from the last checkpoint with --continue."
+                )
+            # Pairs of different sizes cannot be stacked: their gradients are added up.
+            (total / config.batch).backward()
+            rows.append(parts)
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.optimiser.gradient_norm)
         self.optimiser.step()
         self.step += 1
-        return losses
+        return _means(StepLosses, rows)
 
-    def _training_pair(self) -> ShapePair:
-        """The pair of the coming step; the one after it begins to be drawn."""
-        for number in (self.step, self.step + 1):
+    def _loss(self, pair: TrainingPair) -> tuple[torch.Tensor, StepLosses]:
+        weights = self.config.loss
+        velocity, displacement = self.predict(pair, self._trained)
+        half = self._at_half(displacement)
+        penalty = losses.bending_energy if weights.penalty == "bending" else losses.squared_gradient
+        terms = {"smoothness": penalty(velocity if weights.penalised == "velocity" else displacement)}
+        factors = asdict(weights) | {"similarity": weights.similarity_weight}
+        if weights.similarity != "none":
+            warped = warp(pair.moving, self._at_full(displacement, pair))
+            terms["similarity"] = similarity_loss(weights.similarity, warped, pair.fixed, weights.window)
+        if weights.dice and pair.fixed_labels is not None:
+            terms["dice"] = losses.soft_dice(warp(pair.moving_labels, half), pair.fixed_labels)
+        if weights.displacement and pair.displacement is not None:
+            terms["displacement"] = losses.displacement_error(half, pair.displacement, pair.visible)
+        if weights.landmarks and pair.fixed_points is not None:
+            full = self._at_full(displacement, pair)
+            terms["landmarks"] = losses.landmark_distance(full, pair.fixed_points, pair.moving_points)
+        total = sum(factors[name] * term for name, term in terms.items())
+        values = {part.name: float("nan") for part in fields(StepLosses)}
+        values |= {name: float(term.detach()) for name, term in terms.items()}
+        return total, StepLosses(**(values | {"total": float(total.detach())}))
+
+    def _training_pair(self, part: int = 0) -> TrainingPair:
+        """Pair `part` of the coming step; the one after it begins to be drawn."""
+        batch = self.config.batch
+        order = self.step * batch + part
+        # Each process takes its own batch of the pairs of a step.
+        wanted, following = (((n // batch) * self.ranks + self.rank) * batch + n % batch for n in (order, order + 1))
+        for number in (wanted, following):
             if number not in self._drawn:
-                seed = (self.config.seed, TRAINING_STREAM, number)
-                shape = training_shape(self.config, seed)
-                self._drawn[number] = self._painter.submit(random_pair, self.config.shapes, shape, seed, self.device)
-        return self._drawn.pop(self.step).result()
+                self._drawn[number] = self._painter.submit(self.source.pair, TRAINING_STREAM, number, self.device)
+        return self._drawn.pop(wanted).result()
 
-    def predict(self, pair: ShapePair) -> torch.Tensor:
-        """The displacement (1, d, *S/2) in half-resolution voxels that the network gives for `pair`."""
+    def predict(self, pair: TrainingPair, model: torch.nn.Module | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the network gives for `pair`, and the displacement; both (1, d, *S') in voxels of the flow's grid."""
         moving, fixed = (image.to(memory_format=self.memory_format) for image in (pair.moving, pair.fixed))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            velocity = self.model(moving, fixed)
-        return integrate(velocity.float().contiguous(), self.config.network.integration_steps)
+            flow = (model or self.model)(moving, fixed)
+        flow = flow.float().contiguous()
+        steps = self.config.network.integration_steps
+        return flow, integrate(flow, steps) if steps else flow
+
+    def _at_half(self, displacement: torch.Tensor) -> torch.Tensor:
+        if self.config.network.half_resolution:
+            return displacement
+        pool = F.avg_pool3d if self.config.dimension == 3 else F.avg_pool2d
+        return 0.5 * pool(displacement, 2)
+
+    def _at_full(self, displacement: torch.Tensor, pair: TrainingPair) -> torch.Tensor:
+        if not self.config.network.half_resolution:
+            return displacement
+        return doubled(displacement, tuple(pair.fixed.shape[2:]))
 
     def validate(self) -> Validation:
         """Look at the held-out pairs; the same ones every time."""
-        config = self.config
         rows = []
-        for number in range(config.validation.pairs):
-            seed = (config.seed, VALIDATION_STREAM, number)
-            pair = random_pair(config.shapes, config.shape, seed, self.device)
+        for number in range(self.config.validation.pairs):
+            pair = self.source.pair(VALIDATION_STREAM, number, self.device)
             with torch.no_grad():
-                displacement = self.predict(pair)
-                nothing = torch.zeros_like(displacement)
-                row = [1.0 - soft_dice(warp(pair.moving_labels, u), pair.fixed_labels) for u in (nothing, displacement)]
-                row += [
-                    2.0 * displacement_error(u, pair.displacement, pair.visible).sqrt() for u in (nothing, displacement)
-                ]
-                row.append(100.0 * (jacobian_determinant(displacement) <= 0).float().mean())
-            rows.append([float(value) for value in row])
-        means = [sum(column) / len(column) for column in zip(*rows, strict=True)]
-        return Validation(self.step, *means)
+                _, displacement = self.predict(pair)
+                half = self._at_half(displacement)
+                full = self._at_full(displacement, pair)
+                fields_ = {"before": (torch.zeros_like(half), torch.zeros_like(full)), "after": (half, full)}
+                row = {"step": float(self.step)}
+                for when, (u, u_full) in fields_.items():
+                    row |= {f"{name}_{when}": value for name, value in _quality(pair, u, u_full).items()}
+                folds = (jacobian_determinant(displacement) <= 0).float().mean()
+            rows.append(Validation(**row, folds_percent=100.0 * float(folds)))
+        result = _means(Validation, rows)
+        return Validation(**(asdict(result) | {"step": self.step}))
+
+    def facts(self) -> dict:
+        """What the card of an exported model says of the training, besides the configuration."""
+        facts = {"data": self.source.facts, "device": _device_name(self.device, self.ranks)}
+        for name in ("spacing_mm", "normalization"):
+            value = getattr(self.source, name, None)
+            if value is not None:
+                facts[name] = value
+        if self._validated is not None:
+            facts["validation"] = {k: v for k, v in asdict(self._validated).items() if math.isfinite(v)}
+        return facts
 
     def save(self, path: Path) -> None:
         """Write everything that going on needs, whole or not at all."""
@@ -167,6 +251,7 @@ class Trainer:
             "config": self.config.to_dict(),
             "step": self.step,
             "seconds": self.seconds,
+            "facts": self.facts(),
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }
@@ -180,12 +265,17 @@ class Trainer:
 
     @classmethod
     def resume(
-        cls, path: Path, output: Path, device: torch.device | str = "cpu", config: TrainingConfig | None = None
+        cls,
+        path: Path,
+        output: Path,
+        device: torch.device | str = "cpu",
+        config: TrainingConfig | None = None,
+        source: PairSource | None = None,
     ) -> Trainer:
         """Go on from the checkpoint at `path`, with its configuration or a changed one of the same network."""
         state = load_checkpoint(path)
         stored = config_from_dict(state["config"])
-        trainer = cls(config or stored, output, device)
+        trainer = cls(config or stored, output, device, source)
         if layout(trainer.config) != layout(stored):
             raise InputError(f"The configuration has another network than the checkpoint {path}.")
         trainer.network.load_state_dict(state["network"])
@@ -193,22 +283,33 @@ class Trainer:
         trainer.step, trainer.seconds = state["step"], state["seconds"]
         return trainer
 
-    def _log_step(self, losses: StepLosses, report: Report) -> None:
+    def start_from(self, path: Path) -> None:
+        """Take the weights, and nothing else, from the checkpoint at `path` (transfer learning)."""
+        state = load_checkpoint(path)
+        if layout(config_from_dict(state["config"])) != layout(self.config):
+            raise InputError(f"The configuration has another network than the checkpoint {path}.")
+        self.network.load_state_dict(state["network"])
+
+    def _log_step(self, values: StepLosses, report: Report) -> None:
         rate = learning_rate(self.config, self.step - 1)
-        row = {"step": self.step, "seconds": round(self.seconds, 1), "learning_rate": rate, **asdict(losses)}
+        row = {"step": self.step, "seconds": round(self.seconds, 1), "learning_rate": rate, **asdict(values)}
         _append(self.output / "steps.csv", row)
-        report(
-            f"step {self.step}/{self.config.steps}  loss {losses.total:.4f}  Dice {1 - losses.dice:.3f}  "
-            f"{self.step / self.seconds:.2f} steps/s"
-        )
+        parts = "  ".join(f"{k} {v:.4f}" for k, v in asdict(values).items() if k != "total" and math.isfinite(v))
+        rate = (self.step - self._logged[0]) / max(1e-9, self.seconds - self._logged[1])
+        self._logged = self.step, self.seconds
+        report(f"step {self.step}/{self.config.steps}  loss {values.total:.4f}  {parts}  {rate:.2f} steps/s")
 
     def _validate_and_log(self, report: Report) -> None:
-        result = self.validate()
+        result = self._validated = self.validate()
         _append(self.output / "validation.csv", asdict(result))
-        report(
-            f"validation at step {self.step}: Dice {result.dice_before:.3f} -> {result.dice_after:.3f}, error "
-            f"{result.error_before:.2f} -> {result.error_after:.2f} voxels, folds {result.folds_percent:.3f} %"
-        )
+        names = {"dice": "Dice", "error": "error in voxels", "ncc": "NCC"}
+        found = asdict(result)
+        parts = [
+            f"{title} {found[f'{name}_before']:.3f} -> {found[f'{name}_after']:.3f}"
+            for name, title in names.items()
+            if math.isfinite(found[f"{name}_after"])
+        ]
+        report(f"validation at step {self.step}: {', '.join(parts)}, folds {result.folds_percent:.3f} %")
 
     def _trim_logs(self) -> None:
         """Drop log rows later than the state that we go on from."""
@@ -222,19 +323,58 @@ class Trainer:
                 csv.writer(file).writerows([header] + [row for row in rows if int(row[0]) <= self.step and self.step])
 
 
+def distributed_place() -> tuple[int, int]:
+    """Rank and number of the processes that train together (torchrun), (0, 1) when there is only this one."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def _device_name(device: torch.device, ranks: int) -> str:
+    if device.type == "cuda":
+        return f"{ranks} x {torch.cuda.get_device_name(device)}"
+    threads = torch.get_num_threads() * ranks
+    return f"{device.type.upper()}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def unet(config: TrainingConfig) -> UNet:
+    """The network of a configuration, untrained."""
+    part = config.network
+    return UNet(config.dimension, part.encoder, part.decoder, part.half_resolution)
+
+
 def layout(config: TrainingConfig) -> tuple:
     """What decides which weights a network has."""
-    return config.dimension, config.network.encoder, config.network.decoder
+    return config.dimension, config.network.encoder, config.network.decoder, config.network.half_resolution
 
 
-def training_shape(config: TrainingConfig, seed: tuple[int, ...]) -> tuple[int, ...]:
-    """The grid of the step with `seed`: drawn axis by axis between `config.smallest` and `config.shape`."""
-    if not config.smallest:
-        return config.shape
-    stride = 2 ** len(config.network.encoder)
-    draw = np.random.default_rng((*seed, len(seed))).integers
-    pairs = zip(config.smallest, config.shape, strict=True)
-    return tuple(stride * int(draw(low // stride, high // stride + 1)) for low, high in pairs)
+def similarity_loss(kind: str, warped: torch.Tensor, fixed: torch.Tensor, window: int) -> torch.Tensor:
+    """The similarity of [loss], smaller is better."""
+    if kind == "mse":
+        return losses.mean_squared_error(warped, fixed)
+    if kind == "ncc":
+        return losses.local_ncc(warped, fixed, window)
+    return losses.structural_similarity(warped, fixed, window)
+
+
+def _quality(pair: TrainingPair, half: torch.Tensor, full: torch.Tensor) -> dict[str, float]:
+    """How well the displacements (half and full resolution, own voxels) register the pair."""
+    dice = error = math.nan
+    if pair.fixed_labels is not None:
+        dice = 1.0 - float(losses.soft_dice(warp(pair.moving_labels, half), pair.fixed_labels))
+    if pair.displacement is not None:
+        error = 2.0 * float(losses.displacement_error(half, pair.displacement, pair.visible).sqrt())
+    ncc = 1.0 - float(losses.local_ncc(warp(pair.moving, full), pair.fixed))
+    return {"dice": dice, "error": error, "ncc": ncc}
+
+
+def _means(kind, rows: list):
+    """Mean of each number over `rows`, of those that are not NaN."""
+    result = {}
+    for part in fields(kind):
+        values = [v for v in (getattr(row, part.name) for row in rows) if math.isfinite(v)]
+        result[part.name] = sum(values) / len(values) if values else math.nan
+    return kind(**result)
 
 
 def initialise(network: UNet) -> None:
