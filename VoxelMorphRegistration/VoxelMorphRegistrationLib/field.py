@@ -6,6 +6,7 @@ value repeats, as in Slicer's grid transforms. Files hold LPS and are converted 
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import struct
 import tempfile
@@ -159,6 +160,19 @@ class DisplacementField:
         array = np.pad(self.displacement_ras, [*((w, w) for w in widths), (0, 0)], mode="edge")
         start = -np.array(widths[::-1])
         return DisplacementField(array, self.grid.cropped(start, self.grid.size + 2 * np.array(widths[::-1])))
+
+    def covering(self, grid: Grid) -> DisplacementField:
+        """The same field with its border value repeated as far as needed to hold all voxel centres of `grid`."""
+        corners = self.grid.to_ijk(grid.to_ras(np.array(list(itertools.product(*((0, n - 1) for n in grid.size))))))
+        below = np.maximum(np.ceil(-corners.min(0) - 1e-6), 0).astype(int)
+        above = np.maximum(np.ceil(corners.max(0) - (self.grid.size - 1) - 1e-6), 0).astype(int)
+        if self.grid.flat_axis is not None:
+            below[2 - self.grid.flat_axis] = above[2 - self.grid.flat_axis] = 0
+        if not below.any() and not above.any():
+            return self
+        widths = [*zip(below[::-1], above[::-1], strict=True), (0, 0)]
+        array = np.pad(self.displacement_ras, widths, mode="edge")
+        return DisplacementField(array, self.grid.cropped(-below, self.grid.size + below + above))
 
     # --- algebra ---
 

@@ -47,7 +47,8 @@ class ModelCard:
     on, "corners" when the first and the last voxel centres of both grids coincide. returns: "flow", or "moved and
     field" for foreign networks that return both, in either order. axes: order of the tensor axes, "kji" as numpy
     arrays here, "ijk" as nibabel arrays. normalization: how intensities get to [0, 1], {"method": "percentile", "low",
-    "high"} or {"method": "white-matter", "target"}. passes: default number of passes.
+    "high"} or {"method": "white-matter", "target"}. passes: default number of passes. pass_scales: factor of the working grid's spacing in
+    each pass, the last one for all further passes.
     """
 
     name: str
@@ -66,6 +67,7 @@ class ModelCard:
     axes: str = "kji"
     normalization: dict = field(default_factory=lambda: {"method": "percentile", "low": 0.5, "high": 99.5})
     passes: int = 1
+    pass_scales: tuple[float, ...] = (1.0,)
     architecture: dict = field(default_factory=dict)
     license: str = ""
     citation: str = ""
@@ -94,6 +96,9 @@ class ModelCard:
                         f"not {value}."
                     )
                 object.__setattr__(self, key, tuple(value))
+        object.__setattr__(self, "pass_scales", tuple(self.pass_scales))
+        if not self.pass_scales or min(self.pass_scales) <= 0:
+            raise ModelError(f"The facts of model '{self.name}' need positive numbers for pass_scales.")
         if self.stride < 1 or self.integration_steps < 0 or self.passes < 1 or self.output_scale <= 0:
             raise ModelError(f"The facts of model '{self.name}' have a stride, scale, steps or passes out of range.")
 

@@ -15,11 +15,16 @@ import numpy as np
 from . import __version__, alignment, evaluation, models
 from .errors import Cancelled, DeviceError, InputError, SettingsError
 from .field import DisplacementField, linear_determinant, warp_image, warp_labels
-from .geometry import Grid, Image, resample, smoothed, working_grid
+from .geometry import Grid, Image, bounding_box, resample, smoothed, working_grid
 
 ProgressCallback = Callable[[str, float], bool | None]
 REFINEMENTS = ("off", "fast", "default", "accurate")
 DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("auto", "float32")
+# The network sees this much around what is brighter than the background.
+SURROUNDINGS_MM = 16.0
+# A report warns when less of the fixed anatomy, in percent, is covered by the moving image.
+SMALLEST_COVERAGE = 75.0
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,8 @@ class Settings:
     (no network: refinement alone, for any anatomy).
     alignment: none, centers, mass, rigid or affine. passes: how often the network is applied to its own result
     (None: as the model's card says). refinement: off, fast, default or accurate (see refinement.PRESETS). device:
-    auto, cpu, cuda or mps. working_spacing_mm: voxel size of the network's grid (None: the model's). seed: of the
+    auto, cpu, cuda or mps. precision: auto (bfloat16 convolutions where the processor has them and the model allows
+    it) or float32. working_spacing_mm: voxel size of the network's grid (None: the model's). seed: of the
     alignment's sampling. background: value outside the moving image (None: its minimum). label_interpolation:
     nearest or linear. jacobian: "total" (as the written transform) or "deformable" (without the linear part).
     """
@@ -40,6 +46,7 @@ class Settings:
     passes: int | None = None
     refinement: str = "off"
     device: str = "auto"
+    precision: str = "auto"
     working_spacing_mm: float | None = None
     seed: int = 0
     background: float | None = None
@@ -51,6 +58,7 @@ class Settings:
             "alignment": alignment.METHODS,
             "refinement": REFINEMENTS,
             "device": DEVICES,
+            "precision": PRECISIONS,
             "label_interpolation": ("nearest", "linear"),
             "jacobian": ("total", "deformable"),
         }
@@ -110,7 +118,10 @@ class Report:
     similarity, dice, hd95_mm and tre_mm have the entries "before" (as the images lie, with the initial transform),
     "aligned" (after the linear alignment) and "after". refinement: preset, steps at each level and mean squared
     local correlation, or None. folding: of the deformable part, `inside` the mask or the foreground of the fixed
-    image, and in the whole `volume`.
+    image, and in the whole `volume`. volume_change_percent: by how much each structure is larger in the moving image,
+    {label: percent}, from the mean determinant of T over the fixed label (the warped one where there is no fixed one).
+    covered_percent: the part of the measured region that T carries into the moving image. worst_ras: where, in fixed
+    RAS mm, the smallest "determinant" of the measured region and the largest "landmark" error are.
     """
 
     similarity: dict[str, dict[str, float]]
@@ -120,6 +131,9 @@ class Report:
     dice: dict | None = None
     hd95_mm: dict | None = None
     tre_mm: dict | None = None
+    volume_change_percent: dict | None = None
+    covered_percent: float | None = None
+    worst_ras: dict[str, list[float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     device: str = "cpu"
     model: dict = field(default_factory=lambda: {"name": "none", "file": None})
@@ -220,17 +234,20 @@ def register(
         network = None
         if model is not None or settings.model != "none":
             network = _loaded(model, settings, fixed.grid.dimension)
-            grid = network_grid(fixed.grid, network.card, settings)
-            network = _with_memory(network, grid, settings, run.warnings)
+            grids = pass_grids(_surroundings(fixed.grid, mask), network.card, settings)
+            largest = max(grids, key=lambda grid: grid.voxel_count)
+            network = _with_memory(network, largest, settings, run.warnings)
     with run.stage("aligning"):
         linear = _linear_part(fixed, moving, settings, initial_transform, fixed_mask, run)
     deformation, refined = None, None
     facts = {"device": choose_device(settings.device)}
     if network is not None:
         with run.stage("registering"):
-            deformation, network, passes = _deform(fixed, moving, linear, grid, network, settings, run)
-        name = {"name": network.card.name, "file": network.path.name if network.path else None}
-        facts = {"device": network.device, "model": name, "passes": passes, "working_grid": grid.to_json()}
+            deformation, network = _deform(fixed, moving, linear, grids, network, run)
+            deformation = deformation.covering(fixed.grid)
+        file = network.path.name if network.path else None
+        name = {"name": network.card.name, "file": file, "precision": network.precision}
+        facts = {"device": network.device, "model": name, "passes": len(grids), "working_grid": grids[-1].to_json()}
     if settings.refinement != "off":
         with run.stage("refining"):
             deformation, refined = _refine(fixed, moving, linear, deformation, mask, facts["device"], settings, run)
@@ -253,11 +270,15 @@ def register(
         similar = _similarities(fixed, moving, warped, mask, linear, run)
         overlaps = _overlaps(fixed_labels, moving_labels, warped_labels, linear, settings, run)
         errors = _landmark_errors(fixed_points, moving_points, linear, deformation)
+        factor = linear_determinant(linear.matrix, fixed.grid)
+        segments = fixed_labels or warped_labels
+        changes = None if segments is None else evaluation.volume_change(segments, determinant, factor)
+        covered = _covered_percent(fixed.grid, moving.grid, mask, linear, deformation)
         jacobian = determinant
         if settings.jacobian == "total":
-            factor = linear_determinant(linear.matrix, fixed.grid)
             jacobian = determinant.with_array(determinant.array * np.float32(factor))
     _warn(run.warnings, folding, similar)
+    _warn_of_inputs(run.warnings, covered, overlaps, errors)
     report = Report(
         similarity=similar,
         folding=folding,
@@ -269,6 +290,9 @@ def register(
         inputs=inputs,
         warnings=run.warnings,
         tre_mm=errors,
+        volume_change_percent=changes,
+        covered_percent=covered,
+        worst_ras=_worst_places(determinant, mask, fixed_points, errors),
         **facts,
         **overlaps,
     )
@@ -393,6 +417,15 @@ def _measured_region(fixed: Image, fixed_mask: Image | None) -> np.ndarray:
     return region if region.any() else np.ones(fixed.grid.shape, bool)
 
 
+def _surroundings(grid: Grid, mask: np.ndarray) -> Grid:
+    """The part of the grid around the mask: a network has nothing to see in an empty background."""
+    margin = np.where(grid.size > 1, np.ceil(SURROUNDINGS_MM / grid.spacing), 0).astype(int)
+    box = bounding_box(mask)
+    start = np.maximum(np.array([part.start for part in box])[::-1] - margin, 0)
+    stop = np.minimum(np.array([part.stop for part in box])[::-1] + margin, grid.size)
+    return grid.cropped(start, stop - start)
+
+
 # --- model, device, memory ---------------------------------------------------------------------------------------
 
 
@@ -426,11 +459,11 @@ def _loaded(model: models.Model | None, settings: Settings, dimension: int) -> m
     device = choose_device(settings.device)
     if model is not None:
         if model.device != device and model.path is not None:
-            model = models.load_model(model.path, device)
+            model = models.load_model(model.path, device, settings.precision)
     else:
         path = models.find_model(default_model(dimension) if settings.model == "auto" else settings.model)
         _check_dimension(models.read_card(path), dimension)
-        model = models.load_model(path, device)
+        model = models.load_model(path, device, settings.precision)
     _check_dimension(model.card, dimension)
     return model
 
@@ -448,8 +481,10 @@ def _check_dimension(card: models.ModelCard, dimension: int) -> None:
         )
 
 
-def network_grid(fixed: Grid, card: models.ModelCard, settings: Settings) -> Grid:
-    """The working grid for a model: its spacing (or one that fits its number of voxels), stride and orientation."""
+def network_grid(fixed: Grid, card: models.ModelCard, settings: Settings, scale: float = 1.0) -> Grid:
+    """The working grid for a model: its spacing (or one that fits its number of voxels) times `scale`, its stride and
+    orientation.
+    """
     spacing = settings.working_spacing_mm
     if spacing is None and card.spacing_mm is not None:
         spacing = card.spacing_mm
@@ -462,7 +497,18 @@ def network_grid(fixed: Grid, card: models.ModelCard, settings: Settings) -> Gri
         spacing = max(spacing, min(s for s, n in zip(fixed.spacing, fixed.size, strict=True) if n > 1))
     if card.shape_kji is not None:
         return _locked_grid(fixed, card, spacing)
-    return working_grid(fixed, spacing, card.stride, card.orientation)
+    return working_grid(fixed, np.asarray(spacing) * scale, card.stride, card.orientation)
+
+
+def pass_grids(fixed: Grid, card: models.ModelCard, settings: Settings) -> list[Grid]:
+    """The working grid of each pass; the same object where two passes share one."""
+    passes, scales = settings.passes or card.passes, card.pass_scales
+    if card.shape_kji is not None:
+        return [network_grid(fixed, card, settings)] * passes
+    known: dict[float, Grid] = {}
+    for scale in set(scales):
+        known[scale] = network_grid(fixed, card, settings, scale)
+    return [known[scales[min(number, len(scales) - 1)]] for number in range(passes)]
 
 
 def _spread(spacing: tuple[float, ...], grid: Grid) -> tuple[float, ...]:
@@ -554,18 +600,19 @@ def _linear_part(fixed, moving, settings, initial, fixed_mask, run) -> _Linear:
         seed=settings.seed,
         progress=run.report,
     )
-    run.warnings.extend(result.warnings)
+    advice = "Check the overlay; if it is wrong, bring the images together by hand and choose alignment 'none'."
+    run.warnings.extend(f"{warning} {advice}" for warning in result.warnings)
     return _Linear(np.eye(4) if initial is None else np.asarray(initial, np.float64), result.matrix)
 
 
-def _deform(fixed, moving, linear, grid, network, settings, run):
-    """The composed field of all passes, the network that made it, and their number."""
-    passes = settings.passes or network.card.passes
+def _deform(fixed, moving, linear, grids, network, run):
+    """The composed field of the passes, one on each of `grids`, and the network that made it."""
     window = [intensity_scale(image, network.card) for image in (fixed, moving)]
-    target = normalised(resample(fixed, grid, None, window[0][0], smooth=True), window[0])
-    total = None
-    for number in range(passes):
-        run.report(number / passes)
+    total = target = None
+    for number, grid in enumerate(grids):
+        run.report(number / len(grids))
+        if target is None or grid is not grids[number - 1]:
+            target = normalised(resample(fixed, grid, None, window[0][0], smooth=True), window[0])
         if total is None:
             source = resample(moving, grid, linear.matrix, window[1][0], smooth=True)
         else:
@@ -580,7 +627,7 @@ def _deform(fixed, moving, linear, grid, network, settings, run):
             network = _on_cpu(network, run.warnings)
             step = run_network(network, *pair, grid)
         total = step if total is None else total.compose(step)
-    return total, network, passes
+    return total, network
 
 
 def _refine(fixed, moving, linear, start, mask, device, settings, run):
@@ -778,6 +825,48 @@ def _landmark_errors(fixed_points, moving_points, linear, deformation) -> dict |
     return result
 
 
+def _covered_percent(fixed: Grid, moving: Grid, mask: np.ndarray, linear: _Linear, deformation) -> float:
+    """How much of the measured region T carries into the moving image, in percent, from some 20,000 of its voxels."""
+    chosen = np.flatnonzero(mask)
+    chosen = chosen[:: max(1, chosen.size // 20_000)]
+    kji = np.stack(np.unravel_index(chosen, fixed.shape), -1)
+    points = deformation.transform_points(fixed.to_ras(kji[:, ::-1]))
+    inside = moving.contains(points @ linear.matrix[:3, :3].T + linear.matrix[:3, 3])
+    return 100.0 * float(np.mean(inside))
+
+
+def _worst_places(determinant: Image, mask: np.ndarray, fixed_points, errors: dict | None) -> dict[str, list[float]]:
+    """Where to look first, in fixed RAS mm: the smallest determinant of the region, the largest landmark error."""
+    lowest = int(np.where(mask, determinant.array, np.inf).argmin())
+    kji = np.unravel_index(lowest, determinant.grid.shape)
+    result = {"determinant": determinant.grid.to_ras(np.array(kji[::-1])).tolist()}
+    if errors is not None:
+        worst = int(np.argmax(errors["after"]["each"]))
+        result["landmark"] = np.asarray(fixed_points, np.float64)[worst].tolist()
+    return result
+
+
+def _warn_of_inputs(warnings: list[str], covered: float, overlaps: dict, errors: dict | None) -> None:
+    """Warnings from coverage, and from labels and landmarks where they are given."""
+    if covered < SMALLEST_COVERAGE:
+        warnings.append(
+            f"Only {covered:.0f} % of the fixed anatomy lies within the moving image; there is nothing to compare in "
+            "the rest. Check the alignment, or give a mask of the region that both images show."
+        )
+    dice = overlaps.get("dice")
+    if dice and dice["after"]["mean"] < dice["before"]["mean"]:
+        warnings.append(
+            f"The given labels overlap less than before (mean Dice {dice['before']['mean']:.3f} before, "
+            f"{dice['after']['mean']:.3f} after). Do not use this result; try another alignment, model or refinement."
+        )
+    if errors and errors["after"]["mean"] > errors["before"]["mean"]:
+        warnings.append(
+            f"The landmarks are further apart than before (mean {errors['before']['mean']:.2f} mm before, "
+            f"{errors['after']['mean']:.2f} mm after). Do not use this result, or check that the landmarks of both "
+            "images are in the same order."
+        )
+
+
 def _warn(warnings: list[str], folding: dict, similar: dict) -> None:
     inside = folding["inside"]
     if inside["count"] or inside["any_corner_count"]:
@@ -786,6 +875,11 @@ def _warn(warnings: list[str], folding: dict, similar: dict) -> None:
             "Look at the Jacobian map, and do not trust the result there."
         )
     # Mutual information, since a correlation means little between two modalities.
+    if similar["aligned"]["mi"] < similar["before"]["mi"]:
+        warnings.append(
+            "The linear alignment made the images less similar than they lay. Choose another alignment (rigid, "
+            "centers), or bring the images together by hand and choose alignment 'none'."
+        )
     if similar["after"]["mi"] <= similar["aligned"]["mi"]:
         warnings.append(
             "The images are no more similar after the deformation than after the linear alignment. "

@@ -11,7 +11,7 @@ pair starts as it does in use: linearly aligned.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +81,13 @@ class LabelMap:
 
     labels: torch.Tensor
     from_common: np.ndarray
+    _copies: dict[torch.device, torch.Tensor] = field(default_factory=dict, repr=False)
+
+    def on(self, device: torch.device) -> torch.Tensor:
+        """The labels on a device, where they stay once they are there."""
+        if device not in self._copies:
+            self._copies[device] = self.labels.to(device)
+        return self._copies[device]
 
 
 class AnatomySource:
@@ -175,7 +182,7 @@ class AnatomySource:
         offset = matrix[:3, 3] + (matrix[:3, 2] * apart if d == 2 else 0.0)
         ijk = voxel_positions(warp)[0] @ torch.as_tensor(matrix[:3, :d].T, dtype=torch.float32, device=warp.device)
         ijk = (ijk + torch.as_tensor(offset, dtype=torch.float32, device=warp.device)).round_().long()
-        labels = source.labels.to(warp.device)
+        labels = source.on(warp.device)
         size = torch.tensor(labels.shape[::-1], device=warp.device)
         seen = ((ijk >= 0) & (ijk < size)).all(-1)
         ijk = torch.minimum(ijk.clamp_(min=0), size - 1)

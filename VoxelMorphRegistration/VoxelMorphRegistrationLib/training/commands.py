@@ -15,7 +15,7 @@ def add_train_parser(commands) -> None:
     parser = commands.add_parser(
         "train",
         help="train a network",
-        description="Train a registration network as CONFIG (TOML) says: on images, on label maps, or on random shapes. "
+        description="Train a registration network as CONFIG (TOML) says: on images, on label maps or on random shapes. "
         "DIR gets checkpoint.ckpt, steps.csv and validation.csv. Several GPUs: torchrun --nproc-per-node N -m "
         "VoxelMorphRegistrationLib train ...",
     )
@@ -67,7 +67,7 @@ def train(args: argparse.Namespace) -> int:
     config = with_data(config, args.data) if args.data else config
     output = Path(args.output) if args.output else Path("runs") / config.name
     checkpoint = output / CHECKPOINT_NAME
-    device = _device(args.device)
+    device = device_of(args.device)
     if not args.go_on and checkpoint.exists():
         raise OutputError(f"{checkpoint} exists. Go on from it with --continue, or give another folder with --output.")
     with _process_group(device) as device:
@@ -132,7 +132,7 @@ def export(args: argparse.Namespace) -> int:
     return 0
 
 
-def _device(name: str) -> str:
+def device_of(name: str) -> str:
     """The torch device of an option. DeviceError when it is missing."""
     import torch
 

@@ -170,6 +170,12 @@ class ImageSource:
         self.warnings = list(dict.fromkeys(reader.warnings))
 
     @property
+    def counts(self) -> tuple[int, int]:
+        """How many images (or listed pairs) are trained with, and how many are held out."""
+        trained, held = self._pairs or self._subjects
+        return len(trained), len(held)
+
+    @property
     def facts(self) -> str:
         """The data in a few words, for the card of a model."""
         trained, held = self._pairs or self._subjects

@@ -18,6 +18,7 @@ from ..errors import InputError, OutputError, VoxelMorphError
 from ..networks import UNet
 from ..sampling import integrate, warp
 from .config import TrainingConfig, config_from_dict
+from .curves import Curves
 from .pairs import TRAINING_STREAM, VALIDATION_STREAM, PairSource, TrainingPair
 from .shapes import doubled
 from .symmetric import Symmetric
@@ -78,6 +79,7 @@ class Trainer:
         self.seconds = 0.0
         self._logged = (0, 0.0)
         self._validated: Validation | None = None
+        self._curves = Curves(self.output)
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             network = unet(config)
@@ -310,6 +312,7 @@ class Trainer:
             if math.isfinite(found[f"{name}_after"])
         ]
         report(f"validation at step {self.step}: {', '.join(parts)}, folds {result.folds_percent:.3f} %")
+        self._curves.draw(report, last=self.step == self.config.steps)
 
     def _trim_logs(self) -> None:
         """Drop log rows later than the state that we go on from."""
