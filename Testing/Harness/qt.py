@@ -144,6 +144,38 @@ def stray_attributes(root) -> list[str]:
     return found
 
 
+class ByteArray:
+    """The bytes of a QByteArray, by data() alone: bytes() of it fails in PythonQt, and str() gives its repr."""
+
+    def __init__(self, content: QtCore.QByteArray) -> None:
+        self._content = content
+
+    def data(self) -> bytes:
+        return self._content.data()
+
+
+class Process(QtCore.QProcess):
+    """QProcess; a real process with real pipes."""
+
+    def readAllStandardOutput(self) -> ByteArray:  # noqa: N802
+        return ByteArray(super().readAllStandardOutput())
+
+    def readAllStandardError(self) -> ByteArray:  # noqa: N802
+        return ByteArray(super().readAllStandardError())
+
+
+# Kept, because the property singleShot will take its place.
+_single_shot = QtCore.QTimer.singleShot
+
+
+class Timer(QtCore.QTimer):
+    """QTimer; its static singleShot goes before the property of that name, as in PythonQt."""
+
+    @staticmethod
+    def singleShot(milliseconds: int, function) -> None:  # noqa: N802
+        _single_shot(milliseconds, _trimmed(function, 0))
+
+
 class UiLoader:
     """QUiLoader that knows the custom widgets and makes the connections of a .ui file between them."""
 
@@ -197,4 +229,6 @@ def __getattr__(name: str):
 pythonqt_class(QtWidgets.QWidget)
 QtCore.QObject.name = property(lambda self: self.objectName, lambda self, value: self.setObjectName(value))
 QUiLoader = UiLoader
+QProcess = FlatClass(pythonqt_class(Process))
+QTimer = FlatClass(pythonqt_class(Timer))
 application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["harness"])

@@ -111,8 +111,11 @@ def make_registration(
 
 
 def make_nodes(scene, fixed_grid="oblique", parents="no parents"):
-    """Fixed and moving volume nodes, the second one under its parent such that both overlap in the world."""
-    fixed_parent, moving_parent = PARENTS[parents]
+    """Fixed and moving volume nodes, the second one under its parent such that both overlap in the world.
+
+    parents: a key of PARENTS, or the two matrices.
+    """
+    fixed_parent, moving_parent = PARENTS[parents] if isinstance(parents, str) else parents
     grid = FIXED_GRIDS[fixed_grid]
     fixed_node = add_volume(blobs(grid, 1), grid, "Fixed")
     add_parent(scene, fixed_node, fixed_parent)

@@ -10,6 +10,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 import mrml_cases as cases
 import slicer
 from VoxelMorphRegistrationLib import display
+from VoxelMorphRegistrationLib.errors import InputError
 
 
 def shown_colors(values) -> np.ndarray:
@@ -52,6 +53,27 @@ def test_colour_table_is_made_once(scene):
     first = display.jacobian_color_node(scene)
     assert first.GetNumberOfColors() == 256
     assert display.jacobian_color_node(scene) is first
+
+
+@pytest.mark.parametrize("change", [0.05, 0.2, 1.0, 4.0])
+def test_range_of_the_colours_can_be_chosen_and_folds_keep_theirs(scene, change):
+    node = slicer.util.addVolumeFromArray(np.ones((4, 4, 4), np.float32), name="Other Jacobian")
+    display.show_as_jacobian(node)
+    display.set_jacobian_range(node, change)
+    # Maps shown before and after share the range.
+    low = max(1 - change, 0.02)
+    colors = shown_colors([-3.0, 0.0, 1e-4, low, 1.0, 1 + change / 2, 1 + change, 1 + 3 * change])
+    assert (colors[:2] == FOLD).all()
+    assert (colors[2:, :3] != FOLD[:3]).any(axis=1).all()
+    assert colors[4, 3] == 0
+    assert node.GetDisplayNode().GetWindowLevelMax() == pytest.approx(display.jacobian_range(change)[1])
+    # Full colour at the end of the range, less half way. A colour spans up to 5/255, a tenth of the smallest range.
+    darkest = [round(255 * c) for c in display.jacobian_color(100.0, change)[:3]]
+    assert np.abs(colors[7, :3] - darkest).max() <= 1
+    assert np.abs(colors[6, :3] - darkest).max() <= 25
+    assert colors[5, :3].sum() > colors[6, :3].sum() + 60
+    with pytest.raises(InputError, match="range must be 0.05 to 10, not 0"):
+        display.set_jacobian_range(node, 0.0)
 
 
 def test_volume_is_shown_like_another(scene):

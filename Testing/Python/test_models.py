@@ -49,6 +49,27 @@ def test_saved_model_gives_the_network_s_flow_and_its_card(model_file):
         torch.testing.assert_close(model.flow(*images), small_network()(*images))
 
 
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_bfloat16_convolutions_change_the_flow_by_their_rounding_only(dimension, tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "has_bfloat16", lambda: True)
+    card = small_card(dimension=dimension, spacing_mm=(2.0,) * dimension)
+    card.architecture["bfloat16"] = True
+    models.save_model(small_network(dimension), card, tmp_path / "m.pt")
+    images = pair(*(32, 24, 40)[:dimension])
+    whole, reduced = (models.load_model(tmp_path / "m.pt", "cpu", name) for name in ("float32", "auto"))
+    assert (whole.precision, reduced.precision) == ("float32", "bfloat16")
+    expected, flow = (model.flow(*images) for model in (whole, reduced))
+    assert flow.dtype == torch.float32
+    # Seven layers, each rounded to 8 bits (2^-9 at most, relative): errors add up like a random walk at worst.
+    error = (flow - expected).square().mean().sqrt() / expected.square().mean().sqrt()
+    assert 0.0 < float(error) < 7 * 2**-8
+
+
+def test_models_that_do_not_allow_it_stay_in_float32(model_file, monkeypatch):
+    monkeypatch.setattr(models, "has_bfloat16", lambda: True)
+    assert models.load_model(model_file, "cpu", "auto").precision == "float32"
+
+
 def test_model_check_reports_sizes(model_file):
     found = models.check_model(models.load_model(model_file))
     assert found["input"] == [16, 16, 16] and found["output"] == [8, 8, 8]

@@ -11,7 +11,7 @@ import VoxelMorphRegistrationLib
 LIBRARY = Path(VoxelMorphRegistrationLib.__file__).parent
 ROOT = LIBRARY.parent.parent
 # The only rooms that may know Slicer; those of the Widget's process come with the panel.
-SLICER_ROOMS = {"scene", "display"}
+SLICER_ROOMS = {"scene", "display", "check_views", "view_state", "applying"}
 
 
 def modules_after(statement: str) -> set[str]:

@@ -124,6 +124,29 @@ def test_scale_free_model_gets_about_its_number_of_voxels(tmp_path):
     assert 5000 < np.prod(result.report.working_grid["shape_kji"]) < 14000
 
 
+@pytest.mark.parametrize("kind", ["plain", "oblique", "left-handed"] if "left-handed" in KINDS else list(KINDS))
+def test_the_network_sees_the_foreground_and_the_field_covers_the_whole_image(kind, model):
+    grid = make_grid(**{**KINDS[kind], "center": (0, 0, 0)})
+    margin = np.ceil(40 / grid.spacing).astype(int)
+    wide = grid.cropped(-margin, grid.size + 2 * margin)
+    result = register(ball(wide), pair()[1], settings=settings(model))
+    seen = result.report.working_grid
+    size = np.array(seen["shape_kji"][::-1]) * np.linalg.norm(np.array(seen["ijk_to_ras"])[:3, :3], axis=0)
+    # The ball is bright for about 10 mm around its centre; 16 mm are added, and at most a stride of voxels.
+    assert (size < 2 * (12 + registration.SURROUNDINGS_MM) + 6).all()
+    assert result.field.grid.contains(wide.to_ras(np.array([[0, 0, 0], wide.size - 1]))).all()
+    np.testing.assert_allclose(result.transform_points(np.zeros((1, 3)))[0], SHIFT, atol=0.2)
+
+
+def test_passes_may_have_grids_of_their_own(tmp_path):
+    path = save_centroid_model(tmp_path / "half.pt", part=0.5, passes=3, pass_scales=(2.0, 1.0))
+    fixed, moving = pair()
+    result = register(fixed, moving, settings=settings(path))
+    spacing = np.linalg.norm(np.array(result.report.working_grid["ijk_to_ras"])[:3, :3], axis=0)
+    np.testing.assert_allclose(spacing, 1.0)
+    np.testing.assert_allclose(result.transform_points(np.zeros((1, 3)))[0], 0.875 * SHIFT, atol=0.15)
+
+
 def test_asked_working_spacing_is_used(model):
     result = register(*pair(), settings=settings(model, working_spacing_mm=2.0))
     matrix = np.array(result.report.working_grid["ijk_to_ras"])
@@ -413,6 +436,60 @@ def test_result_that_did_not_improve_is_warned_about(tmp_path):
     path = save_centroid_model(tmp_path / "m.pt", part=-1.0)
     report = register(*pair("plain", "plain"), settings=settings(path)).report
     assert any("no more similar after" in text for text in report.warnings)
+
+
+def test_report_tells_volume_change_coverage_and_the_worst_places(model):
+    fixed, moving = pair("plain", "plain")
+    labels = ball_labels(fixed), ball_labels(moving)
+    initial = np.diag([1.1, 1.0, 1.0, 1.0])
+    landmarks = np.array([[0.0, 0, 0], [2, 0, 0], [0, 3, 0]])
+    moved = landmarks + SHIFT + [[0, 0, 0], [0, 0, 5], [1, 0, 0]]
+    report = register(
+        fixed,
+        moving,
+        settings=settings(model),
+        fixed_labels=labels[0],
+        moving_labels=labels[1],
+        fixed_points=landmarks,
+        moving_points=moved,
+        initial_transform=initial,
+    ).report
+    # The deformation is a shift: all change of volume is that of the linear part.
+    assert report.volume_change_percent == {1: pytest.approx(10.0, abs=0.1)}
+    assert report.covered_percent == 100.0
+    assert report.worst_ras["landmark"] == [2, 0, 0]
+    inside = registration._measured_region(fixed, None)
+    k, j, i = np.rint(fixed.grid.to_ijk(np.array(report.worst_ras["determinant"])))[::-1].astype(int)
+    assert inside[k, j, i]
+
+
+def test_fixed_anatomy_outside_the_moving_image_is_warned_about(model):
+    fixed, moving = pair("plain", "plain")
+    # A moving image that shows a slab of the ball only.
+    start = np.rint(moving.grid.to_ijk(SHIFT + [-2.0, -40, -40])).astype(int).clip(0)
+    stop = np.rint(moving.grid.to_ijk(SHIFT + [3.0, 40, 40])).astype(int).clip(0, moving.grid.size)
+    part = moving.grid.cropped(start, stop - start)
+    box = tuple(slice(a, b) for a, b in zip(start[::-1], stop[::-1], strict=True))
+    report = register(fixed, Image(moving.array[box], part, "slab"), settings=settings(model)).report
+    assert 0 < report.covered_percent < registration.SMALLEST_COVERAGE
+    assert any(f"Only {report.covered_percent:.0f} % of the fixed anatomy" in text for text in report.warnings)
+
+
+def test_labels_and_landmarks_that_got_worse_are_warned_about(tmp_path):
+    path = save_centroid_model(tmp_path / "m.pt", part=-1.0)
+    fixed, moving = pair("plain", "plain")
+    points = np.zeros((1, 3))
+    report = register(
+        fixed,
+        moving,
+        settings=settings(path),
+        fixed_labels=ball_labels(fixed),
+        moving_labels=ball_labels(moving),
+        fixed_points=points,
+        moving_points=points + SHIFT,
+    ).report
+    assert any("labels overlap less than before" in text for text in report.warnings)
+    assert any("landmarks are further apart than before" in text for text in report.warnings)
 
 
 def test_grids_are_values_not_places():

@@ -12,7 +12,7 @@ import vtk
 
 import mrml_cases as cases
 import slicer
-from VoxelMorphRegistrationLib import display
+from VoxelMorphRegistrationLib import display, results
 from VoxelMorphRegistrationLib import scene as room
 from VoxelMorphRegistrationLib.errors import FieldError, InputError, SettingsError
 from VoxelMorphRegistrationLib.field import DisplacementField, write_field
@@ -594,3 +594,42 @@ def test_image_from_node_is_a_copy(scene):
     slicer.util.arrayFromVolume(fixed_node)[:] = 0
     assert isinstance(image, Image)
     assert image.array.max() > 0
+
+
+# --- the results table --------------------------------------------------------------------------------------
+
+
+def test_results_become_a_typed_table_that_is_found_again(scene, tmp_path):
+    read, registration = prepared(scene)
+    nodes = room.write_outputs(registration, read, room.Targets(volume=False, jacobian=False))
+    rows = [
+        results.Row("Similarity", "Correlation", 0.5, None, 0.75),
+        results.Row("Run", "model", text="general-3d"),
+    ]
+    table = room.write_results(nodes.transform, rows)
+    assert room.results_node(nodes.transform) is table
+    assert table.GetNumberOfColumns() == len(results.COLUMNS)
+    columns = {name: table.GetTable().GetColumnByName(name) for name in results.COLUMNS.values()}
+    assert columns["Before"].IsA("vtkDoubleArray") and columns["Measure"].IsA("vtkStringArray")
+    assert columns["Before"].GetValue(0) == 0.5 and np.isnan(columns["Aligned"].GetValue(0))
+    assert columns["Note"].GetValue(1) == "general-3d"
+    assert room.write_results(nodes.transform, rows[:1]) is table
+    assert table.GetTable().GetNumberOfRows() == 1
+    storage = scene.AddNewNodeByClass("vtkMRMLTableStorageNode")
+    storage.SetFileName(str(tmp_path / "results.tsv"))
+    assert storage.WriteData(table) == 1
+    again = scene.AddNewNodeByClass("vtkMRMLTableNode")
+    assert storage.ReadData(again) == 1
+    assert again.GetTable().GetColumnByName("After").IsA("vtkDoubleArray")
+    assert again.GetTable().GetColumnByName("After").GetValue(0) == 0.75
+
+
+def test_report_on_the_transform_names_the_labels_of_both_sides(scene):
+    fixed_node, moving_node = cases.make_nodes(scene)
+    fixed_segments = add_segmentation(scene, fixed_node, ("Liver", "Kidney"))
+    moving_segments = add_segmentation(scene, moving_node, ("kidney", "Spleen"))
+    read = room.read_inputs(fixed_node, moving_node, fixed_labels=fixed_segments, moving_labels=moving_segments)
+    registration = cases.make_registration(read.fixed, read.moving, read.moving_labels.image)
+    nodes = room.write_outputs(registration, read, room.Targets(volume=False, jacobian=False))
+    names = json.loads(nodes.transform.GetAttribute(room.REPORT_ATTRIBUTE))["label_names"]
+    assert names == {"1": "Liver", "2": "kidney", "3": "Spleen"}

@@ -1,4 +1,4 @@
-"""The command line: voxelmorph register | demo | models | train | export."""
+"""The command line: voxelmorph register | demo | models | train | export | experiment."""
 
 from __future__ import annotations
 
@@ -39,9 +39,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_models(commands)
     from .training import commands as training_commands
+    from .training.experiments import commands as experiment_commands
 
     training_commands.add_train_parser(commands)
     training_commands.add_export_parser(commands)
+    experiment_commands.add_experiment_parser(commands)
     return parser
 
 

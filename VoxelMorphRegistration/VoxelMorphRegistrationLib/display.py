@@ -1,4 +1,4 @@
-"""How results are shown: the Jacobian's colours, window and level, label colours, slice layers.
+"""How results are shown: the Jacobian's colours and legend, window and level, label colours, slice layers.
 
 Knows MRML display and colour nodes; computes nothing about registration.
 """
@@ -7,32 +7,47 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import slicer
+
+from .errors import InputError
+
 JACOBIAN_COLORS_ATTRIBUTE = "VoxelMorph.JacobianColors"
 LABEL_COLORS_ATTRIBUTE = "VoxelMorph.LabelColors"
 FOLD_COLOR = (0.0, 1.0, 0.0)
 CLEAR_WITHIN = 0.05
 
 _ENTRIES = 256
-# Slicer maps a value v to colour floor(255 (v - low) / (high - low)). With a range of width 2 that starts 2/255
-# below zero, colour 0 holds exactly the determinants <= 0 and the middle of colour 128 is a determinant of 1.
-_WIDTH = 2.0
-_STEP = _WIDTH / (_ENTRIES - 1)
 # Moves the first boundary just above zero, so that a determinant of exactly 0 counts as folded.
 _NUDGE = 1e-6
-JACOBIAN_RANGE = (-_STEP + _NUDGE, _WIDTH - _STEP + _NUDGE)
-_UNCHANGED = 128
+SMALLEST_CHANGE, LARGEST_CHANGE = 0.05, 10.0
 
 
-def jacobian_color(determinant: float) -> tuple[float, float, float, float]:
+def jacobian_range(change: float = 1.0) -> tuple[float, float]:
+    """The window of a Jacobian map whose colours reach to 1 + change, and never less far than 2.
+
+    Slicer maps a value v to colour floor(255 (v - low) / (high - low)). With a range that starts one colour below
+    zero, colour 0 holds exactly the determinants <= 0, whatever the range.
+    """
+    width = 1.0 + max(change, 1.0)
+    step = width / (_ENTRIES - 1)
+    return -step + _NUDGE, width - step + _NUDGE
+
+
+JACOBIAN_RANGE = jacobian_range()
+
+
+def jacobian_color(determinant: float, change: float = 1.0) -> tuple[float, float, float, float]:
     """RGBA in [0, 1] for a determinant: blue where a region of the fixed image is smaller in the moving one, red
-    where it is larger, linear in |det - 1| up to 0 and 2; FOLD_COLOR where det <= 0.
+    where it is larger, linear in |det - 1| up to `change` (and down to 0 at most); FOLD_COLOR where det <= 0.
 
-    Clear within CLEAR_WITHIN of 1. Slicer's slice views know no half-clear colours: alpha is 0 or 1.
+    Clear within CLEAR_WITHIN of 1, less where the range is less. Slicer's slice views know no half-clear colours:
+    alpha is 0 or 1.
     """
     if determinant <= 0:
         return (*FOLD_COLOR, 1.0)
-    strength = min(abs(determinant - 1.0), 1.0)
-    if strength < CLEAR_WITHIN:
+    limit = change if determinant > 1 else min(change, 1.0)
+    strength = min(abs(determinant - 1.0) / limit, 1.0)
+    if abs(determinant - 1.0) < CLEAR_WITHIN * min(change, 1.0):
         return (1.0, 1.0, 1.0, 0.0)
     # White to the pure colour at a change by half, darker beyond: small and large changes stay apart.
     fade = max(0.0, 1.0 - 2.0 * strength)
@@ -53,12 +68,58 @@ def jacobian_color_node(scene):
     node.SetAttribute("Category", "VoxelMorph")
     node.SetAttribute(JACOBIAN_COLORS_ATTRIBUTE, "1")
     node.SetTypeToUser()
+    _fill_jacobian_colors(node, 1.0)
+    return scene.AddNode(node)
+
+
+def _fill_jacobian_colors(node, change: float) -> None:
+    node.SetAttribute(JACOBIAN_COLORS_ATTRIBUTE, f"{change:g}")
+    low, high = jacobian_range(change)
+    step = (high - low) / (_ENTRIES - 1)
+    editing = node.StartModify()
     node.SetNumberOfColors(_ENTRIES)
     node.SetColor(0, "fold (0 or less)", *FOLD_COLOR, 1.0)
     for entry in range(1, _ENTRIES):
-        determinant = 1.0 + (entry - _UNCHANGED) * _STEP
-        node.SetColor(entry, f"{determinant:.3f}", *jacobian_color(determinant))
-    return scene.AddNode(node)
+        determinant = low + (entry + 0.5) * step
+        node.SetColor(entry, f"{determinant:.3f}", *jacobian_color(determinant, change))
+    node.EndModify(editing)
+
+
+def set_jacobian_range(volume_node, change: float) -> None:
+    """Let the colours of Jacobian maps end at 1 - change (0 at least) and 1 + change; folds keep their own colour.
+
+    All maps of a scene share one colour table, so that their colours can be compared. Raises InputError outside
+    SMALLEST_CHANGE to LARGEST_CHANGE.
+    """
+    if not SMALLEST_CHANGE <= change <= LARGEST_CHANGE:
+        raise InputError(f"The Jacobian's range must be {SMALLEST_CHANGE:g} to {LARGEST_CHANGE:g}, not {change:g}.")
+    scene = volume_node.GetScene()
+    colors = jacobian_color_node(scene)
+    if colors.GetAttribute(JACOBIAN_COLORS_ATTRIBUTE) == f"{change:g}":
+        return
+    _fill_jacobian_colors(colors, change)
+    for n in range(scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeDisplayNode")):
+        shown = scene.GetNthNodeByClass(n, "vtkMRMLScalarVolumeDisplayNode")
+        if shown.GetColorNodeID() == colors.GetID():
+            shown.SetWindowLevelMinMax(*jacobian_range(change))
+
+
+def legend_node(volume_node):
+    """The colour legend of a volume, or None."""
+    return slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(volume_node)
+
+
+def show_legend(volume_node, visible: bool = True) -> None:
+    """Show or hide the colour legend of a Jacobian map in the views that show the map."""
+    legend = legend_node(volume_node)
+    if legend is None:
+        if not visible:
+            return
+        legend = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(volume_node)
+    legend.SetTitleText("Volume\nmoving / fixed\n(green: fold)")
+    legend.SetLabelFormat("%.1f")
+    legend.SetNumberOfLabels(5)
+    legend.SetVisibility(visible)
 
 
 def show_as_jacobian(volume_node) -> None:
@@ -67,10 +128,11 @@ def show_as_jacobian(volume_node) -> None:
         volume_node.CreateDefaultDisplayNodes()
     shown = volume_node.GetDisplayNode()
     shown.AutoWindowLevelOff()
-    shown.SetWindowLevelMinMax(*JACOBIAN_RANGE)
+    colors = jacobian_color_node(volume_node.GetScene())
+    shown.SetWindowLevelMinMax(*jacobian_range(float(colors.GetAttribute(JACOBIAN_COLORS_ATTRIBUTE))))
     shown.SetInterpolate(0)
     shown.ApplyThresholdOff()
-    shown.SetAndObserveColorNodeID(jacobian_color_node(volume_node.GetScene()).GetID())
+    shown.SetAndObserveColorNodeID(colors.GetID())
 
 
 def show_like(volume_node, other_node) -> None:

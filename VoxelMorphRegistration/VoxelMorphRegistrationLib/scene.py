@@ -1,8 +1,8 @@
 """Slicer's scene in and out: MRML nodes to images, label maps and points, and a finished registration to nodes.
 
-The only room besides display.py that knows MRML. Input positions are world RAS mm: linear parent transforms are
-included. Nothing in the scene changes before a registration is finished, and `write_outputs` puts everything back
-when it fails half way.
+Only this room, display, check_views, view_state and applying know MRML. Input positions are world RAS mm: linear
+parent transforms are included. Nothing in the scene changes before a registration is finished, and `write_outputs` puts
+everything back when it fails half way.
 
 The transform that is written maps world-fixed to moving-local positions, T'(x) = P^-1 A (x + u(x)) with P the moving
 volume's parent transform at the time it was read. It is meant to *replace* the moving volume's transform.
@@ -11,7 +11,7 @@ volume's parent transform at the time it was read. It is meant to *replace* the 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -21,7 +21,7 @@ from vtk.util.numpy_support import get_vtk_array_type, numpy_to_vtk, vtk_to_nump
 
 import slicer
 
-from . import display
+from . import display, results
 from .errors import FieldError, InputError, OutputError, SettingsError
 from .field import DisplacementField
 from .geometry import Grid, Image, check_matrix, working_grid
@@ -30,6 +30,13 @@ SETTINGS_ATTRIBUTE = "VoxelMorph.Settings"
 REPORT_ATTRIBUTE = "VoxelMorph.Report"
 PARENT_ATTRIBUTE = "VoxelMorph.MovingParentToWorld"
 LINEAR_ROLE = "VoxelMorph.LinearPart"
+INVERSE_ROLE = "VoxelMorph.Inverse"
+RESULTS_ROLE = "VoxelMorph.Results"
+# On an inverse transform: the way it goes.
+DIRECTION_ATTRIBUTE = "VoxelMorph.Direction"
+# On a node put under a transform: that transform, and the transform that it was under before.
+APPLIED_ROLE = "VoxelMorph.Applied"
+FORMER_ROLE = "VoxelMorph.FormerParent"
 LINEAR_CHOICES = ("inside", "separate")
 
 
@@ -63,10 +70,13 @@ def parent_to_world(node, name: str, replaced=None) -> np.ndarray:
     parent = node.GetParentTransformNode()
     if parent is None:
         return np.eye(4)
-    if replaced is not None and parent in (replaced, replaced.GetNodeReference(LINEAR_ROLE)):
-        recorded = replaced.GetAttribute(PARENT_ATTRIBUTE)
-        if recorded and replaced.GetNodeReference(replaced.GetMovingNodeReferenceRole()) is node:
-            return np.array(json.loads(recorded))
+    if replaced is not None and _is_moved_by(replaced, node):
+        recorded = np.array(json.loads(replaced.GetAttribute(PARENT_ATTRIBUTE)))
+        if parent in (replaced, replaced.GetNodeReference(LINEAR_ROLE)):
+            return recorded
+        between = vtk.vtkMatrix4x4()
+        parent.GetMatrixTransformToParent(between)
+        return recorded @ matrix_from_vtk(between)
     if not parent.IsTransformToWorldLinear():
         ours = parent.GetAttribute(PARENT_ATTRIBUTE)
         hint = " (or choose that transform as the output, to replace it)" if ours else ""
@@ -76,7 +86,19 @@ def parent_to_world(node, name: str, replaced=None) -> np.ndarray:
         )
     matrix = vtk.vtkMatrix4x4()
     parent.GetMatrixTransformToWorld(matrix)
-    return check_matrix(_from_vtk(matrix), f"transform '{parent.GetName()}' of the {name}")
+    return check_matrix(matrix_from_vtk(matrix), f"transform '{parent.GetName()}' of the {name}")
+
+
+def _is_moved_by(transform_node, node) -> bool:
+    """Whether a registration or applying.py put the node under this transform, whose record tells where it was."""
+    parent = node.GetParentTransformNode()
+    if not transform_node.GetAttribute(PARENT_ATTRIBUTE):
+        return False
+    if node.GetNodeReference(APPLIED_ROLE) is transform_node:
+        above = (parent, parent.GetParentTransformNode())
+        return any(one in (transform_node, transform_node.GetNodeReference(LINEAR_ROLE)) for one in above)
+    is_moving = transform_node.GetNodeReference(transform_node.GetMovingNodeReferenceRole()) is node
+    return is_moving and parent in (transform_node, transform_node.GetNodeReference(LINEAR_ROLE))
 
 
 def points_from_node(node, role: str = "points") -> np.ndarray:
@@ -115,7 +137,7 @@ def _world_grid(node, shape: tuple[int, ...], name: str, replaced=None) -> Grid:
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
     try:
-        own = Grid(shape, _from_vtk(matrix))
+        own = Grid(shape, matrix_from_vtk(matrix))
     except InputError as error:
         raise InputError(f"The {name} cannot be placed in space. {error}") from error
     if not own.is_orthogonal:
@@ -226,7 +248,7 @@ def _merge(node, ids: list[str], name: str) -> tuple[np.ndarray, Grid]:
         raise InputError(f"The {name} is empty: none of its segments has a voxel.")
     matrix = vtk.vtkMatrix4x4()
     data.GetImageToWorldMatrix(matrix)
-    whole = _from_vtk(matrix)
+    whole = matrix_from_vtk(matrix)
     extent = np.array(data.GetExtent())
     shape = data.GetDimensions()[::-1]
     start = Grid((1, 1, 1), whole).to_ras(extent[::2])
@@ -508,7 +530,10 @@ def _plan(registration, inputs: Inputs, targets: Targets) -> dict:
             plan["grid"] = grid_transform(registration.field)
             plan["linear"] = matrix
     if targets.inverse is not False:
-        plan["inverse"] = grid_transform(inverse_field(registration, inputs))
+        fixed_to_world = parent_to_world(inputs.fixed_node, inputs.fixed.name)
+        inverse = inverse_field(registration.field, registration.linear, inputs.moving.grid, fixed_to_world)
+        plan["inverse"] = grid_transform(inverse)
+        plan["fixed_to_world"] = fixed_to_world
     return plan
 
 
@@ -524,19 +549,22 @@ def grid_over(grid: Grid, covered: Grid) -> Grid:
     return grid.cropped(low, high - low + 1)
 
 
-def inverse_field(registration, inputs: Inputs) -> DisplacementField:
+def inverse_field(
+    deformation: DisplacementField, linear: np.ndarray, moving: Grid, fixed_to_world: np.ndarray
+) -> DisplacementField:
     """From world-moving to fixed-local positions, on a grid over the moving volume at the field's resolution.
 
-    T^-1(y) = x + w(x) at x = A^-1 y, w the inverse of the deformable part, then the inverse of the fixed volume's
-    parent transform. Raises FieldError where the field folds.
+    deformation: u of T(x) = A (x + u(x)); linear: A; moving: the moving volume's grid in the world. T^-1(y) =
+    x + w(x) at x = A^-1 y, w the inverse of the deformable part, then the inverse of the fixed volume's parent
+    transform. Raises FieldError where the field folds.
     """
-    grid = working_grid(inputs.moving.grid, float(registration.field.grid.spacing.min()))
-    back = np.linalg.inv(registration.linear)
-    inverse = registration.field.inverse()
+    grid = working_grid(moving, float(deformation.grid.spacing.min()))
+    back = np.linalg.inv(linear)
+    inverse = deformation.inverse()
     points = grid.positions().reshape(-1, 3)
     fixed = points @ back[:3, :3].T + back[:3, 3]
     fixed += inverse.at(fixed)
-    local = np.linalg.inv(parent_to_world(inputs.fixed_node, inputs.fixed.name))
+    local = np.linalg.inv(fixed_to_world)
     displacement = fixed @ local[:3, :3].T + local[:3, 3] - points
     return DisplacementField(displacement.reshape(*grid.shape, 3).astype(np.float32), grid)
 
@@ -553,9 +581,26 @@ def grid_transform(displacement: DisplacementField):
     directions[:3, :3] = grid.directions
     result = slicer.vtkOrientedGridTransform()
     result.SetDisplacementGridData(data)
-    result.SetGridDirectionMatrix(_to_vtk(directions))
+    result.SetGridDirectionMatrix(matrix_to_vtk(directions))
     result.SetInterpolationModeToLinear()
     return result
+
+
+def put_under(node, transform_node, parent=None) -> None:
+    """Put a node under `parent` (the transform itself when None), and note on it where it was before."""
+    earlier = node.GetNodeReference(APPLIED_ROLE)
+    if earlier is None or not _is_moved_by(earlier, node):
+        node.SetNodeReferenceID(FORMER_ROLE, node.GetTransformNodeID())
+    node.SetNodeReferenceID(APPLIED_ROLE, transform_node.GetID())
+    node.SetAndObserveTransformNodeID((parent or transform_node).GetID())
+
+
+def mark_as_inverse(inverse_node, transform_node, fixed_to_world: np.ndarray) -> None:
+    """Note which transform an inverse belongs to, and what it replaces above nodes of the fixed side."""
+    inverse_node.SetAttribute(DIRECTION_ATTRIBUTE, "inverse")
+    inverse_node.SetAttribute(PARENT_ATTRIBUTE, json.dumps(np.asarray(fixed_to_world).tolist()))
+    if transform_node is not None:
+        transform_node.SetNodeReferenceID(INVERSE_ROLE, inverse_node.GetID())
 
 
 class _Writer:
@@ -577,6 +622,7 @@ class _Writer:
             fixed_name = self.inputs.fixed_node.GetName()
             inverse = self._node(targets.inverse, "vtkMRMLGridTransformNode", f"{fixed_name} to {self.moving_name}")
             self._set_transform(inverse, plan["inverse"], self.inputs.moving_node, self.inputs.fixed_node)
+            mark_as_inverse(inverse, grid_node, plan["fixed_to_world"])
         if targets.volume is not False:
             volume = self._write_warped(registration.warped)
         if targets.labels is not False and registration.warped_labels is not None:
@@ -586,7 +632,7 @@ class _Writer:
             self._set_voxels(jacobian, registration.jacobian)
             display.show_as_jacobian(jacobian)
         if targets.apply:
-            self.inputs.moving_node.SetAndObserveTransformNodeID(top.GetID())
+            put_under(self.inputs.moving_node, grid_node, top)
         return Outputs(top, grid_node, volume, labels, jacobian, inverse, registration.report)
 
     def _node(self, existing, class_name: str, name: str):
@@ -606,12 +652,12 @@ class _Writer:
         if linear is None:
             if companion is not None:
                 # Volumes may still hang below the linear node of an earlier run: there it must do nothing.
-                companion.SetAndObserveTransformFromParent(_linear_transform(np.eye(4)))
+                companion.SetAndObserveTransformFromParent(linear_transform(np.eye(4)))
             return grid_node, grid_node
         if companion is None:
             companion = self._node(None, "vtkMRMLLinearTransformNode", f"{grid_node.GetName()} (linear part)")
             grid_node.SetNodeReferenceID(LINEAR_ROLE, companion.GetID())
-        self._set_transform(companion, _linear_transform(linear), inputs.fixed_node, inputs.moving_node)
+        self._set_transform(companion, linear_transform(linear), inputs.fixed_node, inputs.moving_node)
         companion.SetAndObserveTransformNodeID(grid_node.GetID())
         return grid_node, companion
 
@@ -621,8 +667,9 @@ class _Writer:
         node.SetNodeReferenceID(node.GetFixedNodeReferenceRole(), fixed_node.GetID())
         node.SetNodeReferenceID(node.GetMovingNodeReferenceRole(), moving_node.GetID())
         report = json.loads(self.registration.report.to_json())
-        if self.inputs.moving_labels is not None:
-            report["label_names"] = self.inputs.moving_labels.names()
+        tables = [labels.names() for labels in (self.inputs.fixed_labels, self.inputs.moving_labels) if labels]
+        if tables:
+            report["label_names"] = {value: name for names in tables for value, name in names.items()}
         node.SetAttribute(SETTINGS_ATTRIBUTE, json.dumps(report["settings"]))
         node.SetAttribute(REPORT_ATTRIBUTE, json.dumps(report))
         node.SetAttribute(PARENT_ATTRIBUTE, json.dumps(self.inputs.moving_to_world.tolist()))
@@ -732,22 +779,55 @@ def _all_or_nothing(scene, nodes: list) -> Iterator[None]:
         raise
 
 
+# --- the results table -----------------------------------------------------------------------------------
+
+
+def write_results(transform_node, rows: Sequence[results.Row], name: str = ""):
+    """A table node with the rows of a report: text columns, and numbers for before, aligned and after.
+
+    The transform's own table is used again, found through a node reference. Numbers that were not measured are NaN.
+    """
+    scene = transform_node.GetScene()
+    table = vtk.vtkTable()
+    for column, heading in results.COLUMNS.items():
+        array = vtk.vtkDoubleArray() if column in results.NUMBERS else vtk.vtkStringArray()
+        array.SetName(heading)
+        for row in rows:
+            value = getattr(row, column)
+            array.InsertNextValue(np.nan if value is None else value)
+        table.AddColumn(array)
+    node = results_node(transform_node)
+    if node is None:
+        title = scene.GenerateUniqueName(name or f"{transform_node.GetName()} results")
+        node = scene.AddNewNodeByClass("vtkMRMLTableNode", title)
+        transform_node.SetNodeReferenceID(RESULTS_ROLE, node.GetID())
+    node.SetAndObserveTable(table)
+    node.SetUseColumnNameAsColumnHeader(True)
+    node.SetLocked(True)
+    return node
+
+
+def results_node(transform_node):
+    """The table of a transform's results, or None."""
+    return transform_node.GetNodeReference(RESULTS_ROLE)
+
+
 # --- VTK helpers -----------------------------------------------------------------------------------------
 
 
-def _from_vtk(matrix) -> np.ndarray:
+def matrix_from_vtk(matrix) -> np.ndarray:
     return np.array([[matrix.GetElement(row, column) for column in range(4)] for row in range(4)])
 
 
-def _to_vtk(matrix: np.ndarray):
+def matrix_to_vtk(matrix: np.ndarray):
     result = vtk.vtkMatrix4x4()
     result.DeepCopy(np.asarray(matrix, dtype=np.float64).ravel())
     return result
 
 
-def _linear_transform(matrix: np.ndarray):
+def linear_transform(matrix: np.ndarray):
     result = vtk.vtkTransform()
-    result.SetMatrix(_to_vtk(matrix))
+    result.SetMatrix(matrix_to_vtk(matrix))
     return result
 
 
