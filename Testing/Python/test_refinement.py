@@ -5,7 +5,7 @@ import torch
 from grids import make_grid, rotation
 from small_models import save_centroid_model
 from VoxelMorphRegistrationLib import refinement, sampling
-from VoxelMorphRegistrationLib.errors import Cancelled, DeviceError, SettingsError
+from VoxelMorphRegistrationLib.errors import Cancelled, DeviceError, InputError, SettingsError
 from VoxelMorphRegistrationLib.field import DisplacementField, warp_image
 from VoxelMorphRegistrationLib.geometry import Image
 from VoxelMorphRegistrationLib.registration import Settings, register
@@ -36,6 +36,14 @@ def known_pair(fixed_grid, moving_grid):
     fine = textured(make_grid((110, 110, 110), (0.7, 0.7, 0.7)))
     u = DisplacementField(displacement(fixed_grid.positions()).astype(np.float32), fixed_grid)
     return warp_image(fine, fixed_grid, u, background=0.0).renamed("fixed"), moving
+
+
+def level_of(fixed, moving, grid, ratio=1, similarity="lncc"):
+    """One level of a refinement on `grid`."""
+    pair = refinement.Pair(fixed, moving, np.eye(4), ((0.0, 1e-3), (0.0, 1e-3)), np.ones(grid.shape, bool))
+    return refinement._Problem(
+        pair, grid, refinement.Level(1, ratio, 1), refinement.Options(similarity=similarity), "cpu"
+    )
 
 
 def errors(result, grid):
@@ -205,49 +213,172 @@ def test_folds_are_smoothed_away():
     u = np.zeros((*grid.shape, 3), np.float32)
     u[10:14, 10:14, 10:14, 0] = 6.0
     image = textured(grid)
-    problem = refinement._Problem(
-        image,
-        image,
-        np.eye(4),
-        grid,
-        refinement.Level(1, 1, 1),
-        ((0, 1e-3), (0, 1e-3)),
-        np.ones(grid.shape, bool),
-        "cpu",
-    )
+    problem = level_of(image, image, grid)
     flow = problem.flow_of(DisplacementField(u, grid))
     assert problem.field_of(flow).folded_corners().any()
     assert not problem.field_of(refinement._unfolded(problem, flow)).folded_corners().any()
 
 
-@pytest.mark.parametrize("shape", [(2, 20, 17, 15), (1, 30, 21)])
-def test_box_sums_equal_direct_sums(shape):
-    volume = torch.rand(shape)
-    pad = [2] * (2 * (len(shape) - 1))
-    windows = torch.nn.functional.pad(volume, pad)
-    for axis in range(1, len(shape)):
-        windows = windows.unfold(axis, 5, 1)
-    expected = windows.sum(tuple(range(len(shape), windows.dim())))
-    torch.testing.assert_close(refinement.box_sum(volume, 2), expected)
-
-
-@pytest.mark.parametrize("ratio", [1, 2])
-def test_force_is_the_derivative_of_the_similarity(ratio):
+@pytest.mark.parametrize(("similarity", "ratio"), [("lncc", 1), ("lncc", 2), ("mi", 1), ("mi", 2), ("mse", 1)])
+def test_force_is_the_derivative_of_the_similarity(similarity, ratio):
     grid = make_grid((24, 24, 24))
     fixed, moving = known_pair(grid, make_grid((60, 60, 60)))
-    mask = np.ones(grid.shape, bool)
-    windows = ((0.0, 1e-3), (0.0, 1e-3))
-    problem = refinement._Problem(fixed, moving, np.eye(4), grid, refinement.Level(1, ratio, 1), windows, mask, "cpu")
-    flow = problem.flow_of(None)
-    _, force = problem.force(flow)
-    image_voxels = float(problem.weight.sum())
-    factor = 2.0 / image_voxels * (1 if ratio == 1 else 2 * 2**3)
+    compared = level_of(fixed, moving, grid, ratio, similarity).images
+    flow = torch.zeros(1, 3, *(n // ratio for n in grid.shape))
+    _, force = compared.force(flow)
+    factor = compared.term.factor / float(compared.weight.sum()) * (1 if ratio == 1 else 2 * 2**3)
     direction = sampling.gaussian_smooth(force, (2.0,) * 3)
     direction /= direction.abs().max()
     for half in (slice(None, grid.shape[0] // ratio // 2), slice(grid.shape[0] // ratio // 2, None)):
         part = torch.zeros_like(direction)
         part[:, :, half] = direction[:, :, half]
         step = 0.1
-        change = (problem.similarity(flow + step * part) - problem.similarity(flow - step * part)) / (2 * step)
+        change = (compared.similarity(flow + step * part) - compared.similarity(flow - step * part)) / (2 * step)
         # Not exact: the force is pooled from blocks, and its image slope is a central difference.
         assert change == pytest.approx(factor * float((force * part).sum()), rel=0.15)
+
+
+# --- other modalities ---
+
+
+def other_contrast(image):
+    """Brightness goes up and down over the tissues of `image`, and there is noise."""
+    value = np.clip(image.array / 700, 0, 1)
+    body = 1 / (1 + np.exp(-(value - 0.12) * 40))
+    noise = np.random.default_rng(0).normal(0, 30, value.shape)
+    return image.with_array((1000 * body * (0.5 + 0.4 * np.sin(9 * value)) + noise).astype(np.float32))
+
+
+def test_known_deformation_is_found_across_contrasts_where_correlation_fails():
+    fixed, moving = known_pair(*GRIDS[0])
+    other = other_contrast(moving)
+    found = {name: errors(refined(fixed, other, similarity=name), fixed.grid) for name in ("lncc", "mind", "mi")}
+    before = found["mind"][0].mean()
+    assert found["mind"][1].mean() < 0.2 * before and found["mi"][1].mean() < 0.2 * before
+    assert found["mind"][1].mean() < 0.6 * found["lncc"][1].mean()
+
+
+def test_equal_intensities_are_found_by_their_difference():
+    fixed, moving = known_pair(*GRIDS[0])
+    before, after = errors(refined(fixed, moving, similarity="mse"), fixed.grid)
+    assert after.mean() < 0.2 * before.mean()
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda image: image.with_array(np.maximum(image.array / 700, 0) ** 1.5 * 90), "lncc"),
+        (other_contrast, "mind"),
+        (lambda image: image.with_array(np.where(image.array > 100, 900 - image.array, 0)), "mind"),
+    ],
+    ids=["gamma", "not monotone", "inverted"],
+)
+def test_similarity_is_chosen_by_the_contrasts(change, expected):
+    fixed, moving = known_pair(*GRIDS[0])
+    moving = change(moving)
+    report = refined(fixed, moving.with_array(moving.array.astype(np.float32)), "fast").report
+    assert report.refinement["similarity"] == expected and report.settings["similarity"] == "auto"
+    start = "One modality: " if expected == "lncc" else "The "
+    assert report.refinement["reason"].startswith(start)
+    assert report.refinement["value"]["after"] > report.refinement["value"]["before"]
+
+
+def test_unrelated_images_are_compared_by_their_structure():
+    grid = make_grid((48, 48, 48))
+    fixed, moving = textured(grid, seed=1), textured(grid, seed=2).renamed("other")
+    # Outlines are alike.
+    mask = Image((np.linalg.norm(grid.positions(), axis=-1) < 16).astype(np.uint8), grid, "mask")
+    settings = Settings(model="none", refinement="fast", alignment="none", device="cpu")
+    report = register(fixed, moving, settings=settings, fixed_mask=mask).report
+    assert report.refinement["similarity"] == "mind" and "little in common" in report.refinement["reason"]
+
+
+def test_slices_are_refined_across_contrasts():
+    grid = make_grid((80, 80, 1))
+    fixed = textured(grid)
+    shift = np.zeros((*grid.shape, 3), np.float32)
+    shift[..., 0] = 2.0
+    moving = other_contrast(warp_image(fixed, grid, DisplacementField(shift, grid), background=0.0)).renamed("moving")
+    result = refined(fixed, moving, similarity="mind")
+    points = grid.positions()[np.linalg.norm(grid.positions(), axis=-1) < 16]
+    moved = result.transform_points(points) - points
+    assert np.linalg.norm(moved - [-2, 0, 0], axis=1).mean() < 0.6 and np.abs(moved[:, 2]).max() < 1e-4
+
+
+def test_more_smoothness_gives_a_smoother_field():
+    fixed, moving = known_pair(*GRIDS[0])
+    for similarity in ("lncc", "mind"):
+        fields = [refined(fixed, moving, "fast", similarity=similarity, smoothness=s).field for s in (0.7, 2.5)]
+        spread = [field.folding(np.ones(field.grid.shape, bool), field.grid).sd_log for field in fields]
+        assert spread[1] < 0.8 * spread[0]
+
+
+# --- guides ---
+
+
+def flat_pair():
+    """Two bodies without structure, so that the images say nothing of what happens within."""
+    grid = make_grid((48, 48, 48))
+    inside = 1 / (1 + np.exp(np.linalg.norm(grid.positions(), axis=-1) - 20))
+    return [Image((900 * inside).astype(np.float32), grid, name) for name in ("fixed", "moving")]
+
+
+@pytest.mark.parametrize("similarity", ["lncc", "mind"])
+def test_landmarks_pull_where_the_images_say_nothing(similarity):
+    fixed, moving = flat_pair()
+    points = np.array([[-6.0, 0, 0], [6, 2, -3]])
+    goals = points + [[2.5, 0, 0], [0, 2, 1]]
+    pair = dict(fixed_points=points, moving_points=goals)
+    options = dict(model="none", refinement="fast", alignment="none", device="cpu", similarity=similarity)
+    off = register(fixed, moving, settings=Settings(**options), **pair)
+    on = register(fixed, moving, settings=Settings(**options, landmark_weight=1.0), **pair)
+    assert off.report.tre_mm["after"]["mean"] > 1.5 and on.report.tre_mm["after"]["mean"] < 0.6
+    assert on.report.refinement["guided_by"] == ["landmarks"] and off.report.refinement["guided_by"] == []
+    assert any("no independent measure" in text for text in on.report.warnings)
+    assert on.report.folding["inside"]["any_corner_count"] == 0
+
+
+@pytest.mark.parametrize("similarity", ["lncc", "mind"])
+def test_labels_pull_where_the_images_say_nothing(similarity):
+    fixed, moving = flat_pair()
+    distance = [np.linalg.norm(fixed.grid.positions() - center, axis=-1) for center in ((0, 0, 0), (3, 0, 0))]
+    labels = [Image((d < 8).astype(np.uint8), fixed.grid, "labels") for d in distance]
+    pair = dict(fixed_labels=labels[0], moving_labels=labels[1])
+    options = dict(model="none", refinement="fast", alignment="none", device="cpu", similarity=similarity)
+    off = register(fixed, moving, settings=Settings(**options), **pair)
+    on = register(fixed, moving, settings=Settings(**options, label_weight=4.0), **pair)
+    assert off.report.dice["after"]["mean"] < 0.75 and on.report.dice["after"]["mean"] > 0.88
+    assert on.report.refinement["guided_by"] == ["labels"]
+
+
+def test_guides_that_are_missing_are_told():
+    fixed, moving = flat_pair()
+    for weight, words in (("label_weight", "no fixed and moving labels"), ("landmark_weight", "no fixed and moving")):
+        with pytest.raises(SettingsError, match=words):
+            refined(fixed, moving, **{weight: 1.0})
+    with pytest.raises(SettingsError, match="from 0 to 100"):
+        Settings(label_weight=-1.0)
+    with pytest.raises(SettingsError, match="smoothness"):
+        Settings(smoothness=0.0)
+
+
+def test_labels_without_a_common_value_are_told():
+    fixed, moving = flat_pair()
+    labels = [Image(np.full(fixed.grid.shape, value, np.uint8), fixed.grid, "labels") for value in (1, 2)]
+    settings = Settings(model="none", refinement="fast", alignment="none", device="cpu", label_weight=1.0)
+    with pytest.raises(InputError, match="no label in common"):
+        register(fixed, moving, settings=settings, fixed_labels=labels[0], moving_labels=labels[1])
+
+
+def test_what_the_moving_mask_leaves_out_does_not_pull():
+    fixed, moving = known_pair(*GRIDS[0])
+    spoilt = moving.array.copy()
+    left = moving.grid.positions()[..., 0] > 4
+    spoilt[left] = np.random.default_rng(0).uniform(0, 1000, np.count_nonzero(left))
+    settings = Settings(model="none", refinement="fast", alignment="none", device="cpu", similarity="lncc")
+    points = fixed.grid.positions()
+    points = points[(np.linalg.norm(points, axis=-1) < 16) & (points[..., 0] < -4)]
+    truth = points + displacement(points)
+    mask = moving.with_array((~left).astype(np.uint8), "moving mask")
+    result = register(fixed, moving.with_array(spoilt), settings=settings, moving_mask=mask)
+    assert np.linalg.norm(result.transform_points(points) - truth, axis=1).mean() < 0.6

@@ -476,9 +476,24 @@ def test_a_checkpoint_that_cannot_be_written_is_told_and_leaves_nothing(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_shipped_training_configuration_is_valid():
-    path = models.models_folder() / "general-3d.toml"
-    assert load_config(path).dimension == 3
+@pytest.mark.parametrize("path", sorted(models.models_folder().glob("*.toml")), ids=lambda path: path.stem)
+def test_the_shipped_training_configurations_are_valid(path):
+    config = load_config(path)
+    assert config.name == path.stem
+    assert config.dimension == int(path.stem[-2])
+
+
+def test_the_documentation_names_every_training_setting():
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    pending = [tiny()]
+    while pending:
+        section = pending.pop()
+        for part in dataclasses.fields(section):
+            value = getattr(section, part.name)
+            if dataclasses.is_dataclass(value):
+                pending.append(value)
+            else:
+                assert f"`{part.name}`" in text, part.name
 
 
 def test_an_exported_model_tells_no_paths_of_the_computer_that_made_it(tmp_path):

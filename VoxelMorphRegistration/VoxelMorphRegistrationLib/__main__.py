@@ -73,6 +73,20 @@ def _add_register(commands) -> None:
     parser.add_argument(
         "--refine", choices=("off", "fast", "default", "accurate"), help="optimise for this pair (default: off)"
     )
+    parser.add_argument(
+        "--similarity",
+        choices=("auto", "lncc", "mind", "mi", "mse"),
+        help="what the refinement compares: lncc suits one modality, mind and mi any two (default: auto, by the images)",
+    )
+    parser.add_argument(
+        "--smoothness", type=float, metavar="X", help="factor of the refinement's smoothing (default: 1)"
+    )
+    parser.add_argument(
+        "--label-weight", type=float, metavar="W", help="let the labels guide the refinement (default: 0)"
+    )
+    parser.add_argument(
+        "--landmark-weight", type=float, metavar="W", help="let the landmarks guide the refinement (default: 0)"
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), help="default: auto")
     parser.add_argument("--working-spacing", type=float, metavar="MM", help="voxel size of the network's grid")
     parser.add_argument("--label-interpolation", choices=("nearest", "linear"), help="default: nearest")
@@ -83,6 +97,7 @@ def _add_register(commands) -> None:
     parser.add_argument("--fixed-points", metavar="FILE", help="landmarks in FIXED, to measure the error")
     parser.add_argument("--moving-points", metavar="FILE", help="the same landmarks in MOVING")
     parser.add_argument("--fixed-mask", metavar="FILE", help="where FIXED counts")
+    parser.add_argument("--moving-mask", metavar="FILE", help="where MOVING counts in the refinement")
     parser.set_defaults(run=_register)
 
 
@@ -92,6 +107,10 @@ _OPTIONS = {
     "alignment": "alignment",
     "passes": "passes",
     "refine": "refinement",
+    "similarity": "similarity",
+    "smoothness": "smoothness",
+    "label_weight": "label_weight",
+    "landmark_weight": "landmark_weight",
     "device": "device",
     "working_spacing": "working_spacing_mm",
     "label_interpolation": "label_interpolation",
@@ -114,6 +133,7 @@ def _register(args: argparse.Namespace) -> int:
         "fixed_labels": args.fixed_labels and _labels(args.fixed_labels, "fixed labels"),
         "moving_labels": args.moving_labels and _labels(args.moving_labels, "moving labels"),
         "fixed_mask": args.fixed_mask and _labels(args.fixed_mask, "fixed mask"),
+        "moving_mask": args.moving_mask and _labels(args.moving_mask, "moving mask"),
         "fixed_points": args.fixed_points and landmarks.read_points(args.fixed_points, "fixed landmarks"),
         "moving_points": args.moving_points and landmarks.read_points(args.moving_points, "moving landmarks"),
         "initial_transform": args.initial_transform and alignment.read_linear_transform(args.initial_transform),

@@ -1,10 +1,13 @@
 """Instance optimisation: improve a displacement field, or find one from nothing, for the pair at hand.
 
-A greedy diffeomorphic descent, coarse to fine: the gradient of the local cross-correlation is smoothed, scaled to a
-step of a fraction of a voxel and composed with the field so far, and the field is smoothed a little, which keeps it
-invertible (Avants et al., Medical Image Analysis 2008; Yushkevich et al., "Fast automatic segmentation of hippocampal
-subfields ... with greedy diffeomorphic registration", 2016). The squared local correlation also fits images of
-different contrast, as long as tissues that differ in one image differ in the other.
+A greedy diffeomorphic descent, coarse to fine: an update of a fraction of a voxel is composed with the field so far,
+and the field is smoothed a little, which keeps it invertible (Avants et al., Medical Image Analysis 2008; Yushkevich
+et al., "Fast automatic segmentation of hippocampal subfields ... with greedy diffeomorphic registration", 2016).
+
+The update of correlation and mutual information is their smoothed gradient, scaled to a step. Sums of squares
+(descriptors, equal intensities, labels) take Gauss-Newton steps: in a Gaussian window around each voxel, the least
+squares displacement by the slopes of the fixed volumes, which do not change, so that the normal equations are solved
+once a level (Baker and Matthews, IJCV 2004). These steps shrink by themselves and need about a third as many.
 
 At the finest level the field lives on a grid of twice the image's spacing: its smoothness leaves nothing for a finer
 one to hold, and each step costs an eighth there.
@@ -19,8 +22,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from . import sampling
-from .field import DisplacementField
+from . import forces, sampling
+from .errors import InputError
+from .field import DisplacementField, warp_image
 from .geometry import Grid, Image, bounding_box, resample, working_grid
 
 
@@ -38,25 +42,69 @@ PRESETS = {
     "default": (Level(4, 1, 60), Level(2, 1, 40), Level(1, 2, 15)),
     "accurate": (Level(4, 1, 100), Level(2, 1, 60), Level(1, 2, 50)),
 }
-# Radius of the correlation window, and smoothing of update and field, in voxels of the level.
-WINDOW_RADIUS = 2
-UPDATE_SIGMA, FIELD_SIGMA = 1.7, 0.5
+SIMILARITIES = ("lncc", "mind", "mi", "mse")
+_TERMS = {
+    "lncc": forces.LocalCorrelation,
+    "mind": forces.SquaredDifference,
+    "mi": forces.MutualInformation,
+    "mse": forces.SquaredDifference,
+}
+# Smoothing of update and field, in voxels of the level's field. Gauss-Newton: of the window, and of the update.
+UPDATE_SIGMA = {"lncc": 1.7, "mi": 3.0}
+WINDOW_SIGMA, WINDOW_UPDATE_SIGMA, FIELD_SIGMA = 3.0, 2.0, 0.5
 # Largest displacement of one step, in voxels of the field: small against 1, so that no step folds.
-STEP = 0.4
-# Of images in [0, 1]: windows with less contrast than about 1 % count as flat.
-FLAT = 1e-8
-# A level ends when this many steps gained less than this part of the similarity.
+STEP, WINDOW_STEP = 0.4, 0.5
+# Part of the mean curvature added to that of a window: where there is little to see, little moves.
+DAMPING = 0.1
+# A level ends when this many steps gained less than this part of the similarity; Gauss-Newton steps gain faster.
 PATIENCE, SMALLEST_GAIN = 5, 0.0005
+WINDOW_PATIENCE, WINDOW_SMALLEST_GAIN = 3, 0.002
+# How far a landmark pulls, in voxels of the field; distances count in units of a centimetre.
+LANDMARK_SIGMA, LANDMARK_UNIT_MM = 3.0, 10.0
 # How far beyond the fixed region the moving image is read.
 MARGIN_MM = 16.0
 # A level needs this many voxels along every axis; larger finest grids are thinned to this many voxels.
 SMALLEST_SIZE, LARGEST_GRID = 16, 16_000_000
-_BLOCK_ROWS = 12
+# Of `choose_similarity`: voxels looked at, bins, the least of the variance that the other image must explain, and the
+# least part of it that a rising curve must explain.
+CHOICE_VOXELS, CHOICE_BINS, LEAST_RELATED, LEAST_RISING = 100_000, 24, 0.1, 0.95
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """What is compared, and where.
+
+    matrix: A (4, 4), fixed to moving RAS mm. windows: for each image the offset and scale that bring its values to
+    [0, 1]. mask: (K, J, I) of the fixed grid, where the images are compared. moving_mask: on the moving grid, where
+    the moving image counts. labels: fixed and moving label map. points: fixed and moving landmarks (N, 3) in RAS mm.
+    """
+
+    fixed: Image
+    moving: Image
+    matrix: np.ndarray
+    windows: tuple[tuple[float, float], tuple[float, float]]
+    mask: np.ndarray
+    moving_mask: Image | None = None
+    labels: tuple[Image, Image] | None = None
+    points: tuple[np.ndarray, np.ndarray] | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """similarity: one of SIMILARITIES. smoothness: factor of all smoothing. label_weight, landmark_weight: of the
+    labels' and landmarks' terms beside the images (0: not used).
+    """
+
+    preset: str = "default"
+    similarity: str = "lncc"
+    smoothness: float = 1.0
+    label_weight: float = 0.0
+    landmark_weight: float = 0.0
 
 
 @dataclass(frozen=True)
 class Refined:
-    """field: on a grid that covers the fixed image. similarity: mean squared local correlation, start and end, at the
+    """field: on a grid that covers the fixed image. similarity: as the options name it, at start and end, at the
     second finest level. steps: made at each level. improved: False when the start was returned as the better one.
     """
 
@@ -68,30 +116,24 @@ class Refined:
 
 
 def refine(
-    fixed: Image,
-    moving: Image,
-    matrix: np.ndarray,
+    pair: Pair,
     start: DisplacementField | None,
-    preset: str,
+    options: Options,
     *,
-    windows: tuple[tuple[float, float], tuple[float, float]],
-    mask: np.ndarray,
     device: str = "cpu",
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> Refined:
     """Find u such that moving(A (x + u(x))) looks like fixed(x).
 
-    matrix: A (4, 4), fixed to moving RAS mm. start: the field to improve (zero when None). preset: key of PRESETS.
-    windows: for each image the offset and scale that bring its values to [0, 1]. mask: (K, J, I) of the fixed grid,
-    where the images are compared. progress(fraction) is called at every step and may raise to cancel.
+    start: the field to improve (zero when None). progress(fraction) is called at every step and may raise to cancel.
     """
-    region = _region(fixed.grid, mask)
-    levels = _usable_levels(PRESETS[preset], region)
+    region = _region(pair.fixed.grid, pair.mask)
+    levels = _usable_levels(_levels(options), region)
     weights = np.array([level.steps / level.spacing**3 for level in levels])
     ends = np.cumsum(weights) / weights.sum()
     field, made, scores = start, [], None
     for number, level in enumerate(levels):
-        problem = _Problem(fixed, moving, matrix, region, level, windows, mask, device)
+        problem = _Problem(pair, region, level, options, device)
         if number == max(len(levels) - 2, 0):
             scores = problem
         flow = problem.flow_of(field)
@@ -102,12 +144,22 @@ def refine(
             progress(float(first + (last - first) * count / level.steps))
         made.append(count)
         field = problem.field_of(_unfolded(problem, flow))
-    whole = working_grid(fixed.grid, float(np.min(field.grid.spacing[field.grid.size > 1])))
-    before, after = (scores.similarity(scores.flow_of(f)) for f in (start, field))
-    if after < before:
+    whole = working_grid(pair.fixed.grid, float(np.min(field.grid.spacing[field.grid.size > 1])))
+    flows = [scores.flow_of(f) for f in (start, field)]
+    before, after = (scores.images.similarity(flow) for flow in flows)
+    if scores.objective(flows[1]) < scores.objective(flows[0]):
         kept = start if start is not None else DisplacementField.identity(whole)
         return Refined(kept, before, before, tuple(made), False)
     return Refined(field.on_grid(whole), before, after, tuple(made), True)
+
+
+def _levels(options: Options) -> tuple[Level, ...]:
+    """Of the preset. Descriptors are averaged to the field's grid, so that there is nothing finer to compare."""
+    levels = PRESETS[options.preset]
+    if options.similarity == "mind":
+        coarse = {level.spacing * level.field_ratio: level.steps for level in reversed(levels)}
+        levels = tuple(Level(spacing, 1, steps) for spacing, steps in reversed(coarse.items()))
+    return levels
 
 
 def _region(grid: Grid, mask: np.ndarray) -> Grid:
@@ -134,39 +186,297 @@ def _usable_levels(levels: tuple[Level, ...], region: Grid) -> list[Level]:
     return [level for level in levels if smallest >= SMALLEST_SIZE * level.spacing] or [levels[-1]]
 
 
-class _Problem:
-    """Both images at one level, as tensors on the device."""
+# --- the choice of the similarity ----------------------------------------------------------------------------------
 
-    def __init__(self, fixed, moving, matrix, region: Grid, level: Level, windows, mask, device: str) -> None:
-        self.ratio, self.device, self.flat = level.field_ratio, device, region.flat_axis
-        base = float(np.min(region.spacing[region.size > 1]))
-        self.grid = working_grid(region, base * level.spacing * level.field_ratio)
-        image_grid = self.grid if self.ratio == 1 else _split(self.grid)
-        self.margin = max(1, int(np.ceil(MARGIN_MM / (base * level.spacing))))
-        margins = np.where(image_grid.size > 1, self.margin, 0)
-        wide = image_grid.cropped(-margins, image_grid.size + 2 * margins)
-        (low_f, scale_f), (low_m, scale_m) = windows
-        self.fixed = self._tensor((resample(fixed, image_grid, None, low_f, smooth=True).array - low_f) * scale_f)
-        seen = resample(moving, wide, matrix, np.nan, smooth=True).array
+
+def choose_similarity(pair: Pair, start: DisplacementField | None) -> tuple[str, str]:
+    """A similarity that suits the pair, and the reason in a sentence.
+
+    Of two images of one modality, one grows with the other: of the variance of each that the other explains (the
+    correlation ratio, Roche et al. 1998), a rising curve explains nearly all. Else their contrasts differ.
+    """
+    region = _region(pair.fixed.grid, pair.mask)
+    used = region.size > 1
+    base = float(np.min(region.spacing[used]))
+    grid = working_grid(region, base * max(1.0, (region.voxel_count / CHOICE_VOXELS) ** (1 / int(used.sum()))))
+    (low_f, scale_f), (low_m, scale_m) = pair.windows
+    fixed = (resample(pair.fixed, grid, None, np.nan, smooth=True).array - low_f) * scale_f
+    moving = warp_image(pair.moving, grid, start, pair.matrix, np.nan).array
+    moving = (moving - low_m) * scale_m
+    inside = resample(Image(pair.mask.astype(np.uint8), pair.fixed.grid), grid).array >= 0.5
+    # Backgrounds and outlines are alike in all modalities.
+    inside &= np.isfinite(fixed) & np.isfinite(moving)
+    inside[inside] = (fixed[inside] > 0.05) & (moving[inside] > 0.05)
+    inside = _eroded(inside)
+    if np.count_nonzero(inside) < 10 * CHOICE_BINS:
+        return "mind", "The images share too few voxels to compare their intensities."
+    a, b = np.clip(fixed[inside], 0, 1), np.clip(moving[inside], 0, 1)
+    related, rising = (min(values) for values in zip(_explained(a, b), _explained(b, a), strict=True))
+    facts = f"one image explains {100 * related:.0f} % of the other's variance"
+    if related < LEAST_RELATED:
+        return "mind", f"The intensities have little in common: {facts}."
+    if rising < LEAST_RISING:
+        return "mind", f"The contrasts differ: {facts}, and a rising curve only {100 * rising:.0f} % of that."
+    return "lncc", f"One modality: {facts}, and a rising curve {100 * rising:.0f} % of that."
+
+
+def _eroded(mask: np.ndarray) -> np.ndarray:
+    """A mask without its outermost voxels: they are partly background."""
+    inner = mask.copy()
+    for axis in range(3):
+        if mask.shape[axis] > 1:
+            for shift in (1, -1):
+                inner &= np.roll(mask, shift, axis)
+    return inner
+
+
+def _explained(values: np.ndarray, given: np.ndarray) -> tuple[float, float]:
+    """The part of the variance of `values` that a curve over `given` explains, and what a rising one does of it."""
+    bins = np.minimum((given * CHOICE_BINS).astype(int), CHOICE_BINS - 1)
+    counts = np.bincount(bins, minlength=CHOICE_BINS)
+    sums = np.bincount(bins, values, CHOICE_BINS)[counts > 0]
+    counts = counts[counts > 0]
+    mean, variance = values.mean(), values.var()
+    free = np.sum(counts * (sums / counts - mean) ** 2)
+    # The closest rising curve: neighbours that fall are merged (pool adjacent violators, Ayer et al. 1955).
+    blocks: list[tuple[float, int]] = []
+    for total, number in zip(sums, counts, strict=True):
+        while blocks and blocks[-1][0] / blocks[-1][1] >= total / number:
+            previous = blocks.pop()
+            total, number = total + previous[0], number + previous[1]
+        blocks.append((total, number))
+    curve = sum(number * (total / number - mean) ** 2 for total, number in blocks)
+    return float(free / max(variance * len(values), 1e-12)), float(curve / max(free, 1e-12))
+
+
+# --- one level -----------------------------------------------------------------------------------------------------
+
+
+class _Compared:
+    """Volumes of both images on a level's image grid (the field's, or twice as fine): the term and its force."""
+
+    def __init__(self, term, moving: torch.Tensor, valid: torch.Tensor | None, weight, margin: int, ratio: int) -> None:
+        self.term, self.weight, self.margin, self.ratio = term, weight, margin, ratio
+        self.channels = len(moving)
+        self.moving = moving if valid is None else torch.cat([moving, valid[None]])
+
+    def warped(self, flow: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The moving volumes at the image voxels, and where they count."""
+        if self.ratio > 1:
+            mode = "trilinear" if flow.dim() == 5 else "bilinear"
+            flow = F.interpolate(flow * self.ratio, scale_factor=float(self.ratio), mode=mode, align_corners=False)
+        positions = sampling.voxel_positions(flow).add_(self.margin)
+        warped = sampling.sample(self.moving[None], positions)[0]
+        counts = len(warped) == self.channels
+        return warped[: self.channels], self.weight if counts else self.weight * (warped[-1] > 0.999)
+
+    def similarity(self, flow: torch.Tensor) -> float:
+        """The mean where it counts."""
+        return self.term.evaluate(*self.warped(flow), with_slope=False)[0]
+
+    def force(self, flow: torch.Tensor) -> tuple[float, torch.Tensor]:
+        """Similarity, and its gradient by the flow, (1, d, *S) on the field grid, up to a factor: that of the term
+        over the sum of the weights, and in front of a finer image the voxels of a block and its scale.
+        """
+        warped, weight = self.warped(flow)
+        similarity, slope = self.term.evaluate(warped, weight)
+        force = sum(forces.gradient(volume).mul_(part) for volume, part in zip(warped, slope, strict=True))[None]
+        if self.ratio > 1:
+            force = (F.avg_pool3d if flow.dim() == 5 else F.avg_pool2d)(force, self.ratio)
+        return similarity, force
+
+
+class _GradientStep:
+    """The smoothed gradient, scaled to STEP where it is longest."""
+
+    def __init__(self, compared: _Compared, sigma: float) -> None:
+        self.compared, self.sigma = compared, sigma
+
+    def __call__(self, flow: torch.Tensor) -> tuple[float, torch.Tensor]:
+        value, force = self.compared.force(flow)
+        update = sampling.gaussian_smooth(force, (self.sigma,) * force.shape[1])
+        longest = float(update.square().sum(1).max().sqrt())
+        return value, update.mul_(STEP / longest) if longest > 0 else update
+
+
+class _WindowStep:
+    """Gauss-Newton: the least squares displacement in a window around each voxel, at most WINDOW_STEP long."""
+
+    def __init__(self, compared: _Compared, smoothness: float) -> None:
+        self.compared = compared
+        self.slopes = [_pooled(forces.gradient(volume), compared.ratio) for volume in compared.term.fixed]
+        dims = len(self.slopes[0])
+        self.sigmas = ((WINDOW_SIGMA * smoothness,) * dims, (WINDOW_UPDATE_SIGMA * smoothness,) * dims)
+        weight = _pooled(compared.weight[None], compared.ratio)[0]
+        normal = torch.stack(
+            [sum(s[a] * s[b] for s in self.slopes).mul_(weight) for a in range(dims) for b in range(dims)]
+        )
+        normal = sampling.gaussian_smooth(normal[None], self.sigmas[0])[0].reshape(dims, dims, *weight.shape)
+        mean = sum((normal[a, a] * weight).sum() for a in range(dims)) / weight.sum().clamp_min(1.0) / dims
+        for a in range(dims):
+            normal[a, a] += DAMPING * mean + 1e-12
+        self.inverse = torch.linalg.inv(normal.movedim((0, 1), (-2, -1))).movedim((-2, -1), (0, 1)).contiguous()
+
+    def __call__(self, flow: torch.Tensor) -> tuple[float, torch.Tensor]:
+        warped, weight = self.compared.warped(flow)
+        value, slope = self.compared.term.evaluate(warped, weight)
+        slope = _pooled(slope, self.compared.ratio)
+        force = sum(own * part for own, part in zip(self.slopes, slope, strict=True))
+        force = sampling.gaussian_smooth(force[None], self.sigmas[0])[0]
+        update = (self.inverse * force).sum(1)[None]
+        length = update.square().sum(1, keepdim=True).sqrt_()
+        update.mul_(WINDOW_STEP / length.clamp_min_(WINDOW_STEP))
+        return value, sampling.gaussian_smooth(update, self.sigmas[1])
+
+
+class _LandmarkStep:
+    """Landmarks pull the field around them towards where they belong, at most STEP a time.
+
+    fixed, goal: (N, d) in voxels of the field grid, ordered i, j(, k). unit: voxels in LANDMARK_UNIT_MM.
+    """
+
+    def __init__(self, fixed: torch.Tensor, goal: torch.Tensor, shape: torch.Size, sigma: float, unit: float) -> None:
+        self.fixed, self.goal, self.shape, self.unit = fixed, goal, shape, unit
+        self.sigmas = (sigma,) * len(shape)
+        size = torch.tensor(shape[::-1], device=fixed.device)
+        index = fixed.round().long().clamp_min(0).minimum(size - 1)
+        stride = torch.tensor([1, *np.cumprod(list(shape[:0:-1])).tolist()], device=fixed.device)
+        self.index = (index * stride).sum(1)
+        self.peak = (2 * np.pi) ** (len(shape) / 2) * sigma ** len(shape)
+
+    def residuals(self, flow: torch.Tensor) -> torch.Tensor:
+        """(N, d) in voxels, channel c along tensor axis c: from where the field carries them to where they belong."""
+        positions = self.fixed[None].reshape(1, *[1] * (len(self.shape) - 1), *self.fixed.shape)
+        moved = sampling.sample(flow, positions)[0].reshape(len(self.shape), -1).T
+        return (self.goal - self.fixed).flip(1) - moved
+
+    def similarity(self, flow: torch.Tensor) -> float:
+        """Minus the mean squared distance, in squares of LANDMARK_UNIT_MM."""
+        return -float(self.residuals(flow).square().sum(1).mean()) / self.unit**2
+
+    def __call__(self, flow: torch.Tensor) -> tuple[float, torch.Tensor]:
+        residuals = self.residuals(flow)
+        length = residuals.square().sum(1, keepdim=True).sqrt()
+        pull = torch.cat([residuals * (STEP / length.clamp_min(STEP)), torch.ones_like(length)], 1)
+        spots = torch.zeros((pull.shape[1], int(np.prod(self.shape))), device=flow.device)
+        spots.index_add_(1, self.index, pull.T.contiguous())
+        spots = sampling.gaussian_smooth(spots.reshape(1, -1, *self.shape), self.sigmas).mul_(self.peak)
+        # Alone, a landmark pulls by its own distance; near others, by the mean of theirs.
+        value = -float(length.square().mean()) / self.unit**2
+        return value, spots[:, :-1] / spots[:, -1:].clamp_min(1.0)
+
+
+def _pooled(volumes: torch.Tensor, ratio: int) -> torch.Tensor:
+    """(C, *S) averaged over `ratio` voxels a side."""
+    if ratio == 1:
+        return volumes
+    return (F.avg_pool3d if volumes.dim() == 4 else F.avg_pool2d)(volumes, ratio)
+
+
+class _Problem:
+    """Everything compared at one level, as tensors on the device."""
+
+    def __init__(self, pair: Pair, region: Grid, level: Level, options: Options, device: str) -> None:
+        self.pair, self.device, self.flat = pair, device, region.flat_axis
+        self.base = float(np.min(region.spacing[region.size > 1]))
+        self.grid = working_grid(region, self.base * level.spacing * level.field_ratio)
+        self.field_sigma = FIELD_SIGMA * options.smoothness
+        self.images = self._images(level, options.similarity)
+        # Each with its weight in the step and in the objective.
+        self.parts: list[tuple[float, Callable, Callable]] = []
+        if self.images.term.quadratic:
+            step, self.patience, self.smallest_gain = (
+                _WindowStep(self.images, options.smoothness),
+                WINDOW_PATIENCE,
+                WINDOW_SMALLEST_GAIN,
+            )
+        else:
+            sigma = UPDATE_SIGMA[options.similarity] * options.smoothness
+            step, self.patience, self.smallest_gain = _GradientStep(self.images, sigma), PATIENCE, SMALLEST_GAIN
+        self.parts.append((1.0, step, self.images.similarity))
+        if options.label_weight > 0:
+            labels = self._labels(level)
+            step = _WindowStep(labels, options.smoothness)
+            self.parts.append((options.label_weight, step, labels.similarity))
+        if options.landmark_weight > 0:
+            step = self._landmarks(LANDMARK_SIGMA * options.smoothness)
+            self.parts.append((options.landmark_weight, step, step.similarity))
+
+    # --- set-up ---
+
+    def _wide(self, grid: Grid, spacing: float) -> tuple[Grid, int]:
+        """A grid with a margin for what the field brings in from outside, and the margin in voxels."""
+        margin = max(1, int(np.ceil(MARGIN_MM / spacing)))
+        margins = np.where(grid.size > 1, margin, 0)
+        return grid.cropped(-margins, grid.size + 2 * margins), margin
+
+    def _images(self, level: Level, similarity: str) -> _Compared:
+        pair = self.pair
+        image_grid = _split(self.grid, level.field_ratio)
+        wide, margin = self._wide(image_grid, self.base * level.spacing)
+        # Descriptors see the images twice as fine as the field, but no finer than they are.
+        pool = 2 if similarity == "mind" and level.spacing > 1 else 1
+        fixed, _ = self._volume(pair.fixed, _split(image_grid, pool), None, pair.windows[0], None)
+        moving, valid = self._volume(pair.moving, _split(wide, pool), pair.matrix, pair.windows[1], pair.moving_mask)
+        if similarity == "mind":
+            fixed, moving = forces.mind_ssc(fixed, pool), forces.mind_ssc(moving, pool)
+            if valid is not None:
+                # Descriptors look a few voxels around.
+                reach = 2 * (forces.PATCH_RADIUS + forces.NEIGHBOUR_DISTANCE) + 1
+                alone = (forces.box_sum(1 - valid[None], reach // 2) == 0).float()
+                valid = _pooled(alone, pool)[0]
+        else:
+            fixed, moving = fixed[None], moving[None]
+        return _Compared(_TERMS[similarity](fixed), moving, valid, self._weight(image_grid), margin, level.field_ratio)
+
+    def _volume(self, image: Image, grid: Grid, matrix, window, mask: Image | None):
+        """The image on a grid with values in [0, 1], and where it is known (None: everywhere)."""
+        low, scale = window
+        seen = resample(image, grid, matrix, low if matrix is None else np.nan, smooth=True).array
         valid = np.isfinite(seen)
-        seen = np.where(valid, (seen - low_m) * scale_m, 0.0).astype(np.float32)
-        self.moving = self._tensor(np.clip(seen, 0, 1))[None]
-        if not valid.all():
-            self.moving = torch.cat([self.moving, self._tensor(valid.astype(np.float32))[None]])
-        self.fixed = self.fixed.clamp_(0, 1)
-        inside = resample(Image(mask.astype(np.uint8), fixed.grid), image_grid).array >= 0.5
-        self.weight = (box_sum(self._tensor(inside.astype(np.float32))[None], WINDOW_RADIUS)[0] > 0).float()
-        self.inverse_count = 1.0 / box_sum(torch.ones_like(self.fixed)[None], WINDOW_RADIUS)[0]
-        mean, square = self._means(torch.stack([self.fixed, self.fixed * self.fixed]))
-        self.mean, self.variance = mean, (square - mean * mean).clamp_min_(0)
+        seen = np.where(valid, (seen - low) * scale, 0.0).astype(np.float32)
+        if mask is not None:
+            valid &= resample(mask.with_array((mask.array > 0).astype(np.uint8)), grid, matrix).array >= 0.5
+        return self._tensor(np.clip(seen, 0, 1)), None if valid.all() else self._tensor(valid.astype(np.float32))
+
+    def _weight(self, grid: Grid) -> torch.Tensor:
+        """The mask, and what correlation windows in it see."""
+        inside = resample(Image(self.pair.mask.astype(np.uint8), self.pair.fixed.grid), grid).array >= 0.5
+        return (forces.box_sum(self._tensor(inside.astype(np.float32))[None], forces.WINDOW_RADIUS)[0] > 0).float()
+
+    def _labels(self, level: Level) -> _Compared:
+        wide, margin = self._wide(self.grid, self.base * level.spacing * level.field_ratio)
+        values = sorted(set(np.unique(self.pair.labels[0].array)) & set(np.unique(self.pair.labels[1].array)) - {0})
+        if not values:
+            raise InputError("The fixed and moving labels have no label in common; they cannot guide the refinement.")
+        fixed, moving = self.pair.labels
+        volumes = []
+        for image, grid, matrix in ((fixed, self.grid, None), (moving, wide, self.pair.matrix)):
+            channels = forces.label_channels(torch.from_numpy(image.array.astype(np.int64)), values).numpy()
+            parts = [resample(image.with_array(channel), grid, matrix, smooth=True).array for channel in channels]
+            volumes.append(torch.stack([self._tensor(part) for part in parts]))
+        # The mean is over where there is a label, so that small structures in a large image count.
+        here = (slice(margin, -margin),) * volumes[0][0].dim()
+        support = volumes[0].square().sum(0) + volumes[1].square().sum(0)[here]
+        weight = (forces.box_sum((support > 1e-3).float()[None], forces.WINDOW_RADIUS)[0] > 0).float()
+        return _Compared(forces.SquaredDifference(volumes[0]), volumes[1], None, weight, margin, 1)
+
+    def _landmarks(self, sigma: float) -> _LandmarkStep:
+        fixed, moving = (np.asarray(points, np.float64) for points in self.pair.points)
+        inverse = np.linalg.inv(self.pair.matrix)
+        goal = moving @ inverse[:3, :3].T + inverse[:3, 3]
+        axes = [axis for axis in range(3) if self.flat is None or axis != 2 - self.flat]
+        voxels = [torch.from_numpy(self.grid.to_ijk(p)[:, axes].astype(np.float32)) for p in (fixed, goal)]
+        unit = LANDMARK_UNIT_MM / float(np.min(self.grid.spacing[self.grid.size > 1]))
+        shape = self.flow_of(None).shape[2:]
+        return _LandmarkStep(voxels[0].to(self.device), voxels[1].to(self.device), shape, sigma, unit)
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         """(K, J, I) to a tensor of the image's own dimension."""
         array = np.ascontiguousarray(array, dtype=np.float32)
         return torch.from_numpy(array if self.flat is None else array.squeeze(self.flat)).to(self.device)
 
-    def _means(self, volumes: torch.Tensor) -> torch.Tensor:
-        return box_sum(volumes, WINDOW_RADIUS).mul_(self.inverse_count)
+    # --- the field ---
 
     def flow_of(self, field: DisplacementField | None) -> torch.Tensor:
         """A field as (1, d, *S) in voxels of this level's field grid."""
@@ -178,74 +488,45 @@ class _Problem:
     def field_of(self, flow: torch.Tensor) -> DisplacementField:
         return DisplacementField.from_voxels(flow[0].cpu().numpy(), self.grid)
 
-    def _warped(self, flow: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The moving image at the level's image voxels, and where it counts."""
-        if self.ratio > 1:
-            mode = "trilinear" if self.fixed.dim() == 3 else "bilinear"
-            flow = F.interpolate(flow * self.ratio, scale_factor=float(self.ratio), mode=mode, align_corners=False)
-        positions = sampling.voxel_positions(flow).add_(self.margin)
-        warped = sampling.sample(self.moving[None], positions)[0]
-        weight = self.weight if len(warped) == 1 else self.weight * (warped[1] > 0.999)
-        return warped[0], weight
+    def objective(self, flow: torch.Tensor) -> float:
+        """The weighted sum of all that is compared."""
+        return sum(weight * similarity(flow) for weight, _, similarity in self.parts)
 
-    def similarity(self, flow: torch.Tensor) -> float:
-        """Mean squared local correlation where it counts."""
-        return self._force(flow, False)[0]
-
-    def force(self, flow: torch.Tensor) -> tuple[float, torch.Tensor]:
-        """Similarity, and its gradient by the flow, (1, d, *S) on the field grid, up to a factor: that of a mean over
-        image voxels, 2 / (their number), and in front of a finer image the voxels of a block and its scale.
-        """
-        return self._force(flow, True)
-
-    def _force(self, flow: torch.Tensor, with_gradient: bool) -> tuple[float, torch.Tensor | None]:
-        """The squared correlation c^2 / (v_f v_m) in windows (Avants et al. 2008, eq. 4), and its exact derivative.
-
-        Each voxel belongs to the windows around it, so the derivative by its value is a sum over their coefficients,
-        2 a (f - mean_f) - 2 b (m - mean_m) with a = c / (v_f v_m) and b = a^2 v_f.
-        """
-        warped, weight = self._warped(flow)
-        mean, square, product = self._means(torch.stack([warped, warped * warped, self.fixed * warped]))
-        variance = square.addcmul_(mean, mean, value=-1).clamp_min_(0)
-        covariance = product.addcmul_(self.mean, mean, value=-1)
-        a = covariance / (self.variance * variance).add_(FLAT)
-        similarity = float((covariance * a).mul_(weight).sum() / weight.sum().clamp_min(1.0))
-        if not with_gradient:
-            return similarity, None
-        a.mul_(weight)
-        b = (a * a).mul_(self.variance)
-        sums = box_sum(torch.stack([a, a * self.mean, b, b * mean]).mul_(self.inverse_count), WINDOW_RADIUS)
-        slope = sums[0].mul_(self.fixed).sub_(sums[1]).addcmul_(warped, sums[2], value=-1).add_(sums[3])
-        force = _gradient(warped).mul_(slope)[None]
-        if self.ratio > 1:
-            pool = F.avg_pool3d if self.fixed.dim() == 3 else F.avg_pool2d
-            force = pool(force, self.ratio)
-        return similarity, force
+    def step(self, flow: torch.Tensor) -> tuple[float, torch.Tensor]:
+        """The objective, and the update that raises it, (1, d, *S)."""
+        total, update = 0.0, 0.0
+        for weight, step, _ in self.parts:
+            value, part = step(flow)
+            total, update = total + weight * value, update + weight * part
+        if len(self.parts) > 1:
+            length = update.square().sum(1, keepdim=True).sqrt_()
+            update = update * (WINDOW_STEP / length.clamp_min_(WINDOW_STEP))
+        return total, update
 
 
-def _split(grid: Grid) -> Grid:
-    """Twice as fine: the voxels 2p and 2p + 1 of the new grid fill the voxel p of `grid`."""
-    halves = np.where(grid.size > 1, 0.5, 1.0)
+def _split(grid: Grid, parts: int) -> Grid:
+    """`parts` times as fine: the new voxels parts * p ... parts * p + parts - 1 fill the voxel p of `grid`."""
+    used = grid.size > 1
     matrix = grid.ijk_to_ras.copy()
-    matrix[:3, 3] = grid.to_ras(np.where(grid.size > 1, -0.25, 0.0))
-    matrix[:3, :3] *= halves
-    return Grid(tuple(int(n * (2 if n > 1 else 1)) for n in grid.shape), matrix)
+    matrix[:3, 3] = grid.to_ras(np.where(used, 0.5 / parts - 0.5, 0.0))
+    matrix[:3, :3] *= np.where(used, 1.0 / parts, 1.0)
+    return Grid(tuple(int(n * (parts if n > 1 else 1)) for n in grid.shape), matrix)
 
 
 def _descend(problem: _Problem, flow: torch.Tensor, steps: int) -> Iterator[int]:
     """Improve `flow` in place; yields the number of each step made."""
     values: list[float] = []
-    sigmas = [(sigma,) * problem.fixed.dim() for sigma in (UPDATE_SIGMA, FIELD_SIGMA)]
+    sigmas = (problem.field_sigma,) * flow.shape[1]
     for number in range(1, steps + 1):
-        value, force = problem.force(flow)
-        update = sampling.gaussian_smooth(force, sigmas[0])
-        longest = float(update.square().sum(1).max().sqrt())
-        if longest == 0:
+        value, update = problem.step(flow)
+        if not update.any():
             return
-        flow.copy_(sampling.gaussian_smooth(sampling.compose(flow, update.mul_(STEP / longest)), sigmas[1]))
+        flow.copy_(sampling.gaussian_smooth(sampling.compose(flow, update), sigmas))
         yield number
         values.append(value)
-        if len(values) > PATIENCE and value - values[-1 - PATIENCE] < SMALLEST_GAIN * abs(value):
+        if len(values) <= problem.patience:
+            continue
+        if value - values[-1 - problem.patience] < problem.smallest_gain * abs(value):
             return
 
 
@@ -256,35 +537,7 @@ def _unfolded(problem: _Problem, flow: torch.Tensor) -> torch.Tensor:
         if not folded.any():
             break
         spot = problem._tensor(folded.astype(np.float32))[None, None]
-        sigma = (2.0,) * problem.fixed.dim()
+        sigma = (2.0,) * (flow.dim() - 2)
         near = (sampling.gaussian_smooth(spot, sigma) * 20).clamp_max(1.0)
         flow = torch.lerp(flow, sampling.gaussian_smooth(flow, sigma), near)
     return flow
-
-
-def box_sum(volumes: torch.Tensor, radius: int) -> torch.Tensor:
-    """Sums over boxes of 2 radius + 1 voxels of (C, *S), cut at the border; by blocks that fit a processor's cache."""
-    out = torch.empty_like(volumes)
-    rows = volumes.shape[1]
-    step = _BLOCK_ROWS if volumes.device.type == "cpu" and volumes.dim() == 4 else rows
-    for start in range(0, rows, step):
-        stop = min(start + step, rows)
-        low, high = max(start - radius, 0), min(stop + radius, rows)
-        out[:, start:stop] = _shifted_sum(volumes[:, low:high], radius)[:, start - low : stop - low]
-    return out
-
-
-def _shifted_sum(block: torch.Tensor, radius: int) -> torch.Tensor:
-    for axis in range(1, block.dim()):
-        size = block.shape[axis]
-        total = block.clone()
-        for shift in range(1, min(radius, size - 1) + 1):
-            total.narrow(axis, 0, size - shift).add_(block.narrow(axis, shift, size - shift))
-            total.narrow(axis, shift, size - shift).add_(block.narrow(axis, 0, size - shift))
-        block = total
-    return block
-
-
-def _gradient(volume: torch.Tensor) -> torch.Tensor:
-    """Central differences (d, *S) of (*S), channel c along tensor axis c, one-sided at the border."""
-    return torch.stack(torch.gradient(volume))

@@ -19,6 +19,7 @@ from .geometry import Grid, Image, bounding_box, resample, smoothed, working_gri
 
 ProgressCallback = Callable[[str, float], bool | None]
 REFINEMENTS = ("off", "fast", "default", "accurate")
+SIMILARITIES = ("auto", "lncc", "mind", "mi", "mse")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "float32")
 # The network sees this much around what is brighter than the background.
@@ -34,7 +35,11 @@ class Settings:
     model: name of a shipped model, a model file, "auto" (the general model of the images' dimension), or "none"
     (no network: refinement alone, for any anatomy).
     alignment: none, centers, mass, rigid or affine. passes: how often the network is applied to its own result
-    (None: as the model's card says). refinement: off, fast, default or accurate (see refinement.PRESETS). device:
+    (None: as the model's card says). refinement: off, fast, default or accurate (see refinement.PRESETS).
+    similarity: what the refinement compares: lncc (local correlation, one modality), mind (self-similarity
+    descriptors, any two), mi (mutual information), mse (equal intensities) or auto (lncc or mind, by the images).
+    smoothness: factor of the refinement's smoothing. label_weight, landmark_weight: how much given labels and
+    landmarks guide the refinement, beside the images (0: they only measure). device:
     auto, cpu, cuda or mps. precision: auto (bfloat16 convolutions where the processor has them and the model allows
     it) or float32. working_spacing_mm: voxel size of the network's grid (None: the model's). seed: of the
     alignment's sampling. background: value outside the moving image (None: its minimum). label_interpolation:
@@ -45,6 +50,10 @@ class Settings:
     alignment: str = "affine"
     passes: int | None = None
     refinement: str = "off"
+    similarity: str = "auto"
+    smoothness: float = 1.0
+    label_weight: float = 0.0
+    landmark_weight: float = 0.0
     device: str = "auto"
     precision: str = "auto"
     working_spacing_mm: float | None = None
@@ -57,6 +66,7 @@ class Settings:
         choices = {
             "alignment": alignment.METHODS,
             "refinement": REFINEMENTS,
+            "similarity": SIMILARITIES,
             "device": DEVICES,
             "precision": PRECISIONS,
             "label_interpolation": ("nearest", "linear"),
@@ -73,6 +83,10 @@ class Settings:
             raise SettingsError("Without a model there is nothing to do when refinement is off. Choose a refinement.")
         if self.passes is not None and not (_is_whole(self.passes) and 1 <= self.passes <= 10):
             raise SettingsError(f"The setting passes is {self.passes!r}; it must be a whole number from 1 to 10.")
+        for name, low, high in (("smoothness", 0.2, 5), ("label_weight", 0, 100), ("landmark_weight", 0, 100)):
+            value = getattr(self, name)
+            if not (_is_number(value) and low <= value <= high):
+                raise SettingsError(f"The setting {name} is {value!r}; it must be a number from {low} to {high}.")
         if not _is_whole(self.seed) or self.seed < 0:
             raise SettingsError(f"The setting seed is {self.seed!r}; it must be a whole number of at least 0.")
         spacing = self.working_spacing_mm
@@ -116,8 +130,9 @@ class Report:
     """What was done and how well it worked.
 
     similarity, dice, hd95_mm and tre_mm have the entries "before" (as the images lie, with the initial transform),
-    "aligned" (after the linear alignment) and "after". refinement: preset, steps at each level and mean squared
-    local correlation, or None. folding: of the deformable part, `inside` the mask or the foreground of the fixed
+    "aligned" (after the linear alignment) and "after". refinement: preset, similarity and why it was
+    chosen, its value before and after, steps at each level and what guided it, or None. folding: of the deformable
+    part, `inside` the mask or the foreground of the fixed
     image, and in the whole `volume`. volume_change_percent: by how much each structure is larger in the moving image,
     {label: percent}, from the mean determinant of T over the fixed label (the warped one where there is no fixed one).
     covered_percent: the part of the measured region that T carries into the moving image. worst_ras: where, in fixed
@@ -206,14 +221,17 @@ def register(
     fixed_points: np.ndarray | None = None,
     moving_points: np.ndarray | None = None,
     fixed_mask: Image | None = None,
+    moving_mask: Image | None = None,
     initial_transform: np.ndarray | None = None,
 ) -> Registration:
     """Deform `moving` onto `fixed`.
 
     model: a loaded model, a name or a file; settings.model when None. progress(stage, fraction in 0..1) is called
     throughout; returning False or raising Cancelled cancels. labels: maps on the grids of their images, for the
-    report (and the warped labels); points: corresponding landmarks (N, 3) in RAS mm, for the report. fixed_mask:
-    where the fixed image counts, for alignment and measurement. initial_transform: (4, 4) in RAS mm, fixed to
+    report (and the warped labels); points: corresponding landmarks (N, 3) in RAS mm, for the report. Both guide the
+    refinement where the settings weight them. fixed_mask: where the fixed image counts, for alignment and
+    measurement. moving_mask: where the moving image counts in the refinement.
+    initial_transform: (4, 4) in RAS mm, fixed to
     moving. Raises errors of this library with plain sentences.
     """
     settings = settings or Settings()
@@ -228,7 +246,8 @@ def register(
         fixed = usable_image(fixed, "fixed image", run.warnings)
         moving = usable_image(moving, "moving image", run.warnings)
         _check_pair(fixed, moving)
-        _check_extras(fixed, moving, fixed_labels, moving_labels, fixed_points, moving_points, fixed_mask)
+        _check_extras(fixed, moving, fixed_labels, moving_labels, fixed_points, moving_points, fixed_mask, moving_mask)
+        _check_guides(settings, fixed_labels, fixed_points)
         mask = _measured_region(fixed, fixed_mask)
     with run.stage("loading the model"):
         network = None
@@ -250,7 +269,13 @@ def register(
         facts = {"device": network.device, "model": name, "passes": len(grids), "working_grid": grids[-1].to_json()}
     if settings.refinement != "off":
         with run.stage("refining"):
-            deformation, refined = _refine(fixed, moving, linear, deformation, mask, facts["device"], settings, run)
+            guides = {"moving_mask": moving_mask}
+            if settings.label_weight:
+                guides["labels"] = fixed_labels, moving_labels
+            if settings.landmark_weight:
+                guides["points"] = fixed_points, moving_points
+            pair = fixed, moving, linear.matrix, mask, guides
+            deformation, refined = _refine(pair, deformation, facts["device"], settings, run)
     # Readers of the written field must find it linear up to the outermost fixed voxels.
     deformation = deformation.padded()
     with run.stage("warping"):
@@ -372,11 +397,25 @@ def _check_pair(fixed: Image, moving: Image) -> None:
             )
 
 
-def _check_extras(fixed, moving, fixed_labels, moving_labels, fixed_points, moving_points, fixed_mask) -> None:
+def _check_guides(settings: Settings, fixed_labels, fixed_points) -> None:
+    for weight, given, what in (
+        (settings.label_weight, fixed_labels, "label"),
+        (settings.landmark_weight, fixed_points, "landmark"),
+    ):
+        if weight and settings.refinement == "off":
+            raise SettingsError(f"The setting {what}_weight guides the refinement, which is off. Choose a refinement.")
+        if weight and given is None:
+            raise SettingsError(f"The setting {what}_weight is {weight:g}, but there are no fixed and moving {what}s.")
+
+
+def _check_extras(
+    fixed, moving, fixed_labels, moving_labels, fixed_points, moving_points, fixed_mask, moving_mask
+) -> None:
     for extra, image, what, whose in (
         (fixed_labels, fixed, "fixed labels", "fixed image"),
         (moving_labels, moving, "moving labels", "moving image"),
         (fixed_mask, fixed, "fixed mask", "fixed image"),
+        (moving_mask, moving, "moving mask", "moving image"),
     ):
         if extra is None:
             continue
@@ -387,8 +426,8 @@ def _check_extras(fixed, moving, fixed_labels, moving_labels, fixed_points, movi
             )
         if extra.array.dtype.kind == "f" and not np.array_equal(extra.array, np.rint(extra.array)):
             raise InputError(f"The {what} ({extra.name}) hold values that are not whole numbers; give a label map.")
-        if what == "fixed mask" and not extra.array.any():
-            raise InputError("The fixed mask is empty. Mark the region that counts, or leave the mask out.")
+        if what.endswith("mask") and not extra.array.any():
+            raise InputError(f"The {what} is empty. Mark the region that counts, or leave the mask out.")
     if fixed_labels is not None and moving_labels is None:
         raise InputError("Fixed labels were given without moving labels. Give both, or moving labels alone.")
     if (fixed_points is None) != (moving_points is None):
@@ -630,10 +669,11 @@ def _deform(fixed, moving, linear, grids, network, run):
     return total, network
 
 
-def _refine(fixed, moving, linear, start, mask, device, settings, run):
+def _refine(pair, start, device, settings, run):
     """The refined field and what the report says of it."""
     from . import refinement
 
+    fixed, moving, matrix, mask, guides = pair
     if device == "mps":
         # Apple's GPU lacks 3D interpolation.
         device = "cpu"
@@ -643,20 +683,33 @@ def _refine(fixed, moving, linear, start, mask, device, settings, run):
         low, high = _intensity_window(image, 0.5, 99.5)
         windows.append((low, 1.0 / (high - low)))
     _check_memory(refinement.memory_bytes(fixed.grid, mask), "The refinement")
-    options = {"windows": tuple(windows), "mask": mask, "progress": run.report}
-    arguments = fixed, moving, linear.matrix, start, settings.refinement
+    work = refinement.Pair(fixed, moving, matrix, tuple(windows), mask, **guides)
+    similarity, reason = settings.similarity, "As set."
+    if similarity == "auto":
+        similarity, reason = refinement.choose_similarity(work, start)
+    weights = settings.smoothness, settings.label_weight, settings.landmark_weight
+    options = refinement.Options(settings.refinement, similarity, *weights)
     try:
-        result = refinement.refine(*arguments, device=device, **options)
+        result = refinement.refine(work, start, options, device=device, progress=run.report)
     except RuntimeError as error:
         if device == "cpu" or not _out_of_memory(error):
             raise
         run.warnings.append("The GPU has too little memory for this pair; the refinement ran on the CPU.")
-        result = refinement.refine(*arguments, device="cpu", **options)
+        result = refinement.refine(work, start, options, progress=run.report)
     if not result.improved:
         run.warnings.append("The refinement did not make the images more similar; its start was kept.")
-    before, after = result.similarity_before, result.similarity_after
-    facts = {"preset": settings.refinement, "steps": list(result.steps), "improved": result.improved}
-    return result.field, {**facts, "local_correlation": {"before": before, "after": after}}
+    guided = [what for name, what in (("labels", "labels"), ("points", "landmarks")) if name in guides]
+    for what in guided:
+        run.warnings.append(f"The {what} guided the refinement, so that their agreement is no independent measure.")
+    return result.field, {
+        "preset": settings.refinement,
+        "similarity": similarity,
+        "reason": reason,
+        "value": {"before": result.similarity_before, "after": result.similarity_after},
+        "steps": list(result.steps),
+        "improved": result.improved,
+        "guided_by": guided,
+    }
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+import torch
+
+from VoxelMorphRegistrationLib import forces
+
+
+@pytest.mark.parametrize("shape", [(2, 20, 17, 15), (1, 30, 21)])
+def test_box_sums_equal_direct_sums(shape):
+    volume = torch.rand(shape)
+    pad = [2] * (2 * (len(shape) - 1))
+    windows = torch.nn.functional.pad(volume, pad)
+    for axis in range(1, len(shape)):
+        windows = windows.unfold(axis, 5, 1)
+    expected = windows.sum(tuple(range(len(shape), windows.dim())))
+    torch.testing.assert_close(forces.box_sum(volume, 2), expected)
+
+
+TERMS = {
+    "mse": (forces.SquaredDifference, 3),
+    "lncc": (forces.LocalCorrelation, 1),
+    "mi": (forces.MutualInformation, 1),
+}
+
+
+@pytest.mark.parametrize("shape", [(11, 12, 10), (24, 26)])
+@pytest.mark.parametrize("name", TERMS)
+def test_slope_is_the_derivative_by_the_values(name, shape):
+    kind, channels = TERMS[name]
+    generator = torch.Generator().manual_seed(1)
+    fixed = torch.rand((channels, *shape), generator=generator)
+    # Away from the ends of the range and from the corners of the linear weights.
+    warped = 0.1 + 0.8 * torch.rand((channels, *shape), generator=generator)
+    warped = 0.6 * warped + 0.4 * fixed
+    place = warped * (forces.BINS - 1)
+    warped = (place.floor() + (place - place.floor()).clamp(0.1, 0.9)) / (forces.BINS - 1)
+    weight = (torch.rand(shape, generator=generator) > 0.3).float()
+    term = kind(fixed)
+    _, slope = term.evaluate(warped, weight)
+    # Single precision carries a sum over all voxels, so all are moved at once.
+    direction = torch.sign(slope) * torch.rand(slope.shape, generator=generator)
+    step = 1e-3
+    change = term.evaluate(warped + step * direction, weight, False)[0]
+    change = (change - term.evaluate(warped - step * direction, weight, False)[0]) / (2 * step)
+    expected = term.factor * float((slope * direction).sum()) / float(weight.sum())
+    assert change == pytest.approx(expected, rel=0.02)
+    assert float(slope[:, weight == 0].abs().max()) == 0 or name == "lncc"
+
+
+def test_mutual_information_of_equal_images_is_their_entropy_and_of_unrelated_ones_none():
+    values = (torch.arange(4000) % 4).float().reshape(1, 20, 20, 10) / 3 * 24 / 31
+    weight = torch.ones(values.shape[1:])
+    equal, _ = forces.MutualInformation(values).evaluate(values, weight)
+    # Four equal parts, 8 bins apart: the Parzen window of 1 bin leaves them separate.
+    assert equal == pytest.approx(np.log(4), rel=0.01)
+    other = values.roll(0).reshape(-1)[torch.randperm(4000, generator=torch.Generator().manual_seed(0))]
+    unrelated, _ = forces.MutualInformation(values).evaluate(other.reshape(values.shape), weight)
+    assert unrelated < 0.01
+
+
+@pytest.mark.parametrize(("shape", "channels"), [((50, 14, 12), 12), ((40, 44), 4)])
+def test_descriptors_do_not_change_with_contrast(shape, channels):
+    volume = torch.rand(shape, generator=torch.Generator().manual_seed(2))
+    described = forces.mind_ssc(volume)
+    assert described.shape == (channels, *shape)
+    assert float(described.min()) >= 0 and float(described.max()) == 1
+    torch.testing.assert_close(forces.mind_ssc(0.9 - 0.5 * volume), described, atol=1e-4, rtol=1e-4)
+
+
+def test_pooled_descriptors_are_averages_whatever_the_slabs():
+    volume = torch.rand((60, 8, 8), generator=torch.Generator().manual_seed(3))
+    whole = forces._descriptors(volume)
+    pooled = torch.nn.functional.avg_pool3d(whole, 2)
+    torch.testing.assert_close(forces.mind_ssc(volume, 2), pooled)
+
+
+def test_labels_become_channels_and_many_share_them():
+    labels = torch.tensor([[0, 3], [7, 3]])
+    channels = forces.label_channels(labels, [3, 7])
+    assert channels.tolist() == [[[0, 1], [0, 1]], [[0, 0], [1, 0]]]
+    many = forces.label_channels(torch.arange(1, 101).reshape(10, 10), list(range(1, 101)))
+    assert many.shape == (forces.LABEL_CHANNELS, 10, 10)
+    torch.testing.assert_close(many.square().sum(0), torch.ones(10, 10))
+    words = many.reshape(forces.LABEL_CHANNELS, 100)
+    between = words.T @ words - torch.eye(100)
+    assert float(between.abs().max()) < 0.9

@@ -1,0 +1,216 @@
+"""How alike two images are, and which way every voxel of the warped one would have to change: terms of a refinement.
+
+A term is built from the fixed volumes (C, *S) of one level, S being (K, J, I) or (J, I), with intensities in [0, 1].
+Its `evaluate(warped, weight)` gives the similarity, larger for more similar volumes, and its slope (C, *S): the exact
+derivative by the warped values, times the sum of the weights and 1 / `factor`.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+
+# Radius of the correlation window in voxels.
+WINDOW_RADIUS = 2
+# Windows with less contrast than about 1 % count as flat.
+FLAT = 1e-8
+# Of the joint histogram: bins an axis, and the width of the Parzen window in bins, on top of linear weights.
+BINS, PARZEN_SIGMA = 32, 1.0
+# Of the descriptor: radius of the patches, distance of the neighbours, and the smallest noise, a contrast of 0.1 %.
+PATCH_RADIUS, NEIGHBOUR_DISTANCE, SMALLEST_NOISE = 1, 1, 1e-6
+# More labels than this share channels.
+LABEL_CHANNELS = 16
+_BLOCK_ROWS = 12
+
+
+class Term(Protocol):
+    """See the head of this file. quadratic: a sum of squares, which Gauss-Newton steps suit."""
+
+    factor: float
+    quadratic: bool
+
+    def evaluate(
+        self, warped: torch.Tensor, weight: torch.Tensor, with_slope: bool = True
+    ) -> tuple[float, torch.Tensor | None]: ...
+
+
+class SquaredDifference:
+    """Minus the mean squared difference: of images with equal intensities, of descriptors, or of label channels."""
+
+    quadratic = True
+
+    def __init__(self, fixed: torch.Tensor) -> None:
+        self.fixed = fixed
+        self.factor = 2.0 / len(fixed)
+
+    def evaluate(self, warped, weight, with_slope=True):
+        slope = self.fixed - warped
+        value = float((slope.square().sum(0) * weight).sum() / weight.sum().clamp_min(1.0)) / len(warped)
+        return -value, slope.mul_(weight) if with_slope else None
+
+
+class LocalCorrelation:
+    """The squared correlation c^2 / (v_f v_m) in windows (Avants et al. 2008, eq. 4), and its exact derivative.
+
+    Each voxel belongs to the windows around it, so the derivative by its value is a sum over their coefficients,
+    2 a (f - mean_f) - 2 b (m - mean_m) with a = c / (v_f v_m) and b = a^2 v_f.
+    """
+
+    quadratic, factor = False, 2.0
+
+    def __init__(self, fixed: torch.Tensor) -> None:
+        self.fixed = fixed[0]
+        self.inverse_count = 1.0 / box_sum(torch.ones_like(fixed), WINDOW_RADIUS)[0]
+        mean, square = self._means(torch.stack([self.fixed, self.fixed * self.fixed]))
+        self.mean, self.variance = mean, (square - mean * mean).clamp_min_(0)
+
+    def _means(self, volumes: torch.Tensor) -> torch.Tensor:
+        return box_sum(volumes, WINDOW_RADIUS).mul_(self.inverse_count)
+
+    def evaluate(self, warped, weight, with_slope=True):
+        warped = warped[0]
+        mean, square, product = self._means(torch.stack([warped, warped * warped, self.fixed * warped]))
+        variance = square.addcmul_(mean, mean, value=-1).clamp_min_(0)
+        covariance = product.addcmul_(self.mean, mean, value=-1)
+        a = covariance / (self.variance * variance).add_(FLAT)
+        similarity = float((covariance * a).mul_(weight).sum() / weight.sum().clamp_min(1.0))
+        if not with_slope:
+            return similarity, None
+        a.mul_(weight)
+        b = (a * a).mul_(self.variance)
+        sums = box_sum(torch.stack([a, a * self.mean, b, b * mean]).mul_(self.inverse_count), WINDOW_RADIUS)
+        slope = sums[0].mul_(self.fixed).sub_(sums[1]).addcmul_(warped, sums[2], value=-1).add_(sums[3])
+        return similarity, slope[None]
+
+
+class MutualInformation:
+    """Mutual information in nats of the joint histogram, with Parzen windows (Mattes et al., IEEE TMI 2003).
+
+    A sample adds linear weights to its four bins, and the histogram is blurred. Raising a value then changes the
+    information by the rise of the blurred log(p(f, m) / (p(f) p(m))) between its bins: the changes of the margins
+    cancel, as their sums stay one.
+    """
+
+    quadratic, factor = False, 1.0
+
+    def __init__(self, fixed: torch.Tensor) -> None:
+        self.low, self.part = _bins(fixed[0])
+        line = torch.arange(BINS, dtype=torch.float64, device=fixed.device)
+        kernel = torch.exp(-0.5 * ((line[:, None] - line) / PARZEN_SIGMA) ** 2)
+        self.blur = kernel / kernel.sum(0)
+
+    def evaluate(self, warped, weight, with_slope=True):
+        low, part = _bins(warped[0])
+        index = (self.low * BINS).add_(low)
+        counts = torch.zeros(BINS * BINS, dtype=torch.float64, device=weight.device)
+        flat, upper = index.reshape(-1), part * weight
+        for step, values in ((0, weight - upper), (1, upper)):
+            right = values * self.part
+            for more, share in ((0, values - right), (BINS, right)):
+                counts += torch.bincount(flat + (step + more), share.reshape(-1).double(), BINS * BINS)
+        joint = self.blur @ counts.reshape(BINS, BINS) @ self.blur.T
+        joint /= joint.sum().clamp_min(1e-12)
+        margins = joint.sum(1, keepdim=True) * joint.sum(0, keepdim=True)
+        ratio = ((joint + 1e-12) / (margins + 1e-12)).log()
+        value = float((joint * ratio).sum())
+        if not with_slope:
+            return value, None
+        table = (self.blur.T @ ratio @ self.blur).float() * (BINS - 1)
+        rise = F.pad(table[:, 1:] - table[:, :-1], (0, 1)).reshape(-1)
+        slope = torch.lerp(rise[index], rise[index + BINS], self.part)
+        return value, slope.mul_(weight)[None]
+
+
+def _bins(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The lower bin of values in [0, 1], and how far they lie towards the next."""
+    place = values.clamp(0, 1) * (BINS - 1)
+    low = place.floor().clamp_(max=BINS - 2)
+    return low.long(), place.sub_(low)
+
+
+# --- descriptors -------------------------------------------------------------------------------------------------
+
+
+def mind_ssc(volume: torch.Tensor, pool: int = 1) -> torch.Tensor:
+    """Self-similarity descriptors (C, *S / pool) of a volume (*S): C is 12, or 4 in 2D. Every axis must divide.
+
+    Heinrich et al., MICCAI 2013: exp(-D / V) of the squared patch distances D between neighbours on different axes,
+    less the smallest of them, V their mean. They see structure, whatever its contrast. Averaged over `pool` voxels a
+    side, they keep what fine structure has to say on a coarser grid. A slab at a time, since they take much room.
+    """
+    halo = PATCH_RADIUS + NEIGHBOUR_DISTANCE
+    rows = volume.shape[0]
+    step = pool * max(1, 24 // pool)
+    average = F.avg_pool3d if volume.dim() == 3 else F.avg_pool2d
+    parts = []
+    for start in range(0, rows, step):
+        stop = min(start + step, rows)
+        low, high = max(start - halo, 0), min(stop + halo, rows)
+        part = _descriptors(volume[low:high])[:, start - low : stop - low]
+        parts.append(average(part, pool) if pool > 1 else part)
+    return torch.cat(parts, 1)
+
+
+def _descriptors(volume: torch.Tensor) -> torch.Tensor:
+    dims = volume.dim()
+    distance = NEIGHBOUR_DISTANCE
+    padded = F.pad(volume[None, None], (distance,) * (2 * dims), mode="replicate")[0, 0]
+
+    def neighbour(axis: int, sign: int) -> torch.Tensor:
+        view = padded
+        for n in range(dims):
+            view = view.narrow(n, distance * (1 + (sign if n == axis else 0)), volume.shape[n])
+        return view
+
+    sides = [(axis, sign) for axis in range(dims) for sign in (-1, 1)]
+    pairs = [(p, q) for n, p in enumerate(sides) for q in sides[n + 1 :] if p[0] != q[0]]
+    found = torch.stack([(neighbour(*p) - neighbour(*q)).square_() for p, q in pairs])
+    found = box_sum(found, PATCH_RADIUS).mul_(1.0 / (2 * PATCH_RADIUS + 1) ** dims)
+    found.sub_(found.amin(0))
+    noise = found.mean(0).clamp_min_(SMALLEST_NOISE)
+    return found.div_(noise).neg_().exp_()
+
+
+def label_channels(labels: torch.Tensor, values: list[int]) -> torch.Tensor:
+    """(C, *S): a channel for each of `values`, or, of many, a code word of unit length for each."""
+    codes = torch.eye(len(values))
+    if len(values) > LABEL_CHANNELS:
+        codes = torch.randn(len(values), LABEL_CHANNELS, generator=torch.Generator().manual_seed(0))
+        codes /= codes.norm(dim=1, keepdim=True)
+    out = torch.zeros((codes.shape[1], *labels.shape))
+    for value, code in zip(values, codes, strict=True):
+        out += (labels == value) * code.reshape(-1, *[1] * labels.dim())
+    return out
+
+
+# --- sums and slopes ----------------------------------------------------------------------------------------------
+
+
+def box_sum(volumes: torch.Tensor, radius: int) -> torch.Tensor:
+    """Sums over boxes of 2 radius + 1 voxels of (C, *S), cut at the border; by blocks that fit a processor's cache."""
+    out = torch.empty_like(volumes)
+    rows = volumes.shape[1]
+    step = _BLOCK_ROWS if volumes.device.type == "cpu" and volumes.dim() == 4 else rows
+    for start in range(0, rows, step):
+        stop = min(start + step, rows)
+        low, high = max(start - radius, 0), min(stop + radius, rows)
+        out[:, start:stop] = _shifted_sum(volumes[:, low:high], radius)[:, start - low : stop - low]
+    return out
+
+
+def _shifted_sum(block: torch.Tensor, radius: int) -> torch.Tensor:
+    for axis in range(1, block.dim()):
+        size = block.shape[axis]
+        total = block.clone()
+        for shift in range(1, min(radius, size - 1) + 1):
+            total.narrow(axis, 0, size - shift).add_(block.narrow(axis, shift, size - shift))
+            total.narrow(axis, shift, size - shift).add_(block.narrow(axis, 0, size - shift))
+        block = total
+    return block
+
+
+def gradient(volume: torch.Tensor) -> torch.Tensor:
+    """Central differences (d, *S) of (*S), channel c along tensor axis c, one-sided at the border."""
+    return torch.stack(torch.gradient(volume))

@@ -1,0 +1,208 @@
+"""The process that runs registrations: reads requests from its input, writes replies to its output.
+
+The main thread computes. A second one reads the input, so that a cancel is seen at the next progress report and the
+end of the input (the parent died) ends this process at once; a third one sends heartbeats.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import platform
+import queue
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+
+from .. import models, registration
+from ..errors import Cancelled, DeviceError, VoxelMorphError
+from . import files, messages
+from .messages import Job, ProtocolError, TorchMissingError, WorkerError
+
+_PROGRESS_INTERVAL_S = 0.05
+
+
+def main(arguments: list[str]) -> int:
+    """arguments: the folder for arrays, removed at the end, and the seconds between heartbeats."""
+    folder, heartbeat_s = Path(arguments[0]), float(arguments[1])
+    if hasattr(os, "setsid") and os.getpgrp() != os.getpid():
+        # A group of its own, so that it can be killed with whatever it may start.
+        os.setsid()
+    source, sink = _take_streams()
+    faulthandler.enable()
+    return Server(source, sink, folder).run(heartbeat_s)
+
+
+def _take_streams():
+    """Input and output for messages alone; what libraries print goes to the standard error."""
+    source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return source, sink
+
+
+def facts() -> dict:
+    """Versions and devices, the one that "auto" takes first. Imports torch; raises TorchMissingError."""
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        raise TorchMissingError(f"Registration needs PyTorch, which cannot be loaded: {error}") from error
+    devices = [{"name": "cpu", "text": f"CPU, {torch.get_num_threads()} threads"}]
+    if torch.backends.mps.is_available():
+        devices.append({"name": "mps", "text": "Apple GPU (mps)"})
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        text = f"CUDA: {properties.name}, {properties.total_memory / 2**30:.0f} GB"
+        devices.insert(0, {"name": "cuda", "text": text})
+    return {"versions": {"python": platform.python_version(), "torch": torch.__version__}, "devices": devices}
+
+
+class Server:
+    """Answers requests until its input ends. source, sink: binary streams. folder: removed at the end."""
+
+    def __init__(self, source, sink, folder: Path) -> None:
+        self._source, self._sink, self._folder = source, sink, folder
+        self._lock = threading.Lock()
+        self._requests: queue.SimpleQueue[dict] = queue.SimpleQueue()
+        self._cancelled: set[int] = set()
+        self._kept: tuple[tuple, models.Model] | None = None
+
+    def run(self, heartbeat_s: float) -> int:
+        """Returns only when torch is missing."""
+        threading.Thread(target=self._read, daemon=True).start()
+        self._send("hello", pid=os.getpid())
+        threading.Thread(target=self._beat, args=(heartbeat_s,), daemon=True).start()
+        files.remove_stale_folders()
+        try:
+            found = facts()
+        except TorchMissingError as error:
+            self._send("error", **messages.error_content(error))
+            return 1
+        # The alignment's library, so that the first registration need not wait for it.
+        import SimpleITK  # noqa: F401
+
+        self._send("ready", **found)
+        while True:
+            message = self._requests.get()
+            # Sent once nothing refers to the job's arrays: Windows does not remove files that are mapped.
+            kind, content = self._answer(message)
+            self._send(kind, message["id"], **content)
+
+    # --- the other threads ---
+
+    def _read(self) -> None:
+        try:
+            for line in self._source:
+                message = messages.decode(line)
+                if message["type"] == "cancel":
+                    self._cancelled.add(message["id"])
+                else:
+                    self._requests.put(message)
+        except ProtocolError as error:
+            print(f"The worker received {error}.", file=sys.stderr, flush=True)
+        self._leave()
+
+    def _beat(self, seconds: float) -> None:
+        while True:
+            time.sleep(seconds)
+            self._send("heartbeat")
+
+    def _leave(self) -> None:
+        """End now, whatever the other threads do."""
+        files.remove_folder(self._folder)
+        os._exit(0)
+
+    def _send(self, kind: str, request: int = 0, /, **content) -> None:
+        line = messages.encode(kind, request, **content)
+        with self._lock:
+            try:
+                self._sink.write(line)
+                self._sink.flush()
+            except OSError:
+                # Nobody listens any more.
+                self._leave()
+
+    # --- a registration ---
+
+    def _answer(self, message: dict) -> tuple[str, dict]:
+        """The last reply to a request: its type and content."""
+        try:
+            return "result", {"registration": self._register(message)}
+        except Cancelled:
+            return "cancelled", {}
+        except VoxelMorphError as error:
+            return "error", messages.error_content(error)
+        except Exception as error:
+            # The boundary of the process: what is not expected becomes a reply, too, and its traceback a log.
+            if _out_of_memory(error):
+                self._free_memory()
+                return "error", messages.error_content(_too_little_memory())
+            self._send("log", message["id"], text=traceback.format_exc())
+            text = f"The registration failed unexpectedly ({type(error).__name__}: {error}). The log has the details."
+            return "error", messages.error_content(WorkerError(text))
+
+    def _register(self, message: dict):
+        request, folder = message["id"], Path(message["folder"])
+        loaded = {name: files.mapped(folder / name) for name in messages.array_names(message["job"])}
+        job: Job = messages.unpack(message["job"], loaded.__getitem__)
+        progress = self._progress(request)
+        model = self._model(job, request, progress)
+        result = registration.register(job.fixed, job.moving, model, job.settings, progress, **job.keywords)
+        arrays: dict = {}
+        packed = messages.pack(result, arrays, "result")
+        for name, array in arrays.items():
+            for _ in files.writing(folder / name, array):
+                progress("returning the result", 0.0)
+        return packed
+
+    def _progress(self, request: int):
+        """A callback that sends every stage but not every fraction, and cancels where asked to."""
+        start, last = time.monotonic(), ("", 0.0)
+
+        def report(stage: str, fraction: float) -> bool:
+            nonlocal last
+            now = time.monotonic()
+            if stage != last[0] or fraction >= 1.0 or now - last[1] > _PROGRESS_INTERVAL_S:
+                last = stage, now
+                self._send("progress", request, stage=stage, fraction=float(fraction), seconds=now - start)
+            return request not in self._cancelled
+
+        return report
+
+    def _model(self, job: Job, request: int, progress) -> models.Model | None:
+        """The model that the settings name, loaded once for a file as it is and a device."""
+        name = job.settings.model
+        if name == "none":
+            return None
+        path = models.find_model(registration.default_model(job.fixed.grid.dimension) if name == "auto" else name)
+        device = registration.choose_device(job.settings.device)
+        key = path.resolve(), path.stat().st_mtime_ns, device, job.settings.precision
+        if self._kept is None or self._kept[0] != key:
+            progress("loading the model", 0.0)
+            self._kept = None
+            self._kept = key, models.load_model(path, device, job.settings.precision)
+            self._send("log", request, text=f"Loaded the model {path.name} on {device}.")
+        return self._kept[1]
+
+    def _free_memory(self) -> None:
+        import torch
+
+        self._kept = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _out_of_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
+def _too_little_memory() -> DeviceError:
+    return DeviceError(
+        "There is too little memory for these images. Close other programs, crop the fixed image, or set a coarser "
+        "working spacing."
+    )
