@@ -116,6 +116,15 @@ def test_rigid_finds_a_large_motion_on_an_oblique_anisotropic_left_handed_grid(f
     assert result.warnings == []
 
 
+def test_similarity_finds_one_scale_and_keeps_angles(fixed):
+    motion = motion_of((0.2, -0.1, 0.15), (15, -10, 20), (1.12, 1.12, 1.12))
+    moving = picture(grid_of((60, 60, 60), (3.5, 3.5, 3.5), center=(15, -10, 20)), motion)
+    result = align(fixed, moving, "similarity")
+    assert distance(result.matrix, motion) < 1.0
+    gram = result.matrix[:3, :3] @ result.matrix[:3, :3].T
+    assert np.allclose(gram, gram[0, 0] * np.eye(3), atol=1e-6)
+
+
 def test_affine_finds_scales_under_another_contrast_on_a_sheared_grid(fixed):
     motion = motion_of((0.1, 0.2, -0.15), (12, -9, 14), (1.12, 0.92, 1.05))
     sheared = [[1, 0.25, 0], [0, 1, 0.15], [0.1, 0, 1]]

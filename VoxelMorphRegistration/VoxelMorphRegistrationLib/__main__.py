@@ -65,7 +65,9 @@ def _add_register(commands) -> None:
     parser.add_argument(
         "--model", metavar="NAME|FILE", help="shipped model, model file, or none (default: by dimension)"
     )
-    parser.add_argument("--alignment", choices=("none", "centers", "mass", "rigid", "affine"), help="default: affine")
+    parser.add_argument(
+        "--alignment", choices=("none", "centers", "mass", "rigid", "similarity", "affine"), help="default: affine"
+    )
     parser.add_argument("--initial-transform", metavar="FILE", help="linear transform, fixed to moving")
     parser.add_argument(
         "--passes", type=int, metavar="N", help="how often the network is applied (default: the model's)"
@@ -76,18 +78,17 @@ def _add_register(commands) -> None:
     parser.add_argument(
         "--similarity",
         choices=("auto", "lncc", "mind", "mi", "mse"),
-        help="what the refinement compares: lncc suits one modality, mind and mi any two (default: auto, by the images)",
+        help="what the refinement compares: lncc for one modality, mind or mi for any (default: auto)",
     )
+    parser.add_argument("--smoothness", type=float, metavar="X", help="of the refinement, a factor (default: 1)")
+    parser.add_argument("--label-weight", type=float, metavar="W", help="labels guide the refinement (default: 0)")
     parser.add_argument(
-        "--smoothness", type=float, metavar="X", help="factor of the refinement's smoothing (default: 1)"
-    )
-    parser.add_argument(
-        "--label-weight", type=float, metavar="W", help="let the labels guide the refinement (default: 0)"
-    )
-    parser.add_argument(
-        "--landmark-weight", type=float, metavar="W", help="let the landmarks guide the refinement (default: 0)"
+        "--landmark-weight", type=float, metavar="W", help="landmarks guide the refinement (default: 0)"
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), help="default: auto")
+    parser.add_argument(
+        "--precision", choices=("auto", "float32"), help="auto: bfloat16 where the processor has it (default: auto)"
+    )
     parser.add_argument("--working-spacing", type=float, metavar="MM", help="voxel size of the network's grid")
     parser.add_argument("--label-interpolation", choices=("nearest", "linear"), help="default: nearest")
     parser.add_argument("--jacobian", choices=("total", "deformable"), help="with or without the linear part")
@@ -112,6 +113,7 @@ _OPTIONS = {
     "label_weight": "label_weight",
     "landmark_weight": "landmark_weight",
     "device": "device",
+    "precision": "precision",
     "working_spacing": "working_spacing_mm",
     "label_interpolation": "label_interpolation",
     "jacobian": "jacobian",

@@ -22,7 +22,7 @@ import numpy as np
 from .errors import InputError, OutputError, SettingsError
 from .geometry import LPS_FROM_RAS, Grid, Image, check_matrix, resample, working_grid
 
-METHODS = ("none", "centers", "mass", "rigid", "affine")
+METHODS = ("none", "centers", "mass", "rigid", "similarity", "affine")
 
 Progress = Callable[[float], None]
 
@@ -76,10 +76,10 @@ def align(
     """Find the linear map from fixed RAS mm to moving RAS mm.
 
     method: "none" (identity), "centers" (of the fields of view), "mass" (centres of the bright foreground),
-    "rigid" or "affine" (mutual information, so the modalities may differ). initial: (4, 4), the start for every
-    method; with "none" it is the answer. What is found is applied before it, matrix = initial @ found; rigid and
-    affine then start from there alone, instead of searching. fixed_mask: its voxels > 0 are where rigid and affine
-    measure the similarity. seed: of the sampling; the same input and seed give the same answer. progress: called
+    "rigid", "similarity" (rigid with one scale) or "affine" (mutual information, so the modalities may differ).
+    initial: (4, 4), the start for every method; with "none" it is the answer. What is found is applied before it,
+    matrix = initial @ found; the last three then start from there alone, instead of searching. fixed_mask: its
+    voxels > 0 are where these three measure the similarity. seed: of the sampling; the same input and seed give the same answer. progress: called
     with the part done, 0 to 1; what it raises ends the alignment and reaches the caller.
 
     Two single slices are aligned within their plane. Where a slice lies along its normal cannot be seen in it, so
@@ -110,7 +110,10 @@ def align(
         found, warnings = _shift(_mass_center(pair.moving) - _mass_center(pair.fixed)), []
     else:
         _check_contrast(pair)
-        found, warnings = _registered(pair, method, initial is None, seed, report)
+        wider = "affine" if method == "similarity" else method
+        found, warnings = _registered(pair, wider, initial is None, seed, report)
+        if method == "similarity":
+            found = _with_one_scale(pair, found, seed, report)
     before, after = pair.judge(np.eye(4)), pair.judge(found)
     if after.overlap == 0:
         raise InputError(
@@ -595,6 +598,22 @@ def _registered(pair: _Pair, method: str, search: bool, seed: int, report: Progr
     if pair.judge(best).similarity <= pair.judge(np.eye(4)).similarity:
         return np.eye(4), [*warnings, f"The {method} alignment found nothing better than the start, which was kept."]
     return best, warnings
+
+
+def _with_one_scale(pair: _Pair, affine: np.ndarray, seed: int, report: Progress) -> np.ndarray:
+    """The similarity next to an affine map, refined. Mutual information finds the scale sooner on the way of affine."""
+    center = pair.samples.points.mean(0)
+    d = pair.dimension
+    u, _, vt = np.linalg.svd(affine[:d, :d])
+    linear = np.eye(3)
+    linear[:d, :d] = abs(np.linalg.det(affine[:d, :d])) ** (1 / d) * (u @ vt)
+    start = _about(linear, center, affine[:3, :3] @ center + affine[:3, 3])
+    work = _Sitk.of(pair)
+    for stage in _STAGES["rigid"]:
+        found = work.refined(start, "similarity", stage, seed, lambda fraction: report(0.95 + 0.05 * fraction))
+        if _fault(pair, found, start) is None:
+            start = found
+    return start
 
 
 def _fault(pair: _Pair, found: np.ndarray | None, before: np.ndarray) -> str | None:

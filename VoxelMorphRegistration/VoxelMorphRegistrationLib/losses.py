@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 
 from . import sampling
-from .refinement import box_sum
+from .forces import box_sum
 
 
 def mean_squared_error(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
