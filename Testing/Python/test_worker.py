@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -621,6 +622,10 @@ def test_python_is_found_beside_the_application(tmp_path, monkeypatch):
     assert find_python(folders, "/opt/Slicer/bin/SlicerApp-real") == str(slicer)
     monkeypatch.setenv("PATH", str(slicer.parent))
     assert find_python([], "/opt/Slicer/bin/SlicerApp-real") == str(slicer)
+    # Without a launcher in between where Slicer's environment is there already.
+    real = slicer.with_name(slicer.name.replace("PythonSlicer", "python-real"))
+    shutil.copy(slicer, real)
+    assert find_python(folders, "/opt/Slicer/bin/SlicerApp-real") == str(real)
 
 
 @pytest.mark.parametrize(

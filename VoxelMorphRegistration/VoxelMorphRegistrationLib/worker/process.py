@@ -23,17 +23,20 @@ _TICKS = 10
 
 
 def find_python(folders: list[str], executable: str) -> str:
-    """The Python to run: Slicer's PythonSlicer in one of `folders` or on the PATH, else `executable` if it is one.
+    """The Python to run: Slicer's own in one of `folders` or on the PATH, else `executable` if it is a Python.
 
-    Raises WorkerError when there is none: inside an application, sys.executable may be the application itself.
+    python-real before PythonSlicer: Slicer's environment is set already, and a launcher in between might keep the
+    standard input to itself and outlive its child. Raises WorkerError when there is none: inside an application,
+    sys.executable may be the application itself.
     """
-    name = "PythonSlicer.exe" if sys.platform == "win32" else "PythonSlicer"
-    for folder in folders:
-        if os.access(Path(folder) / name, os.X_OK):
-            return str(Path(folder) / name)
-    found = shutil.which("PythonSlicer")
-    if found:
-        return found
+    suffix = ".exe" if sys.platform == "win32" else ""
+    for name in (f"python-real{suffix}", f"PythonSlicer{suffix}"):
+        for folder in folders:
+            if os.access(Path(folder) / name, os.X_OK):
+                return str(Path(folder) / name)
+        found = shutil.which(name)
+        if found:
+            return found
     if Path(executable).name.lower().startswith("python"):
         return executable
     raise WorkerError("The registration process needs Slicer's PythonSlicer, which was not found. Reinstall Slicer.")
