@@ -7,7 +7,8 @@ et al., "Fast automatic segmentation of hippocampal subfields ... with greedy di
 The update of correlation and mutual information is their smoothed gradient, scaled to a step. Sums of squares
 (descriptors, equal intensities, labels) take Gauss-Newton steps: in a Gaussian window around each voxel, the least
 squares displacement by the slopes of the fixed volumes, which do not change, so that the normal equations are solved
-once a level (Baker and Matthews, IJCV 2004). These steps shrink by themselves and need about a third as many.
+once a level (Baker and Matthews, IJCV 2004). These steps shrink by themselves and need about a third as many. With
+descriptors (see forces.mind_ssc) they also find large displacements first, before the correlation.
 
 At the finest level the field lives on a grid of twice the image's spacing: its smoothness leaves nothing for a finer
 one to hold, and each step costs an eighth there.
@@ -15,8 +16,8 @@ one to hold, and each step costs an eighth there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ _TERMS = {
 }
 # Smoothing of update and field, in voxels of the level's field. Gauss-Newton: of the window, and of the update.
 UPDATE_SIGMA = {"lncc": 1.7, "mi": 3.0}
-WINDOW_SIGMA, WINDOW_UPDATE_SIGMA, FIELD_SIGMA = 3.0, 2.0, 0.5
+WINDOW_SIGMA, WINDOW_UPDATE_SIGMA, FIELD_SIGMA = 3.3, 2.2, 0.5
 # Largest displacement of one step, in voxels of the field: small against 1, so that no step folds.
 STEP, WINDOW_STEP = 0.4, 0.5
 # Part of the mean curvature added to that of a window: where there is little to see, little moves.
@@ -59,6 +60,8 @@ DAMPING = 0.1
 # A level ends when this many steps gained less than this part of the similarity; Gauss-Newton steps gain faster.
 PATIENCE, SMALLEST_GAIN = 5, 0.0005
 WINDOW_PATIENCE, WINDOW_SMALLEST_GAIN = 3, 0.002
+# Steps with descriptors that lead the correlation, below the coarsest level.
+LEAD_STEPS = 12
 # How far a landmark pulls, in voxels of the field; distances count in units of a centimetre.
 LANDMARK_SIGMA, LANDMARK_UNIT_MM = 3.0, 10.0
 # How far beyond the fixed region the moving image is read.
@@ -104,8 +107,9 @@ class Options:
 
 @dataclass(frozen=True)
 class Refined:
-    """field: on a grid that covers the fixed image. similarity: as the options name it, at start and end, at the
-    second finest level. steps: made at each level. improved: False when the start was returned as the better one.
+    """field: on a grid that covers the fixed image. similarity: as the options name it, at start and end, at its
+    second finest level. steps: made at each stage, coarse to fine. improved: False when the start was returned as the
+    better one.
     """
 
     field: DisplacementField
@@ -128,13 +132,16 @@ def refine(
     start: the field to improve (zero when None). progress(fraction) is called at every step and may raise to cancel.
     """
     region = _region(pair.fixed.grid, pair.mask)
-    levels = _usable_levels(_levels(options), region)
+    stages = _stages(options, region)
+    levels = [level for level, _ in stages]
     weights = np.array([level.steps / level.spacing**3 for level in levels])
     ends = np.cumsum(weights) / weights.sum()
+    own = [number for number, (_, similarity) in enumerate(stages) if similarity == options.similarity]
+    judge = own[-2] if len(own) > 1 else own[-1]
     field, made, scores = start, [], None
-    for number, level in enumerate(levels):
-        problem = _Problem(pair, region, level, options, device)
-        if number == max(len(levels) - 2, 0):
+    for number, (level, similarity) in enumerate(stages):
+        problem = _Problem(pair, region, level, replace(options, similarity=similarity), device)
+        if number == judge:
             scores = problem
         flow = problem.flow_of(field)
         first, last = (0.0 if number == 0 else ends[number - 1]), ends[number]
@@ -153,13 +160,23 @@ def refine(
     return Refined(field.on_grid(whole), before, after, tuple(made), True)
 
 
-def _levels(options: Options) -> tuple[Level, ...]:
-    """Of the preset. Descriptors are averaged to the field's grid, so that there is nothing finer to compare."""
+def _stages(options: Options, region: Grid) -> list[tuple[Level, str]]:
+    """The levels to go through, and what is compared on each.
+
+    Before the correlation, descriptors find the large displacements: they see further, and take fewer steps.
+    """
     levels = PRESETS[options.preset]
+    # Descriptors are averaged to the field's grid, so that there is nothing finer to compare.
+    steps = {level.spacing * level.field_ratio: level.steps for level in reversed(levels)}
+    pooled = [Level(spacing, 1, steps[spacing]) for spacing in sorted(steps, reverse=True)]
+    described = [(level, "mind") for level in _usable_levels(pooled, region)]
     if options.similarity == "mind":
-        coarse = {level.spacing * level.field_ratio: level.steps for level in reversed(levels)}
-        levels = tuple(Level(spacing, 1, steps) for spacing, steps in reversed(coarse.items()))
-    return levels
+        return described
+    own = [(level, options.similarity) for level in _usable_levels(levels, region)]
+    if options.similarity == "lncc" and len(own) > 1:
+        first, *finer = described[: len(own) - 1]
+        own = [first, *((replace(level, steps=min(level.steps, LEAD_STEPS)), name) for level, name in finer), *own[1:]]
+    return own
 
 
 def _region(grid: Grid, mask: np.ndarray) -> Grid:
@@ -180,7 +197,7 @@ def memory_bytes(grid: Grid, mask: np.ndarray) -> int:
     return 4 * 30 * _region(grid, mask).voxel_count
 
 
-def _usable_levels(levels: tuple[Level, ...], region: Grid) -> list[Level]:
+def _usable_levels(levels: Sequence[Level], region: Grid) -> list[Level]:
     """The levels on which the region still has enough voxels; always the finest."""
     smallest = min(n for n in region.shape if n > 1)
     return [level for level in levels if smallest >= SMALLEST_SIZE * level.spacing] or [levels[-1]]
