@@ -12,10 +12,11 @@ from VoxelMorphRegistrationLib.losses import soft_dice
 from VoxelMorphRegistrationLib.sampling import warp
 from VoxelMorphRegistrationLib.training.anatomy import AnatomySection, AnatomySource
 from VoxelMorphRegistrationLib.training.config import config_from_dict, with_data
+from VoxelMorphRegistrationLib.training.export import export_checkpoint
 from VoxelMorphRegistrationLib.training.pairs import TRAINING_STREAM, VALIDATION_STREAM, StepSizes
 from VoxelMorphRegistrationLib.training.shapes import ShapeRecipe
 from VoxelMorphRegistrationLib.training.supervision import Structure, Supervision
-from VoxelMorphRegistrationLib.training.trainer import Trainer
+from VoxelMorphRegistrationLib.training.trainer import CHECKPOINT_NAME, Trainer
 
 OUTSIDE = 99
 # Centre (RAS mm) and radius of the balls that stand for structures; 5 is the organ around them.
@@ -136,6 +137,11 @@ def test_a_network_trains_on_label_maps_by_configuration(folder, tmp_path):
     result = trainer.validate()
     assert 0.0 < result.dice_before <= 1.0
     assert "3 label maps with 6 labels" in config.pairs(tmp_path).facts
+    # The place of the data on this computer is nobody else's business.
+    assert str(folder.parent).encode() not in (tmp_path / "run" / CHECKPOINT_NAME).read_bytes()
+    card = export_checkpoint(tmp_path / "run" / CHECKPOINT_NAME, tmp_path / "model.pt")
+    assert card.training["config"]["anatomy"]["folder"] == folder.name
+    assert card.training["data"] == config.pairs(tmp_path).facts
 
 
 @pytest.mark.parametrize("case", ["missing", "few", "empty", "fraction", "slice", "unknown", "apart"])

@@ -188,8 +188,15 @@ class TrainingConfig:
         return ShapeSource(self.shapes, sizes, self.seed)
 
     def to_dict(self) -> dict:
-        """Plain values, lists for tuples, as in the TOML file."""
-        return json.loads(json.dumps(asdict(self)))
+        """Plain values, lists for tuples, as in the TOML file; of absolute paths, which belong to one computer, the
+        last part only.
+        """
+        values = json.loads(json.dumps(asdict(self)))
+        for section, key in (("anatomy", "folder"), ("images", "folder"), ("images", "table")):
+            path = Path(values[section][key])
+            if path.is_absolute():
+                values[section][key] = path.name
+        return values
 
 
 def load_config(path: Path | str) -> TrainingConfig:
