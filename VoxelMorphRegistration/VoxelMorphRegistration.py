@@ -1,27 +1,46 @@
 """VoxelMorph registration in 3D Slicer: the module, its parameters, its panel, its logic and its test."""
 
 import importlib.util
-from typing import Annotated
+import time
+from pathlib import Path
+from typing import Annotated, Union
 
 import numpy as np
 import vtk
 from slicer.util import VTKObservationMixin
 
+import qt
 import slicer
-from slicer import vtkMRMLGridTransformNode, vtkMRMLScalarVolumeNode
+from slicer import (
+    vtkMRMLGridTransformNode,
+    vtkMRMLLabelMapVolumeNode,
+    vtkMRMLLinearTransformNode,
+    vtkMRMLMarkupsFiducialNode,
+    vtkMRMLScalarVolumeNode,
+    vtkMRMLSegmentationNode,
+)
 from slicer.i18n import tr as _
 from slicer.i18n import translate
-from slicer.parameterNodeWrapper import Choice, Default, parameterNodeWrapper
+from slicer.parameterNodeWrapper import Choice, Default, WithinRange, parameterNodeWrapper
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
     ScriptedLoadableModuleLogic,
     ScriptedLoadableModuleTest,
     ScriptedLoadableModuleWidget,
 )
-from VoxelMorphRegistrationLib import display, models, registration, scene
+from VoxelMorphRegistrationLib import registration, scene
+from VoxelMorphRegistrationLib.alignment import METHODS as ALIGNMENTS
 from VoxelMorphRegistrationLib.errors import InputError, VoxelMorphError
+from VoxelMorphRegistrationLib.panel.apply import ApplySection
+from VoxelMorphRegistrationLib.panel.check import CheckSection
+from VoxelMorphRegistrationLib.panel.messages import tell, told
+from VoxelMorphRegistrationLib.panel.models import ModelList
+from VoxelMorphRegistrationLib.panel.results import ResultsSection
+from VoxelMorphRegistrationLib.panel.run import NodeRun, shared_client, whole_fraction
 
 TORCH_REQUIREMENT = ">=2.5"
+# None among them means that the choice can be empty. The parameter node takes this form of a union only.
+LabelsNode = Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode, None]  # noqa: UP007
 
 
 #
@@ -57,19 +76,45 @@ Please cite it, and the model that you used (its card names the source), in publ
 
 @parameterNodeWrapper
 class VoxelMorphRegistrationParameterNode:
-    """What the panel is set to, kept in the scene. An empty output means a new node."""
+    """What the panel is set to, kept in the scene. An empty output means a new node; 0 a default of the model's."""
 
     fixedVolume: vtkMRMLScalarVolumeNode
     movingVolume: vtkMRMLScalarVolumeNode
     model: str = "auto"
-    alignment: Annotated[str, Choice(["affine", "rigid", "centers", "mass", "none"]), Default("affine")]
-    refinement: Annotated[str, Choice(["off", "fast", "default", "accurate"]), Default("off")]
-    device: Annotated[str, Choice(["auto", "cpu", "cuda", "mps"]), Default("auto")]
+    fixedLabels: LabelsNode
+    movingLabels: LabelsNode
+    fixedPoints: vtkMRMLMarkupsFiducialNode
+    movingPoints: vtkMRMLMarkupsFiducialNode
+    fixedMask: LabelsNode
+    movingMask: LabelsNode
+    initialTransform: vtkMRMLLinearTransformNode
     outputTransform: vtkMRMLGridTransformNode
+    wantVolume: bool = True
     outputVolume: vtkMRMLScalarVolumeNode
+    wantJacobian: bool = True
     outputJacobian: vtkMRMLScalarVolumeNode
-    linear: Annotated[str, Choice(["inside", "separate"]), Default("inside")]
+    wantLabels: bool = True
+    outputLabels: LabelsNode
+    wantInverse: bool = False
+    outputInverse: vtkMRMLGridTransformNode
     applyToMoving: bool = False
+    alignment: Annotated[str, Choice(list(ALIGNMENTS)), Default("affine")]
+    passes: Annotated[int, WithinRange(0, 10), Default(0)]
+    refinement: Annotated[str, Choice(list(registration.REFINEMENTS)), Default("off")]
+    device: Annotated[str, Choice(list(registration.DEVICES)), Default("auto")]
+    similarity: Annotated[str, Choice(list(registration.SIMILARITIES)), Default("auto")]
+    smoothness: Annotated[float, WithinRange(0.2, 5.0), Default(1.0)]
+    labelWeight: Annotated[float, WithinRange(0.0, 100.0), Default(0.0)]
+    landmarkWeight: Annotated[float, WithinRange(0.0, 100.0), Default(0.0)]
+    workingSpacing: Annotated[float, WithinRange(0.0, 100.0), Default(0.0)]
+    precision: Annotated[str, Choice(list(registration.PRECISIONS)), Default("auto")]
+    seed: Annotated[int, WithinRange(0, 1000000), Default(0)]
+    labelInterpolation: Annotated[str, Choice(["nearest", "linear"]), Default("nearest")]
+    jacobianKind: Annotated[str, Choice(["total", "deformable"]), Default("total")]
+    linear: Annotated[str, Choice(["inside", "separate"]), Default("inside")]
+    jacobianRange: Annotated[float, WithinRange(0.05, 10.0), Default(1.0)]
+    jacobianLegend: bool = True
+    gridSpacing: Annotated[float, WithinRange(0.0, 100.0), Default(0.0)]
 
 
 #
@@ -86,6 +131,11 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
         self.logic = None
         self._parameterNode = None
         self._parameterNodeGuiTag = None
+        self._pair = (None, None)
+        self._run = None
+        self._warmUpProblem = ""
+        self._stage = ""
+        self._startTime = 0.0
 
     def setup(self):
         ScriptedLoadableModuleWidget.setup(self)
@@ -94,41 +144,77 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
         self.ui = slicer.util.childWidgetVariables(uiWidget)
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = VoxelMorphRegistrationLogic()
-        for name in ["auto", *models.model_names(), "none"]:
-            self.ui.modelComboBox.addItem(name)
+        self._models = ModelList(self.ui.modelComboBox, self.ui.addModelButton, self.onModelChosen)
+        self._check = CheckSection(self.ui)
+        self._results = ResultsSection(self.ui)
+        self._apply = ApplySection(self.ui)
+        self._clock = qt.QTimer()
+        self._clock.timeout.connect(self.showProgress)
 
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
-        self.ui.modelComboBox.currentIndexChanged.connect(self.onModelChosen)
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
+        self.addObserver(scene, scene.NodeAddedEvent, self.onNodesChanged)
+        self.addObserver(scene, scene.NodeRemovedEvent, self.onNodesChanged)
+        self._nodesTimer = qt.QTimer()
+        self._nodesTimer.setSingleShot(True)
+        self._nodesTimer.timeout.connect(self.updateFromScene)
         self.ui.registerButton.clicked.connect(self.onRegister)
+        self.ui.copyLogButton.clicked.connect(self.onCopyLog)
         self.initializeParameterNode()
 
     def cleanup(self):
+        if self._run is not None:
+            self._run.abandon()
+            self.endRun()
+        self._nodesTimer.stop()
+        self._check.cleanup()
+        self._apply.cleanup()
         self.setParameterNode(None)
         self.removeObservers()
 
     def enter(self):
         self.initializeParameterNode()
+        self.warmUp()
 
     def exit(self):
         self.setParameterNode(None)
 
     def onSceneStartClose(self, caller, event):
+        self._check.forget()
         self.setParameterNode(None)
 
     def onSceneEndClose(self, caller, event):
         if self.parent.isEntered:
             self.initializeParameterNode()
 
+    def onSceneEndImport(self, caller, event):
+        """A scene was loaded: its choices replace the panel's."""
+        if self._parameterNode:
+            self.initializeParameterNode()
+
+    def onNodesChanged(self, caller, event):
+        """Once for many nodes, and not before they are complete."""
+        self._nodesTimer.start(50)
+
+    def updateFromScene(self, *unused):
+        if self._parameterNode and not slicer.mrmlScene.IsBatchProcessing():
+            self.chooseVolumes()
+            self.updateFromParameterNode()
+
     def initializeParameterNode(self):
         """Bind the panel to the scene's parameter node; choose the first two volumes where nothing is chosen."""
         self.setParameterNode(self.logic.getParameterNode())
+        self.chooseVolumes()
+
+    def chooseVolumes(self):
         parameters = self._parameterNode
         if not parameters.fixedVolume and not parameters.movingVolume:
             volumes = [
                 node
                 for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
-                if node.GetClassName() == "vtkMRMLScalarVolumeNode"
+                if node.GetClassName() == "vtkMRMLScalarVolumeNode" and not node.GetHideFromEditors()
             ]
             if len(volumes) > 1:
                 parameters.fixedVolume, parameters.movingVolume = volumes[:2]
@@ -138,74 +224,267 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
             self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
             self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.updateFromParameterNode)
         self._parameterNode = parameterNode
+        for section in (self._check, self._results, self._apply):
+            section.set_parameters(parameterNode)
         if self._parameterNode:
+            self._pair = self.chosenPair()
             self._parameterNodeGuiTag = self._parameterNode.connectGui(self.ui)
             self.addObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.updateFromParameterNode)
             self.updateFromParameterNode()
 
     def updateFromParameterNode(self, caller=None, event=None):
-        """The model's name, and whether the button can be pressed and why not."""
-        model = self._parameterNode.model
-        if self.ui.modelComboBox.findText(model) < 0:
-            # A model file chosen from a script or in a loaded scene.
-            self.ui.modelComboBox.addItem(model)
-        self.ui.modelComboBox.setCurrentIndex(self.ui.modelComboBox.findText(model))
-        obstacle = self.logic.obstacle(self._parameterNode.fixedVolume, self._parameterNode.movingVolume)
-        self.ui.registerButton.enabled = not obstacle
-        self.ui.registerButton.toolTip = obstacle or _("Deform the moving volume onto the fixed volume")
-
-    def onModelChosen(self, *unused):
-        if self._parameterNode:
-            self._parameterNode.model = self.ui.modelComboBox.currentText
-
-    def onRegister(self, *unused):
-        """Run the registration; a plain error is shown as it is, anything else with its details."""
+        """What depends on more than one choice: the outputs' names, the button, the sections of the result."""
         parameters = self._parameterNode
-        self.ui.registerButton.enabled = False
-        try:
-            with slicer.util.tryWithErrorDisplay(_("The registration failed unexpectedly."), waitCursor=True):
-                try:
-                    nodes = self.register(parameters)
-                except VoxelMorphError as error:
-                    self.showStatus(str(error), 0)
-                    slicer.util.errorDisplay(str(error))
-                    return
-            parameters.outputTransform = nodes.grid_transform
-            parameters.outputVolume = nodes.volume
-            parameters.outputJacobian = nodes.jacobian
-            display.show_overlay(parameters.fixedVolume, nodes.volume)
-            self.showStatus(self.logic.summary(nodes.report), 100)
-        finally:
-            self.updateFromParameterNode()
+        if self.chosenPair() != self._pair:
+            self._pair = self.chosenPair()
+            self.leaveOutputsOfAnotherPair()
+        self._models.choose(parameters.model)
+        for name in ("Volume", "Jacobian", "Labels", "Inverse"):
+            selector = getattr(self.ui, f"output{name}Selector")
+            selector.enabled = getattr(parameters, f"want{name}") and (
+                name != "Labels" or bool(parameters.movingLabels)
+            )
+        self.showDevice()
+        self.updateButton()
+        for section in (self._check, self._results, self._apply):
+            section.update()
 
-    def register(self, parameters):
-        settings = registration.Settings(
+    def chosenPair(self):
+        nodes = (self._parameterNode.fixedVolume, self._parameterNode.movingVolume)
+        return tuple(node.GetID() if node else None for node in nodes)
+
+    def leaveOutputsOfAnotherPair(self):
+        """Two other volumes were chosen: the results of the former ones are not overwritten."""
+        parameters = self._parameterNode
+        transform = parameters.outputTransform
+        if not transform or None in self._pair:
+            return
+        roles = (transform.GetFixedNodeReferenceRole(), transform.GetMovingNodeReferenceRole())
+        written = tuple(transform.GetNodeReferenceID(role) for role in roles)
+        if None not in written and written != self._pair:
+            with slicer.util.NodeModify(parameters):
+                for name in ("Transform", "Volume", "Jacobian", "Labels", "Inverse"):
+                    setattr(parameters, f"output{name}", None)
+
+    def onModelChosen(self, name):
+        if self._parameterNode:
+            self._parameterNode.model = name
+
+    # --- the button ---
+
+    def updateButton(self):
+        button = self.ui.registerButton
+        if self._run is not None:
+            button.text, button.enabled = _("Cancel"), True
+            button.toolTip = _("Stop the registration; nothing is written")
+            return
+        obstacle = self.obstacle()
+        button.text, button.enabled = _("Register"), not obstacle
+        button.toolTip = obstacle or _("Deform the moving volume onto the fixed volume")
+
+    def obstacle(self):
+        """Why the registration cannot start, in a sentence; empty when nothing is known against it."""
+        parameters = self._parameterNode
+        if parameters is None:
+            return _("The scene is being closed")
+        obstacle = self.logic.obstacle(parameters.fixedVolume, parameters.movingVolume)
+        if obstacle:
+            return obstacle
+        if parameters.fixedLabels and not parameters.movingLabels:
+            return _("A fixed segmentation is chosen without a moving one; choose both, or the moving one alone")
+        if bool(parameters.fixedPoints) != bool(parameters.movingPoints):
+            return _("Landmarks are chosen for one volume only; choose fixed and moving landmarks, or none")
+        for weight, given, what in (
+            (parameters.labelWeight, parameters.fixedLabels, _("segmentations")),
+            (parameters.landmarkWeight, parameters.fixedPoints, _("landmarks")),
+        ):
+            if weight and not given:
+                return _("The refinement is to use {what}, but none are chosen").format(what=what)
+            if weight and parameters.refinement == "off":
+                return _("The {what} have a weight, but the refinement that uses it is off").format(what=what)
+        try:
+            self.settings()
+        except VoxelMorphError as error:
+            return str(error)
+        return self._models.obstacle(parameters.model)
+
+    def settings(self):
+        """The panel's choices as settings of the library. Raises SettingsError."""
+        parameters = self._parameterNode
+        return registration.Settings(
             model=parameters.model,
             alignment=parameters.alignment,
+            passes=parameters.passes or None,
             refinement=parameters.refinement,
+            similarity=parameters.similarity,
+            smoothness=round(parameters.smoothness, 6),
+            label_weight=parameters.labelWeight,
+            landmark_weight=parameters.landmarkWeight,
             device=parameters.device,
+            precision=parameters.precision,
+            working_spacing_mm=parameters.workingSpacing or None,
+            seed=parameters.seed,
+            label_interpolation=parameters.labelInterpolation,
+            jacobian=parameters.jacobianKind,
         )
-        return self.logic.register(
+
+    def onRegister(self, *unused):
+        if self._run is not None:
+            self._run.cancel()
+            self.ui.registerButton.enabled = False
+            self.ui.statusLabel.text = _("Cancelling")
+            return
+        self.ui.logText.clear()
+        with told():
+            try:
+                self._run = self.startRun()
+            except VoxelMorphError as error:
+                self.showEnd(str(error), 0, failed=True)
+                raise
+        if self._run is not None:
+            self._stage, self._startTime = "", time.monotonic()
+            self.ui.statusLabel.styleSheet = ""
+            self.log(_("Registration started"))
+            self.setInputsEnabled(False)
+            self._clock.start(500)
+            self.showProgress()
+        self.updateButton()
+
+    def startRun(self):
+        parameters = self._parameterNode
+        return self.logic.registerAsync(
             parameters.fixedVolume,
             parameters.movingVolume,
-            settings=settings,
+            settings=self.settings(),
+            fixedLabels=parameters.fixedLabels,
+            movingLabels=parameters.movingLabels,
+            fixedPoints=parameters.fixedPoints,
+            movingPoints=parameters.movingPoints,
+            fixedMask=parameters.fixedMask,
+            movingMask=parameters.movingMask,
+            initialTransform=parameters.initialTransform,
             outputTransform=parameters.outputTransform,
-            outputVolume=parameters.outputVolume,
-            outputJacobian=parameters.outputJacobian,
+            outputVolume=parameters.outputVolume if parameters.wantVolume else False,
+            outputLabels=parameters.outputLabels if parameters.wantLabels and parameters.movingLabels else False,
+            outputJacobian=parameters.outputJacobian if parameters.wantJacobian else False,
+            outputInverse=parameters.outputInverse if parameters.wantInverse else False,
             linear=parameters.linear,
             applyToMoving=parameters.applyToMoving,
-            progress=self.onProgress,
+            onFinished=self.onFinished,
+            onError=self.onError,
+            onCancelled=self.onCancelled,
+            onProgress=self.onProgress,
+            onLog=self.log,
         )
 
-    def onProgress(self, stage, fraction):
-        self.showStatus(stage, int(100 * fraction))
+    def setInputsEnabled(self, enabled):
+        for button in (self.ui.inputsCollapsibleButton, self.ui.outputsCollapsibleButton):
+            button.enabled = enabled
+        self.ui.settingsCollapsibleButton.enabled = enabled
 
-    def showStatus(self, text, percent):
-        """Painted at once: Slicer's event loop does not run while the registration does."""
+    # --- a run and its end ---
+
+    def onProgress(self, stage, fraction, seconds):
+        if stage != self._stage:
+            self._stage = stage
+            self.log(_("{seconds:.1f} s: {stage}").format(seconds=seconds, stage=stage))
+        refined = self._parameterNode is None or self._parameterNode.refinement != "off"
+        self.ui.progressBar.value = int(100 * whole_fraction(stage, fraction, refined))
+        self.showProgress()
+
+    def showProgress(self, *unused):
+        if self._run is None or not self.ui.registerButton.enabled:
+            return
+        self.ui.statusLabel.text = _("{stage}, {seconds:.0f} s").format(
+            stage=(self._stage or _("starting")).capitalize(), seconds=time.monotonic() - self._startTime
+        )
+
+    def endRun(self):
+        self._run = None
+        self._clock.stop()
+        self.setInputsEnabled(True)
+
+    def showEnd(self, text, percent, failed=False):
+        self.ui.statusLabel.styleSheet = "color: #c62828" if failed else ""
         self.ui.statusLabel.text = text
         self.ui.progressBar.value = percent
-        self.ui.statusLabel.repaint()
-        self.ui.progressBar.repaint()
+        self.log(text)
+
+    def onFinished(self, nodes):
+        self.endRun()
+        self.showEnd(self.logic.summary(nodes.report), 100)
+        parameters = self._parameterNode
+        if parameters is None:
+            # Another module was opened meanwhile; the choice is kept in the scene all the same.
+            parameters = self.logic.getParameterNode()
+        with slicer.util.NodeModify(parameters):
+            parameters.outputTransform = nodes.grid_transform
+            for name in ("volume", "jacobian", "labels", "inverse"):
+                node = getattr(nodes, name)
+                if node is not None:
+                    setattr(parameters, f"output{name.capitalize()}", node)
+        for warning in nodes.report.warnings:
+            self.log(_("Warning: {text}").format(text=warning))
+        if self._parameterNode:
+            self.updateFromParameterNode()
+            self._results.show_result()
+            self._check.show_result()
+
+    def onError(self, error):
+        self.endRun()
+        self.showEnd(str(error), 0, failed=True)
+        self.updateAfterRun()
+        tell(error)
+
+    def onCancelled(self):
+        self.endRun()
+        self.showEnd(_("Cancelled. Nothing was changed."), 0)
+        self.updateAfterRun()
+
+    def updateAfterRun(self):
+        if self._parameterNode:
+            self.updateFromParameterNode()
+        else:
+            self.updateButton()
+
+    def log(self, text):
+        self.ui.logText.appendPlainText(text)
+
+    def onCopyLog(self, *unused):
+        self.ui.logText.selectAll()
+        self.ui.logText.copy()
+
+    # --- the worker ---
+
+    def warmUp(self):
+        """Start the worker, where PyTorch is there for it, so that the first registration need not wait."""
+        if not self.logic.hasTorch():
+            self.showDevice()
+            return
+        self._warmUpProblem = ""
+        self.logic.worker().start(on_ready=self.showDevice, on_error=self.onWarmUpFailed)
+        self.showDevice()
+
+    def onWarmUpFailed(self, error):
+        """Not in the user's way: the same error is told when Register is pressed."""
+        self._warmUpProblem = str(error)
+        self.log(str(error))
+        self.showDevice()
+
+    def showDevice(self, *unused):
+        """What the worker found for the chosen device."""
+        if not self._parameterNode:
+            return
+        text, facts = "", self.logic.worker().facts
+        if not self.logic.hasTorch():
+            text = _("PyTorch is not installed yet")
+        elif facts is None:
+            text = _("not available; the log says why") if self._warmUpProblem else _("looking for devices")
+        else:
+            chosen = self._parameterNode.device
+            known = [one["text"] for one in facts["devices"] if chosen in ("auto", one["name"])]
+            text = known[0] if known else _("not found on this computer")
+        self.ui.deviceLabel.text = text
 
 
 #
@@ -243,9 +522,18 @@ class VoxelMorphRegistrationLogic(ScriptedLoadableModuleLogic):
         )
 
     @staticmethod
-    def ensureTorch():
+    def hasTorch():
+        """Whether PyTorch is installed. It is not imported: it runs in the worker's process."""
+        return importlib.util.find_spec("torch") is not None
+
+    @staticmethod
+    def worker():
+        """The worker's client, shared by the panel and all scripts of this Slicer."""
+        return shared_client()
+
+    def ensureTorch(self):
         """Make PyTorch importable, by the PyTorch extension and with the user's consent. Raises VoxelMorphError."""
-        if importlib.util.find_spec("torch") is not None:
+        if self.hasTorch():
             return
         try:
             import PyTorchUtils
@@ -262,37 +550,90 @@ class VoxelMorphRegistrationLogic(ScriptedLoadableModuleLogic):
         if torch is None:
             raise VoxelMorphError(_("PyTorch was not installed, and registration needs it. Nothing was changed."))
 
-    def register(
+    def register(self, fixedNode, movingNode, *, model=None, settings=None, progress=None, **more):
+        """Deform the moving volume onto the fixed one and put the results into the scene; returns when it is done.
+
+        model: a shipped model's name, a model file or a loaded model; that of the settings when None. settings: a
+        registration.Settings. progress(stage, fraction): return False to cancel. Returns scene.Outputs: the nodes
+        and the report. It runs in this process; registerAsync does not.
+
+        Inputs, by name, each None for none: fixedLabels and movingLabels (label map volumes or segmentations),
+        fixedPoints and movingPoints (markups), fixedMask and movingMask (either kind of labels), initialTransform (a
+        linear transform that would bring the moving volume to the fixed one).
+
+        Outputs, by name: outputTransform, outputVolume, outputLabels, outputJacobian, outputInverse: a node to
+        update, None for a new one, False for none (the default of outputInverse). linear: "inside" the grid transform
+        or "separate". applyToMoving: put the moving volume under the transform.
+
+        Raises VoxelMorphError with a plain sentence; the scene is then as before.
+        """
+        inputs, targets = self._prepared(fixedNode, movingNode, **more)
+        result = registration.register(inputs.fixed, inputs.moving, model, settings, progress, **inputs.arguments())
+        return scene.write_outputs(result, inputs, targets)
+
+    def registerAsync(
         self,
         fixedNode,
         movingNode,
         *,
         model=None,
         settings=None,
+        onFinished=None,
+        onError=None,
+        onCancelled=None,
+        onProgress=None,
+        onLog=None,
+        **more,
+    ):
+        """As register, in the worker's process while Slicer goes on. Returns a run at once; run.cancel() stops it.
+
+        Exactly one of onFinished(outputs), onError(error) and onCancelled() is called at its end, from Slicer's event
+        loop; onProgress(stage, fraction of the stage, seconds so far) and onLog(line) before. model: a name or a
+        file. Raises VoxelMorphError when it cannot start, as when another registration is running.
+        """
+
+        def ignore(*unused):
+            return None
+
+        settings = settings or registration.Settings()
+        if model is not None:
+            settings = settings.replace(model=str(model))
+        if Path(settings.model).is_file():
+            settings = settings.replace(model=str(Path(settings.model).resolve()))
+        inputs, targets = self._prepared(fixedNode, movingNode, **more)
+        return NodeRun(
+            self.worker(),
+            inputs,
+            targets,
+            settings,
+            on_finished=onFinished or ignore,
+            on_error=onError or ignore,
+            on_cancelled=onCancelled or ignore,
+            on_progress=onProgress or ignore,
+            on_log=onLog or ignore,
+        )
+
+    def _prepared(
+        self,
+        fixedNode,
+        movingNode,
+        *,
         fixedLabels=None,
         movingLabels=None,
         fixedPoints=None,
         movingPoints=None,
         fixedMask=None,
+        movingMask=None,
+        initialTransform=None,
         outputTransform=None,
         outputVolume=None,
         outputLabels=None,
         outputJacobian=None,
         outputInverse=False,
         linear="inside",
-        progress=None,
         applyToMoving=False,
     ):
-        """Deform the moving volume onto the fixed one and put the results into the scene.
-
-        model: a shipped model's name, a model file or a loaded model; that of the settings when None. settings: a
-        registration.Settings. Labels: label map volumes or segmentations; points: markups; fixedMask: either kind of
-        labels. Outputs: a node to update, None for a new one, False for none. linear: "inside" the grid transform or
-        "separate". progress(stage, fraction): return False to cancel. applyToMoving: put the moving volume under
-        the transform. Returns scene.Outputs: the nodes and the report.
-
-        Raises VoxelMorphError with a plain sentence; the scene is then as before.
-        """
+        """What is read from the scene and where the results go; nothing is changed. Raises VoxelMorphError."""
         targets = scene.Targets(
             transform=outputTransform,
             volume=outputVolume,
@@ -302,7 +643,7 @@ class VoxelMorphRegistrationLogic(ScriptedLoadableModuleLogic):
             linear=linear,
             apply=applyToMoving,
         )
-        scene.check_targets(targets, fixedNode, movingNode, fixedLabels, movingLabels, fixedMask)
+        scene.check_targets(targets, fixedNode, movingNode, fixedLabels, movingLabels, fixedMask, movingMask)
         inputs = scene.read_inputs(
             fixedNode,
             movingNode,
@@ -311,13 +652,14 @@ class VoxelMorphRegistrationLogic(ScriptedLoadableModuleLogic):
             fixed_points=fixedPoints,
             moving_points=movingPoints,
             fixed_mask=fixedMask,
+            moving_mask=movingMask,
+            initial_transform=initialTransform,
             replaced=outputTransform or None,
         )
         if outputLabels and movingLabels is None:
             raise InputError(_("An output for warped labels is chosen, but no moving labels. Choose these, too."))
         self.ensureTorch()
-        result = registration.register(inputs.fixed, inputs.moving, model, settings, progress, **inputs.arguments())
-        return scene.write_outputs(result, inputs, targets)
+        return inputs, targets
 
 
 #
@@ -332,7 +674,11 @@ class VoxelMorphRegistrationTest(ScriptedLoadableModuleTest):
         slicer.mrmlScene.Clear()
 
     def runTest(self):
-        for test in (self.test_SameVolumeIsRefused, self.test_TwoVolumesGiveNodes):
+        for test in (
+            self.test_SameVolumeIsRefused,
+            self.test_TwoVolumesGiveNodes,
+            self.test_WorkerGivesNodesWhileSlicerGoesOn,
+        ):
             self.setUp()
             test()
 
@@ -360,4 +706,28 @@ class VoxelMorphRegistrationTest(ScriptedLoadableModuleTest):
         self.assertEqual(slicer.util.arrayFromVolume(nodes.jacobian).shape, (40, 40, 40))
         similarity = nodes.report.similarity
         self.assertGreater(similarity["after"]["ncc"], similarity["before"]["ncc"])
+        self.delayDisplay("Test passed")
+
+    def test_WorkerGivesNodesWhileSlicerGoesOn(self):
+        self.delayDisplay("Registering two small volumes in the worker's process")
+        fixed, moving = self.addVolume("Fixed", 10), self.addVolume("Moving", 14)
+        settings = registration.Settings(alignment="none", device="cpu")
+        ended, stages = [], set()
+        VoxelMorphRegistrationLogic().registerAsync(
+            fixed,
+            moving,
+            settings=settings,
+            onFinished=ended.append,
+            onError=ended.append,
+            onCancelled=lambda: ended.append(None),
+            onProgress=lambda stage, fraction, seconds: stages.add(stage),
+        )
+        end = time.monotonic() + 300
+        while not ended and time.monotonic() < end:
+            slicer.app.processEvents()
+            time.sleep(0.01)
+        self.assertEqual(len(ended), 1)
+        self.assertIsInstance(ended[0], scene.Outputs)
+        self.assertIn("registering", stages)
+        self.assertEqual(slicer.util.arrayFromVolume(ended[0].volume).shape, (40, 40, 40))
         self.delayDisplay("Test passed")

@@ -29,6 +29,10 @@ class BenchmarkError(Exception):
     """The benchmark cannot go on; the message says why."""
 
 
+class TimedOut(BenchmarkError):
+    """A command took longer than it may."""
+
+
 @dataclass(frozen=True)
 class Cost:
     """Of one process: user + system CPU seconds, wall seconds, peak resident memory in MB (10^6 bytes)."""
@@ -62,11 +66,15 @@ class Result:
 
 # A process starts with the peak memory of the one that made it, so a small one in between starts the command.
 LAUNCHER = """
-import json, os, subprocess, sys, time
-log, figures, *command = sys.argv[1:]
+import json, os, subprocess, sys, threading, time
+log, figures, limit, *command = sys.argv[1:]
 start = time.perf_counter()
 with open(log, "wb") as stream:
     process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
+    if limit:
+        timer = threading.Timer(float(limit), process.kill)
+        timer.daemon = True
+        timer.start()
     _, status, usage = os.wait4(process.pid, 0)
 values = [os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, time.perf_counter() - start]
 with open(figures, "w") as stream:
@@ -75,13 +83,22 @@ os._exit(0)
 """
 
 
-def run_measured(command: list[str], log: Path) -> Cost:
-    """Run a command to its end and measure it; its output goes to `log`. Raises BenchmarkError when it fails."""
+def run_measured(
+    command: list[str], log: Path, limit_s: float | None = None, environment: dict[str, str] | None = None
+) -> Cost:
+    """Run a command to its end and measure it; its output goes to `log`.
+
+    limit_s: wall seconds after which it is stopped. environment: variables beside those of this process. Raises
+    BenchmarkError when the command fails, TimedOut when it was stopped.
+    """
     if not hasattr(os, "wait4"):
         raise BenchmarkError("This benchmark measures child processes with os.wait4, which Windows does not have.")
     figures = log.with_suffix(".json")
-    subprocess.run([sys.executable, "-c", LAUNCHER, str(log), str(figures), *command], check=True)
+    launcher = [sys.executable, "-c", LAUNCHER, str(log), str(figures), "" if limit_s is None else str(limit_s)]
+    subprocess.run([*launcher, *command], check=True, env=os.environ | (environment or {}))
     code, cpu, wall, peak = json.loads(figures.read_text())
+    if limit_s is not None and code < 0 and wall >= limit_s:
+        raise TimedOut(f"Stopped after {wall:.0f} s: {' '.join(command)}")
     if code != 0:
         tail = log.read_text(errors="replace").strip().splitlines()[-3:]
         raise BenchmarkError(f"The command failed ({code}): {' '.join(command)}\n" + "\n".join(tail))

@@ -7,8 +7,10 @@ layouts as Slicer draws them, crashes, threads.
 
 from __future__ import annotations
 
+import ctypes
 import inspect
 import os
+import sys
 import traceback
 import xml.etree.ElementTree as ElementTree
 
@@ -16,7 +18,14 @@ os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
 from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
 
+if sys.version_info < (3, 12):
+    # PySide 6.12 loses a reference to None, True or False with each absent property and each signal. These objects
+    # cannot be freed from Python 3.12 on; before, they are given references to lose.
+    for constant in (None, True, False):
+        ctypes.c_ssize_t.from_address(id(constant)).value += 1_000_000_000
 slot_errors: list[str] = []
+# Properties that are virtual functions, too: in a Python subclass an attribute of that name would stand for these.
+_VIRTUAL = ("sizeHint", "minimumSizeHint")
 _connections: dict[tuple, object] = {}
 _prepared: set[type] = set()
 
@@ -78,7 +87,7 @@ def pythonqt_class(cls: type) -> type:
         meta = base.staticMetaObject
         for n in range(meta.propertyOffset(), meta.propertyCount()):
             name = meta.property(n).name()
-            if not isinstance(vars(base).get(name), QtCore.Property):
+            if name not in _VIRTUAL and not isinstance(vars(base).get(name), QtCore.Property):
                 setattr(base, name, _property(name))
         for name, value in list(vars(base).items()):
             # Not isinstance: with Signal it loses references to True and False (PySide 6.12).
@@ -176,6 +185,20 @@ class Timer(QtCore.QTimer):
         _single_shot(milliseconds, _trimmed(function, 0))
 
 
+class FileDialog:
+    """QFileDialog's static functions, which return the file alone in PythonQt; `answers` are given in turn."""
+
+    answers: list[str] = []
+
+    @classmethod
+    def getOpenFileName(cls, parent, title: str, folder: str = "", filters: str = "") -> str:  # noqa: N802
+        return cls.answers.pop(0)
+
+    @classmethod
+    def getSaveFileName(cls, parent, title: str, path: str = "", filters: str = "") -> str:  # noqa: N802
+        return cls.answers.pop(0)
+
+
 class UiLoader:
     """QUiLoader that knows the custom widgets and makes the connections of a .ui file between them."""
 
@@ -231,4 +254,5 @@ QtCore.QObject.name = property(lambda self: self.objectName, lambda self, value:
 QUiLoader = UiLoader
 QProcess = FlatClass(pythonqt_class(Process))
 QTimer = FlatClass(pythonqt_class(Timer))
+QFileDialog = FileDialog
 application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["harness"])

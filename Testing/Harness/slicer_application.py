@@ -32,11 +32,21 @@ class qMRMLNodeComboBox(QtWidgets.QComboBox):  # noqa: N801
 
     def __init__(self, parent=None) -> None:
         super().__init__(parent)
+        self._types: list[str] = []
         self._scene = None
         self._tags: list = []
         self._nodes: list = []
         self._updating = False
         self.currentIndexChanged.connect(self._on_index)
+
+    def _read_types(self) -> list:
+        return self._types
+
+    def _write_types(self, types) -> None:
+        self._types = list(types)
+        self._refresh()
+
+    nodeTypes = QtCore.Property("QStringList", _read_types, _write_types)  # noqa: N815
 
     def setMRMLScene(self, scene) -> None:  # noqa: N802
         for tag in self._tags:
@@ -59,7 +69,7 @@ class qMRMLNodeComboBox(QtWidgets.QComboBox):  # noqa: N801
             self.setCurrentIndex(self._nodes.index(node))
 
     def _refresh(self) -> None:
-        old, types = self.currentNode(), list(self.property("nodeTypes") or [])
+        old, types = self.currentNode(), self._types
         none_enabled = bool(self.property("noneEnabled"))
         nodes = [None] if none_enabled else []
         for n in range(self._scene.GetNumberOfNodes() if self._scene else 0):
@@ -81,6 +91,16 @@ class qMRMLNodeComboBox(QtWidgets.QComboBox):  # noqa: N801
             self.currentNodeChanged.emit(self.currentNode())
 
 
+class LayoutManager:
+    """Counts what a real one would show."""
+
+    def __init__(self) -> None:
+        self.resets = 0
+
+    def resetSliceViews(self) -> None:  # noqa: N802
+        self.resets += 1
+
+
 class Application:
     """slicer.app in testing mode: no message box opens, errors are logged."""
 
@@ -88,6 +108,7 @@ class Application:
 
     def __init__(self) -> None:
         self.connected: list[tuple[str, object]] = []
+        self._layout_manager = LayoutManager()
 
     def connect(self, signal: str, function) -> bool:
         self.connected.append((signal, function))
@@ -96,14 +117,21 @@ class Application:
     def testingEnabled(self) -> bool:  # noqa: N802
         return True
 
+    def topLevelWidgets(self) -> list:  # noqa: N802
+        """No main window."""
+        return []
+
+    def processEvents(self) -> None:  # noqa: N802
+        QtWidgets.QApplication.processEvents()
+
     def setOverrideCursor(self, *_unused) -> None:  # noqa: N802
         """The pointer does not matter here."""
 
     def restoreOverrideCursor(self) -> None:  # noqa: N802
         """The pointer does not matter here."""
 
-    def layoutManager(self) -> None:  # noqa: N802
-        return None
+    def layoutManager(self) -> LayoutManager:  # noqa: N802
+        return self._layout_manager
 
 
 def start() -> None:
@@ -130,6 +158,6 @@ def open_panel(widget_class):
     widget = widget_class(parent)
     widget.setup()
     widget.enter()
-    parent.resize(420, 640)
+    parent.resize(480, 900)
     parent.show()
     return widget

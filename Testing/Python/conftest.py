@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+from pathlib import Path
+
 import pytest
+
+MODULE_FILE = Path(__file__).parents[2] / "VoxelMorphRegistration/VoxelMorphRegistration.py"
 
 
 @pytest.fixture
@@ -32,3 +37,61 @@ def slicer_app(scene):
     qt.slot_errors.clear()
     yield slicer_application
     assert qt.slot_errors == []
+
+
+@pytest.fixture
+def module(slicer_app):
+    """The module file, loaded as Slicer's module factory loads it."""
+    loaded = importlib.import_module("VoxelMorphRegistration")
+    loaded.parent = slicer_app.add_module(loaded.VoxelMorphRegistration, str(MODULE_FILE))
+    return loaded
+
+
+@pytest.fixture(scope="session")
+def model_file(tmp_path_factory):
+    """An untrained network that moves everything by the same known flow of some voxels."""
+    import torch
+
+    from VoxelMorphRegistrationLib import models
+    from VoxelMorphRegistrationLib.networks import UNet
+
+    torch.manual_seed(0)
+    network = UNet(3, [4, 4], [4, 4, 4])
+    with torch.no_grad():
+        network.flow.bias.copy_(torch.tensor([0.4, -0.3, 0.6]))
+    path = tmp_path_factory.mktemp("models") / "shift.pt"
+    card = models.ModelCard(
+        "shift", stride=4, spacing_mm=(2.0, 2.0, 2.0), architecture={"encoder": [4, 4], "decoder": [4, 4, 4]}
+    )
+    models.save_model(network, card, path)
+    return str(path)
+
+
+@pytest.fixture
+def quick(model_file):
+    """Settings of a registration that takes a fraction of a second."""
+    from VoxelMorphRegistrationLib.registration import Settings
+
+    return Settings(model=model_file, alignment="none", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def worker_client():
+    """The worker of panel and scripts, ended with the tests of a file, leaving nothing."""
+    import worker_cases
+    from VoxelMorphRegistrationLib.panel.run import shared_client
+
+    yield shared_client()
+    shared_client().shutdown()
+    assert worker_cases.folders() == []
+
+
+@pytest.fixture
+def panel(module, slicer_app, scene, worker_client):
+    """The opened panel with two volumes in the scene: (widget, fixed, moving)."""
+    import mrml_cases
+
+    nodes = mrml_cases.make_nodes(scene)
+    widget = slicer_app.open_panel(module.VoxelMorphRegistrationWidget)
+    yield widget, *nodes
+    widget.cleanup()

@@ -2,66 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import subprocess
 import sys
 import types
-import typing
 import unittest
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import mrml_cases as cases
 import slicer
-from VoxelMorphRegistrationLib import models, registration
 from VoxelMorphRegistrationLib import scene as room
 from VoxelMorphRegistrationLib.errors import Cancelled, InputError, ModelError, VoxelMorphError
-from VoxelMorphRegistrationLib.networks import UNet
 
 MODULE = Path(__file__).parents[2] / "VoxelMorphRegistration"
-UI = MODULE / "Resources/UI/VoxelMorphRegistration.ui"
-
-
-@pytest.fixture
-def module(slicer_app):
-    """The module file, loaded as Slicer's module factory loads it."""
-    loaded = importlib.import_module("VoxelMorphRegistration")
-    loaded.parent = slicer_app.add_module(loaded.VoxelMorphRegistration, str(MODULE / "VoxelMorphRegistration.py"))
-    return loaded
-
-
-@pytest.fixture(scope="session")
-def model_file(tmp_path_factory):
-    """An untrained network that moves everything by the same known flow of some voxels."""
-    torch.manual_seed(0)
-    network = UNet(3, [4, 4], [4, 4, 4])
-    with torch.no_grad():
-        network.flow.bias.copy_(torch.tensor([0.4, -0.3, 0.6]))
-    path = tmp_path_factory.mktemp("models") / "shift.pt"
-    card = models.ModelCard(
-        "shift", stride=4, spacing_mm=(2.0, 2.0, 2.0), architecture={"encoder": [4, 4], "decoder": [4, 4, 4]}
-    )
-    models.save_model(network, card, path)
-    return str(path)
-
-
-@pytest.fixture
-def quick(model_file):
-    return registration.Settings(model=model_file, alignment="none", device="cpu")
-
-
-@pytest.fixture
-def panel(module, slicer_app, scene):
-    nodes = cases.make_nodes(scene)
-    widget = slicer_app.open_panel(module.VoxelMorphRegistrationWidget)
-    yield widget, *nodes
-    widget.cleanup()
-
 
 # --- loading -----------------------------------------------------------------------------------------------
 
@@ -92,120 +48,6 @@ assert "torch" not in sys.modules, "torch was imported"
         [sys.executable, "-c", f"import sys; sys.path[:0] = {paths!r}\n{script}"], capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr
-
-
-def test_panel_file_fits_the_module(module):
-    tree = ElementTree.parse(UI)
-    selectors = {w.get("name") for w in tree.iter("widget") if w.get("class") == "qMRMLNodeComboBox"}
-    connected = {
-        c.findtext("receiver") for c in tree.iter("connection") if c.findtext("signal").startswith("mrmlSceneChanged")
-    }
-    assert selectors == connected
-    bound = {p.findtext("string") for p in tree.iter("property") if p.get("name") == "SlicerParameterName"}
-    # A combo box can only be bound to a fixed list of choices; that of models is not fixed.
-    assert bound == set(typing.get_type_hints(module.VoxelMorphRegistrationParameterNode)) - {"model"}
-    tips = [w for w in tree.iter("widget") if w.get("class") in ("qMRMLNodeComboBox", "QComboBox", "QCheckBox")]
-    assert all(any(p.get("name") == "toolTip" for p in w.findall("property")) for w in tips)
-
-
-# --- the panel ---------------------------------------------------------------------------------------------
-
-
-def test_panel_chooses_two_volumes_and_is_ready(panel):
-    widget, fixed_node, moving_node = panel
-    assert widget.ui.fixedVolumeSelector.currentNode() is fixed_node
-    assert widget.ui.movingVolumeSelector.currentNode() is moving_node
-    assert widget.ui.registerButton.enabled
-
-
-@pytest.mark.parametrize(
-    "fixed, moving, reason",
-    [(None, "Moving", "Choose a fixed volume"), ("Fixed", None, "Choose a moving volume"), ("Fixed", "Fixed", "same")],
-)
-def test_button_says_why_it_is_disabled(panel, fixed, moving, reason):
-    widget, *_ = panel
-    named = {None: None, "Fixed": panel[1], "Moving": panel[2]}
-    widget.ui.fixedVolumeSelector.setCurrentNode(named[fixed])
-    widget.ui.movingVolumeSelector.setCurrentNode(named[moving])
-    assert not widget.ui.registerButton.enabled
-    assert reason in widget.ui.registerButton.toolTip
-    widget.ui.fixedVolumeSelector.setCurrentNode(panel[1])
-    widget.ui.movingVolumeSelector.setCurrentNode(panel[2])
-    assert widget.ui.registerButton.enabled
-
-
-def test_pressing_register_makes_the_nodes_and_a_second_press_updates_them(panel, model_file, scene):
-    import qt
-
-    widget, fixed_node, moving_node = panel
-    parameters = widget._parameterNode
-    parameters.model = model_file
-    widget.ui.alignmentComboBox.currentText = "none"
-    widget.ui.refinementComboBox.currentText = "fast"
-    widget.ui.deviceComboBox.currentText = "cpu"
-    widget.ui.registerButton.click()
-    assert qt.slot_errors == []
-    assert parameters.outputTransform.GetNodeReference("spatialRegistrationFixed") is fixed_node
-    assert parameters.outputVolume.GetName() == "Moving registered"
-    assert widget.ui.outputTransformSelector.currentNode() is parameters.outputTransform
-    settings = json.loads(parameters.outputTransform.GetAttribute(room.SETTINGS_ATTRIBUTE))
-    assert (settings["model"], settings["alignment"], settings["device"]) == (model_file, "none", "cpu")
-    assert settings["refinement"] == "fast"
-    assert widget.ui.progressBar.value == 100
-    assert "folded voxels 0" in widget.ui.statusLabel.text
-    assert widget.ui.registerButton.enabled
-    count = scene.GetNumberOfNodes()
-    widget.ui.registerButton.click()
-    assert scene.GetNumberOfNodes() == count
-    assert moving_node.GetParentTransformNode() is None
-    assert qt.stray_attributes(widget.parent) == []
-
-
-def test_plain_error_is_shown_and_the_scene_stays(panel, scene, caplog):
-    widget, fixed_node, _ = panel
-    fixed_node.SetAndObserveImageData(None)
-    widget.ui.registerButton.click()
-    assert "The fixed volume 'Fixed' is empty" in widget.ui.statusLabel.text
-    assert "The fixed volume 'Fixed' is empty" in caplog.text
-    assert widget.ui.registerButton.enabled
-    assert widget._parameterNode.outputTransform is None
-
-
-def test_unexpected_error_is_not_swallowed(panel, monkeypatch):
-    import qt
-
-    widget, *_ = panel
-
-    def broken(*_unused, **_more):
-        raise ZeroDivisionError("broken")
-
-    monkeypatch.setattr(widget.logic, "register", broken)
-    widget.ui.registerButton.click()
-    assert len(qt.slot_errors) == 1
-    assert "ZeroDivisionError" in qt.slot_errors.pop()
-    assert widget.ui.registerButton.enabled
-
-
-def test_choices_are_kept_in_the_scene(panel, module):
-    widget, _, moving_node = panel
-    widget.ui.alignmentComboBox.currentText = "rigid"
-    widget.ui.linearComboBox.currentText = "separate"
-    widget.ui.applyToMovingCheckBox.checked = True
-    again = module.VoxelMorphRegistrationLogic().getParameterNode()
-    assert (again.alignment, again.linear, again.applyToMoving) == ("rigid", "separate", True)
-    assert again.movingVolume is moving_node
-    again.model = "/some/where/own model.pt"
-    assert widget.ui.modelComboBox.currentText == "/some/where/own model.pt"
-
-
-def test_panel_survives_leaving_it_and_closing_the_scene(panel, scene):
-    widget, *_ = panel
-    widget.exit()
-    widget.ui.modelComboBox.setCurrentIndex(0)
-    widget.enter()
-    scene.Clear(0)
-    assert not widget.ui.registerButton.enabled
-    assert widget._parameterNode.fixedVolume is None
 
 
 # --- the logic ---------------------------------------------------------------------------------------------
@@ -325,22 +167,23 @@ def test_missing_torch_points_to_the_extension(module, scene, without_torch, qui
 
 
 def test_torch_is_installed_by_the_extension_and_only_with_consent(module, without_torch, monkeypatch):
+    logic = module.VoxelMorphRegistrationLogic()
     declined, accepted = TorchInstaller(None), TorchInstaller(types.ModuleType("torch"))
     monkeypatch.setitem(sys.modules, "PyTorchUtils", declined)
     with pytest.raises(VoxelMorphError, match="PyTorch was not installed"):
-        module.VoxelMorphRegistrationLogic.ensureTorch()
+        logic.ensureTorch()
     monkeypatch.setitem(sys.modules, "PyTorchUtils", accepted)
-    module.VoxelMorphRegistrationLogic.ensureTorch()
+    logic.ensureTorch()
     assert [call["askConfirmation"] for call in declined.calls + accepted.calls] == [True, True]
 
 
 # --- the module's own test -----------------------------------------------------------------------------------
 
 
-def test_own_test_of_the_module_passes(module):
+def test_own_test_of_the_module_passes(module, worker_client):
     suite = unittest.defaultTestLoader.loadTestsFromTestCase(module.VoxelMorphRegistrationTest)
     result = unittest.TestResult()
     suite.run(result)
     problems = [text for _, text in result.errors + result.failures]
     assert problems == []
-    assert result.testsRun == 2
+    assert result.testsRun == 3

@@ -79,8 +79,9 @@ def align(
     "rigid", "similarity" (rigid with one scale) or "affine" (mutual information, so the modalities may differ).
     initial: (4, 4), the start for every method; with "none" it is the answer. What is found is applied before it,
     matrix = initial @ found; the last three then start from there alone, instead of searching. fixed_mask: its
-    voxels > 0 are where these three measure the similarity. seed: of the sampling; the same input and seed give the same answer. progress: called
-    with the part done, 0 to 1; what it raises ends the alignment and reaches the caller.
+    voxels > 0 are where these three measure the similarity. seed: of the sampling; the same input and seed give the
+    same answer. progress: called with the part done, 0 to 1; what it raises ends the alignment and reaches the
+    caller.
 
     Two single slices are aligned within their plane. Where a slice lies along its normal cannot be seen in it, so
     every method, "none" included, also carries the fixed plane onto the moving one (a shift along the normal, and

@@ -29,13 +29,13 @@ from .scene import (
     REPORT_ATTRIBUTE,
     SETTINGS_ATTRIBUTE,
     grid_transform,
-    inverse_field,
     linear_transform,
     mark_as_inverse,
     matrix_from_vtk,
     parent_to_world,
     put_under,
 )
+from .written import Stored
 
 # On the linear transform between a node and the transform it was put under.
 BETWEEN_ATTRIBUTE = "VoxelMorph.Between"
@@ -134,25 +134,35 @@ def harden(nodes: Iterable) -> None:
         _forget(node)
 
 
-def inverse_transform_node(transform_node, target=None):
-    """The inverse of a registration's transform as a grid transform node, for nodes of the fixed side.
-
-    The inverse written by the registration, or an earlier one, is returned as it is while it exists; else one is
-    computed over the moving volume and written into `target` (a new node when None). Raises InputError when the
-    node is no transform of a registration or its moving volume is gone, FieldError where the field folds.
-    """
+def known_inverse(transform_node):
+    """The inverse written by the registration, or an earlier one, while it fits the transform; else None."""
     grid_node, _ = _resolved(transform_node)
-    if grid_node.GetAttribute(DIRECTION_ATTRIBUTE) == "inverse":
-        raise InputError(f"'{grid_node.GetName()}' is an inverse already. Choose the transform it was made from.")
     known = grid_node.GetNodeReference(INVERSE_ROLE)
     # Both carry the report of the registration that wrote them.
     current = known is not None and known.GetAttribute(REPORT_ATTRIBUTE) == grid_node.GetAttribute(REPORT_ATTRIBUTE)
-    if current and target in (None, known):
+    return known if current else None
+
+
+def inverse_transform_node(transform_node, target=None):
+    """The inverse of a registration's transform as a grid transform node, for nodes of the fixed side.
+
+    The one that is known is returned while it fits; else one is computed over the moving volume, with torch, and
+    written into `target` (a new node when None). Raises InputError when the node is no transform of a registration or
+    its moving volume is gone, FieldError where the field folds.
+    """
+    transform, moving, fixed_to_world = inverse_job(transform_node)
+    known = known_inverse(transform_node)
+    if known is not None and target in (None, known):
         return known
-    field, fixed_to_world = _inverted(grid_node)
+    return write_inverse(transform_node, transform.inverse(moving, fixed_to_world), fixed_to_world, target)
+
+
+def write_inverse(transform_node, field: DisplacementField, fixed_to_world: np.ndarray, target=None):
+    """Write a computed inverse into `target` (the inverse that the transform has, or a new node, when None)."""
+    grid_node, _ = _resolved(transform_node)
     fixed_node = grid_node.GetNodeReference(grid_node.GetFixedNodeReferenceRole())
     moving_node = grid_node.GetNodeReference(grid_node.GetMovingNodeReferenceRole())
-    node = target or known
+    node = target or grid_node.GetNodeReference(INVERSE_ROLE)
     if node is None:
         fixed_name = fixed_node.GetName() if fixed_node is not None else "fixed"
         scene = grid_node.GetScene()
@@ -302,23 +312,11 @@ def _grid_of(grid_node) -> Grid:
     return Grid(data.GetDimensions()[::-1], matrix)
 
 
-def _field_of(grid_node) -> DisplacementField:
-    """The displacements that a grid transform node holds, from parent."""
+def stored(grid_node) -> Stored:
+    """The transform that a registration wrote, as it is in the scene. Raises InputError."""
     transform, grid = _oriented_grid(grid_node), _grid_of(grid_node)
     values = vtk_to_numpy(transform.GetDisplacementGrid().GetPointData().GetScalars()).reshape(*grid.shape, 3)
-    return DisplacementField(values * np.float32(transform.GetDisplacementScale()), grid)
-
-
-def _inverted(grid_node) -> tuple[DisplacementField, np.ndarray]:
-    """The inverse displacement, and the fixed volume's parent transform F that is in it."""
-    moving_node = grid_node.GetNodeReference(grid_node.GetMovingNodeReferenceRole())
-    fixed_node = grid_node.GetNodeReference(grid_node.GetFixedNodeReferenceRole())
-    field = _field_of(grid_node)
-    if moving_node is None or moving_node.GetImageData() is None:
-        raise InputError(
-            f"The moving volume of '{grid_node.GetName()}' is no longer in the scene; the inverse is made over it. "
-            "Load it and register again."
-        )
+    field = DisplacementField(values * np.float32(transform.GetDisplacementScale()), grid)
     parent = np.array(json.loads(grid_node.GetAttribute(PARENT_ATTRIBUTE)))
     linear = np.array(json.loads(grid_node.GetAttribute(REPORT_ATTRIBUTE))["linear"])
     companion = grid_node.GetNodeReference(LINEAR_ROLE)
@@ -326,11 +324,27 @@ def _inverted(grid_node) -> tuple[DisplacementField, np.ndarray]:
     if companion is not None:
         companion.GetMatrixTransformFromParent(after)
     # The node and its linear part are M (x + v(x)) = P^-1 A (x + u(x)).
-    deformation = field.then_linear(np.linalg.solve(linear, parent @ matrix_from_vtk(after)))
+    return Stored(field, np.linalg.solve(linear, parent @ matrix_from_vtk(after)), linear)
+
+
+def inverse_job(transform_node) -> tuple[Stored, Grid, np.ndarray]:
+    """What Stored.inverse needs: (stored, the moving grid, the fixed volume's parent F). Raises InputError."""
+    grid_node, _ = _resolved(transform_node)
+    if grid_node.GetAttribute(DIRECTION_ATTRIBUTE) == "inverse":
+        raise InputError(f"'{grid_node.GetName()}' is an inverse already. Choose the transform it was made from.")
+    moving_node = grid_node.GetNodeReference(grid_node.GetMovingNodeReferenceRole())
+    fixed_node = grid_node.GetNodeReference(grid_node.GetFixedNodeReferenceRole())
+    result = stored(grid_node)
+    if moving_node is None or moving_node.GetImageData() is None:
+        raise InputError(
+            f"The moving volume of '{grid_node.GetName()}' is no longer in the scene; the inverse is made over it. "
+            "Load it and register again."
+        )
+    parent = np.array(json.loads(grid_node.GetAttribute(PARENT_ATTRIBUTE)))
     to_ras = vtk.vtkMatrix4x4()
     moving_node.GetIJKToRASMatrix(to_ras)
     moving = Grid(moving_node.GetImageData().GetDimensions()[::-1], parent @ matrix_from_vtk(to_ras))
     fixed_to_world = np.eye(4)
     if fixed_node is not None:
         fixed_to_world = parent_to_world(fixed_node, f"fixed volume '{fixed_node.GetName()}'")
-    return inverse_field(deformation, linear, moving, fixed_to_world), fixed_to_world
+    return result, moving, fixed_to_world

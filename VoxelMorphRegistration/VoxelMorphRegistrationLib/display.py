@@ -143,7 +143,8 @@ def show_like(volume_node, other_node) -> None:
     if other is None:
         shown.AutoWindowLevelOn()
         return
-    shown.SetAndObserveColorNodeID(other.GetColorNodeID())
+    if other.GetColorNodeID():
+        shown.SetAndObserveColorNodeID(other.GetColorNodeID())
     # The values outside the moving image would disturb an automatic window, so its present range is taken over.
     shown.AutoWindowLevelOff()
     shown.SetWindowLevel(other.GetWindow(), other.GetLevel())

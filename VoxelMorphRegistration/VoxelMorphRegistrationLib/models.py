@@ -47,8 +47,8 @@ class ModelCard:
     on, "corners" when the first and the last voxel centres of both grids coincide. returns: "flow", or "moved and
     field" for foreign networks that return both, in either order. axes: order of the tensor axes, "kji" as numpy
     arrays here, "ijk" as nibabel arrays. normalization: how intensities get to [0, 1], {"method": "percentile", "low",
-    "high"} or {"method": "white-matter", "target"}. passes: default number of passes. pass_scales: factor of the working grid's spacing in
-    each pass, the last one for all further passes.
+    "high"} or {"method": "white-matter", "target"}. passes: default number of passes. pass_scales: factor of the
+    working grid's spacing in each pass, the last one for all further passes.
     """
 
     name: str

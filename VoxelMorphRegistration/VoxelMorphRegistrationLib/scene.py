@@ -24,7 +24,8 @@ import slicer
 from . import display, results
 from .errors import FieldError, InputError, OutputError, SettingsError
 from .field import DisplacementField
-from .geometry import Grid, Image, check_matrix, working_grid
+from .geometry import Grid, Image, check_matrix
+from .written import INSIDE, SEPARATE, Fields, Wanted, fields_of
 
 SETTINGS_ATTRIBUTE = "VoxelMorph.Settings"
 REPORT_ATTRIBUTE = "VoxelMorph.Report"
@@ -37,7 +38,7 @@ DIRECTION_ATTRIBUTE = "VoxelMorph.Direction"
 # On a node put under a transform: that transform, and the transform that it was under before.
 APPLIED_ROLE = "VoxelMorph.Applied"
 FORMER_ROLE = "VoxelMorph.FormerParent"
-LINEAR_CHOICES = ("inside", "separate")
+LINEAR_CHOICES = (INSIDE, SEPARATE)
 
 
 # --- nodes to images --------------------------------------------------------------------------------------
@@ -321,6 +322,8 @@ class Inputs:
     fixed_points: np.ndarray | None = None
     moving_points: np.ndarray | None = None
     fixed_mask: Image | None = None
+    moving_mask: Image | None = None
+    initial_transform: np.ndarray | None = None
 
     def arguments(self) -> dict:
         """The keyword arguments of registration.register."""
@@ -330,6 +333,8 @@ class Inputs:
             "fixed_points": self.fixed_points,
             "moving_points": self.moving_points,
             "fixed_mask": self.fixed_mask,
+            "moving_mask": self.moving_mask,
+            "initial_transform": self.initial_transform,
         }
 
 
@@ -342,9 +347,13 @@ def read_inputs(
     fixed_points=None,
     moving_points=None,
     fixed_mask=None,
+    moving_mask=None,
+    initial_transform=None,
     replaced=None,
 ) -> Inputs:
     """Read the nodes of a registration; optional ones may be None. `replaced` as in image_from_node.
+
+    initial_transform: a linear transform node that would bring the moving volume, as it lies, to the fixed one.
 
     Segmentations are brought onto the grid of their volume (nearest), because their own grid is a side matter.
     """
@@ -360,7 +369,6 @@ def read_inputs(
     moving_table = _labels_on(moving_labels, "moving labels", moving.grid, replaced)
     if fixed_table is not None and moving_table is not None:
         moving_table = matched_labels(fixed_table, moving_table)
-    mask = _labels_on(fixed_mask, "fixed mask", fixed.grid, replaced)
     return Inputs(
         fixed_node=fixed_node,
         moving_node=moving_node,
@@ -372,8 +380,33 @@ def read_inputs(
         moving_labels_node=moving_labels,
         fixed_points=None if fixed_points is None else points_from_node(fixed_points, "fixed points"),
         moving_points=None if moving_points is None else points_from_node(moving_points, "moving points"),
-        fixed_mask=None if mask is None else mask.image.with_array(mask.image.array != 0),
+        fixed_mask=_mask_on(fixed_mask, "fixed mask", fixed.grid, replaced),
+        moving_mask=_mask_on(moving_mask, "moving mask", moving.grid, replaced),
+        initial_transform=None if initial_transform is None else _initial_matrix(initial_transform, moving_node),
     )
+
+
+def _mask_on(node, role: str, grid: Grid, replaced) -> Image | None:
+    """Where the labels of a node are not 0."""
+    labels = _labels_on(node, role, grid, replaced)
+    return None if labels is None else labels.image.with_array(labels.image.array != 0)
+
+
+def _initial_matrix(node, moving_node) -> np.ndarray:
+    """(4, 4), fixed to moving RAS mm, of a transform node that brings the moving volume to the fixed one."""
+    name = f"initial transform '{node.GetName()}'"
+    if not node.IsA("vtkMRMLTransformNode") or not node.IsTransformToWorldLinear():
+        raise InputError(f"The {name} is not linear. Choose a linear transform.")
+    parent = moving_node.GetParentTransformNode()
+    while parent is not None:
+        if parent is node:
+            raise InputError(
+                f"The {name} moves the moving volume already, and counts as it lies. Leave the choice empty."
+            )
+        parent = parent.GetParentTransformNode()
+    matrix = vtk.vtkMatrix4x4()
+    node.GetMatrixTransformToWorld(matrix)
+    return np.linalg.inv(check_matrix(matrix_from_vtk(matrix), name))
 
 
 def _labels_on(node, role: str, grid: Grid, replaced) -> Labels | None:
@@ -415,7 +448,7 @@ class Targets:
     labels: object = None
     jacobian: object = None
     inverse: object = False
-    linear: str = "inside"
+    linear: str = INSIDE
     apply: bool = False
 
 
@@ -485,20 +518,25 @@ def _refuse_parent_of(targets: Targets, fixed_node) -> None:
         parent = parent.GetParentTransformNode()
 
 
-def write_outputs(registration, inputs: Inputs, targets: Targets = Targets()) -> Outputs:
+def write_outputs(
+    registration, inputs: Inputs, targets: Targets = Targets(), transforms: dict | None = None
+) -> Outputs:
     """Create or update the nodes of a finished registration. On any error the scene is as before.
 
-    Raises InputError when a target does not fit, or when the fixed volume was moved or removed since it was read.
+    registration: a Registration, or a written.Product together with its `transforms` (transforms_of); these are
+    computed here, with torch, when None. Raises InputError when a target does not fit, or when the fixed volume was
+    moved or removed since it was read.
     """
     check_targets(targets, inputs.fixed_node, inputs.moving_node, inputs.moving_labels_node)
     scene = inputs.fixed_node.GetScene()
     _check_still_there(inputs)
     if targets.labels not in (None, False) and registration.warped_labels is None:
         raise InputError("An output for warped labels is chosen, but no moving labels. Choose the moving labels.")
-    plan = _plan(registration, inputs, targets)
+    wanted = wanted_fields(inputs, targets)
+    plan = transforms if transforms is not None else transforms_of(fields_of(registration, wanted))
     existing = [targets.transform, targets.volume, targets.labels, targets.jacobian, targets.inverse]
     with _all_or_nothing(scene, [inputs.moving_node, *(node for node in existing if node)]):
-        return _Writer(scene, registration, inputs, targets).write(plan)
+        return _Writer(scene, registration, inputs, targets, wanted.fixed_to_world).write(plan)
 
 
 def _check_still_there(inputs: Inputs) -> None:
@@ -513,60 +551,29 @@ def _check_still_there(inputs: Inputs) -> None:
         raise InputError(f"The {inputs.fixed.name} was moved or changed meanwhile. Nothing was written; start again.")
 
 
-def local_from_world(inputs: Inputs, registration) -> np.ndarray:
-    """(4, 4) P^-1 A: from deformed world-fixed positions to the moving volume's local RAS."""
-    return np.linalg.inv(inputs.moving_to_world) @ registration.linear
+def wanted_fields(inputs: Inputs, targets: Targets) -> Wanted:
+    """What is to be computed of a registration for these targets."""
+    return Wanted(
+        fixed=inputs.fixed.grid,
+        moving=inputs.moving.grid,
+        moving_to_world=inputs.moving_to_world,
+        fixed_to_world=parent_to_world(inputs.fixed_node, inputs.fixed.name),
+        transform=targets.transform is not False,
+        inverse=targets.inverse is not False,
+        linear=targets.linear,
+    )
 
 
-def _plan(registration, inputs: Inputs, targets: Targets) -> dict:
-    """The heavy or failing part of the work, done before the scene is touched: VTK transforms by name."""
+def transforms_of(fields: Fields) -> dict:
+    """The transforms for nodes by name, made before the scene is touched."""
     plan = {}
-    matrix = local_from_world(inputs, registration)
-    if targets.transform is not False:
-        if targets.linear == "inside":
-            covering = grid_over(registration.field.grid, inputs.fixed.grid)
-            plan["grid"] = grid_transform(registration.field.then_linear(matrix, covering))
-        else:
-            plan["grid"] = grid_transform(registration.field)
-            plan["linear"] = matrix
-    if targets.inverse is not False:
-        fixed_to_world = parent_to_world(inputs.fixed_node, inputs.fixed.name)
-        inverse = inverse_field(registration.field, registration.linear, inputs.moving.grid, fixed_to_world)
-        plan["inverse"] = grid_transform(inverse)
-        plan["fixed_to_world"] = fixed_to_world
+    if fields.transform is not None:
+        plan["grid"] = grid_transform(fields.transform)
+        if fields.linear is not None:
+            plan["linear"] = fields.linear
+    if fields.inverse is not None:
+        plan["inverse"] = grid_transform(fields.inverse)
     return plan
-
-
-def grid_over(grid: Grid, covered: Grid) -> Grid:
-    """`grid` enlarged by whole voxels until its outermost voxel centres lie beyond every corner of `covered`.
-
-    Slicer repeats the border value outside a grid transform. For u alone that is what the field means; a linear part
-    would stop growing there.
-    """
-    corners = grid.to_ijk(covered.corners())
-    low = np.minimum(np.floor(corners.min(0)), -1).astype(int)
-    high = np.maximum(np.ceil(corners.max(0)), grid.size).astype(int)
-    return grid.cropped(low, high - low + 1)
-
-
-def inverse_field(
-    deformation: DisplacementField, linear: np.ndarray, moving: Grid, fixed_to_world: np.ndarray
-) -> DisplacementField:
-    """From world-moving to fixed-local positions, on a grid over the moving volume at the field's resolution.
-
-    deformation: u of T(x) = A (x + u(x)); linear: A; moving: the moving volume's grid in the world. T^-1(y) =
-    x + w(x) at x = A^-1 y, w the inverse of the deformable part, then the inverse of the fixed volume's parent
-    transform. Raises FieldError where the field folds.
-    """
-    grid = working_grid(moving, float(deformation.grid.spacing.min()))
-    back = np.linalg.inv(linear)
-    inverse = deformation.inverse()
-    points = grid.positions().reshape(-1, 3)
-    fixed = points @ back[:3, :3].T + back[:3, 3]
-    fixed += inverse.at(fixed)
-    local = np.linalg.inv(fixed_to_world)
-    displacement = fixed @ local[:3, :3].T + local[:3, 3] - points
-    return DisplacementField(displacement.reshape(*grid.shape, 3).astype(np.float32), grid)
 
 
 def grid_transform(displacement: DisplacementField):
@@ -606,8 +613,9 @@ def mark_as_inverse(inverse_node, transform_node, fixed_to_world: np.ndarray) ->
 class _Writer:
     """Writes one registration into a scene; used once, inside _all_or_nothing."""
 
-    def __init__(self, scene, registration, inputs: Inputs, targets: Targets) -> None:
+    def __init__(self, scene, registration, inputs: Inputs, targets: Targets, fixed_to_world: np.ndarray) -> None:
         self.scene = scene
+        self.fixed_to_world = fixed_to_world
         self.registration = registration
         self.inputs = inputs
         self.targets = targets
@@ -622,7 +630,7 @@ class _Writer:
             fixed_name = self.inputs.fixed_node.GetName()
             inverse = self._node(targets.inverse, "vtkMRMLGridTransformNode", f"{fixed_name} to {self.moving_name}")
             self._set_transform(inverse, plan["inverse"], self.inputs.moving_node, self.inputs.fixed_node)
-            mark_as_inverse(inverse, grid_node, plan["fixed_to_world"])
+            mark_as_inverse(inverse, grid_node, self.fixed_to_world)
         if targets.volume is not False:
             volume = self._write_warped(registration.warped)
         if targets.labels is not False and registration.warped_labels is not None:
@@ -681,7 +689,13 @@ class _Writer:
             raise OutputError(f"The {image.name} is not on the grid of the {self.inputs.fixed.name}.")
         node.SetAndObserveTransformNodeID(fixed_node.GetTransformNodeID())
         node.CopyOrientation(fixed_node)
-        node.SetAndObserveImageData(_image_data(image.array))
+        data = _image_data(image.array)
+        if node.GetDisplayNode() is None:
+            # Before there are voxels: a histogram of them for an automatic window takes long, and is not used.
+            node.CreateDefaultDisplayNodes()
+            if node.GetDisplayNode().IsA("vtkMRMLScalarVolumeDisplayNode"):
+                node.GetDisplayNode().AutoWindowLevelOff()
+        node.SetAndObserveImageData(data)
 
     def _write_warped(self, image: Image):
         node = self._node(self.targets.volume, "vtkMRMLScalarVolumeNode", f"{self.moving_name} registered")
@@ -802,7 +816,7 @@ def write_results(transform_node, rows: Sequence[results.Row], name: str = ""):
         node = scene.AddNewNodeByClass("vtkMRMLTableNode", title)
         transform_node.SetNodeReferenceID(RESULTS_ROLE, node.GetID())
     node.SetAndObserveTable(table)
-    node.SetUseColumnNameAsColumnHeader(True)
+    node.SetUseColumnTitleAsColumnHeader(True)
     node.SetLocked(True)
     return node
 

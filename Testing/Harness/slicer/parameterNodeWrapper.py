@@ -10,7 +10,7 @@ import typing
 
 import vtk
 
-__all__ = ["Choice", "Default", "parameterNodeWrapper"]
+__all__ = ["Choice", "Default", "WithinRange", "parameterNodeWrapper"]
 
 
 class Default:
@@ -27,38 +27,64 @@ class Choice:
             raise ValueError(f"Value '{value}' is not one of {self.choices}")
 
 
+class WithinRange:
+    def __init__(self, minimum, maximum) -> None:
+        self.minimum, self.maximum = minimum, maximum
+
+    def check(self, value) -> None:
+        if not self.minimum <= value <= self.maximum:
+            raise ValueError(f"Value must be within range [{self.minimum}, {self.maximum}], is {value}")
+
+
+def _node_classes(annotation) -> list[type]:
+    """The MRML classes of a node type or of typing.Union[node types, None]; empty for anything else."""
+    kinds = typing.get_args(annotation) if typing.get_origin(annotation) is typing.Union else (annotation,)
+    classes = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, vtk.vtkObject)]
+    others = [kind for kind in kinds if kind not in classes and kind is not type(None)]
+    return [] if others else classes
+
+
 class _Parameter:
-    """One annotated attribute: str, bool or a MRML node class."""
+    """One annotated attribute: str, bool, int, float, a MRML node class or a union of these classes with None."""
 
     def __init__(self, name: str, annotation, assigned) -> None:
         self.name = name
-        self.type, *extras = typing.get_args(annotation) if typing.get_origin(annotation) else (annotation,)
-        self.is_node = isinstance(self.type, type) and issubclass(self.type, vtk.vtkObject)
-        if self.type not in (str, bool) and not self.is_node:
+        annotated = typing.get_origin(annotation) is typing.Annotated
+        self.type, *extras = typing.get_args(annotation) if annotated else (annotation,)
+        self.classes = _node_classes(self.type)
+        if len(self.classes) > 1 and type(None) not in typing.get_args(self.type):
+            raise RuntimeError(f"'{name}' cannot be empty: a union of nodes needs None")
+        self.is_node = bool(self.classes)
+        if self.type not in (str, bool, int, float) and not self.is_node:
             raise RuntimeError(f"No serializer for {annotation} of '{name}' in this stand-in")
         self.choice = next((extra for extra in extras if isinstance(extra, Choice)), None)
+        self.range = next((extra for extra in extras if isinstance(extra, WithinRange)), None)
         default = next((extra.value for extra in extras if isinstance(extra, Default)), assigned)
         self.default = default if default is not None or self.is_node else self.type()
-        if self.choice is not None:
-            self.choice.check(self.default)
+        self.check(self.default)
+
+    def check(self, value) -> None:
+        for validator in (self.choice, self.range):
+            if validator is not None:
+                validator.check(value)
 
     def read(self, node):
         if self.is_node:
             return node.GetNodeReference(self.name)
         text = node.GetParameter(self.name)
-        return text == "True" if self.type is bool else text
+        return text == "True" if self.type is bool else self.type(text)
 
     def write(self, node, value) -> None:
         if self.is_node:
-            if value is not None and not isinstance(value, self.type):
+            if value is not None and not isinstance(value, tuple(self.classes)):
                 raise TypeError(f"Value of type '{type(value)}' is not of type '{self.type}'")
             node.SetNodeReferenceID(self.name, None if value is None else value.GetID())
             node.Modified()
             return
-        if not isinstance(value, self.type):
+        kinds = (int, float) if self.type is float else self.type
+        if not isinstance(value, kinds) or (self.type is int and isinstance(value, bool)):
             raise TypeError(f"Value of type '{type(value)}' is not of type '{self.type}'")
-        if self.choice is not None:
-            self.choice.check(value)
+        self.check(value)
         node.SetParameter(self.name, str(value))
 
 
@@ -66,10 +92,13 @@ class _Connector:
     """One widget and one parameter. Which widgets fit which type is Slicer's rule, by exact class."""
 
     KINDS = {
-        (str, "QComboBox"): ("currentText", "currentIndexChanged"),
+        (str, "QComboBox"): ("currentIndex", "currentIndexChanged"),
         (str, "QLineEdit"): ("text", "textChanged"),
-        (bool, "QCheckBox"): ("checked", "toggled"),
+        (bool, "QCheckBox"): ("checked", "stateChanged"),
         (bool, "QPushButton"): ("checked", "toggled"),
+        (int, "QSpinBox"): ("value", "valueChanged"),
+        (float, "QDoubleSpinBox"): ("value", "valueChanged"),
+        (float, "ctkSliderWidget"): ("value", "valueChanged"),
     }
 
     def __init__(self, widget, parameter: _Parameter) -> None:
@@ -78,6 +107,8 @@ class _Connector:
         if parameter.is_node:
             if kind != "qMRMLNodeComboBox":
                 raise RuntimeError(f"Unable to create GUI connector from '{parameter.type}' to '{kind}'")
+            # As the real one does, whatever the .ui file says; an abstract class fails here, too.
+            widget.nodeTypes = [cls().GetClassName() for cls in parameter.classes]
             self.changed = widget.currentNodeChanged
             return
         if (parameter.type, kind) not in self.KINDS:
@@ -89,14 +120,23 @@ class _Connector:
             widget.clear()
             for choice in parameter.choice.choices:
                 widget.addItem(choice)
+        if parameter.type in (int, float):
+            if parameter.range is None:
+                raise RuntimeError(f"'{parameter.name}' has no range")
+            widget.minimum, widget.maximum = parameter.range.minimum, parameter.range.maximum
         self.changed = getattr(widget, signal)
 
     def read(self):
-        return self.widget.currentNode() if self.parameter.is_node else getattr(self.widget, self.attribute)
+        if self.parameter.is_node:
+            return self.widget.currentNode()
+        value = getattr(self.widget, self.attribute)
+        return self.parameter.choice.choices[value] if self.attribute == "currentIndex" else value
 
     def write(self, value) -> None:
         if self.parameter.is_node:
             self.widget.setCurrentNode(value)
+        elif self.attribute == "currentIndex":
+            self.widget.currentIndex = self.parameter.choice.choices.index(value)
         else:
             setattr(self.widget, self.attribute, value)
 

@@ -20,7 +20,7 @@ import qt
 from ..errors import VoxelMorphError
 from ..registration import Registration
 from . import files, messages
-from .messages import Job, ProtocolError, WorkerError
+from .messages import Job, ProtocolError, Task, WorkerError
 from .process import Slices, WorkerProcess, default_python, garbage
 
 
@@ -121,15 +121,16 @@ class WorkerClient:
 
     def submit(
         self,
-        job: Job,
-        on_result: Callable[[Registration], None] = _nothing,
+        job: Job | Task,
+        on_result: Callable = _nothing,
         on_error: Callable[[VoxelMorphError], None] = _nothing,
         on_cancelled: Callable[[], None] = _nothing,
         on_progress: Callable[[str, float, float], None] = _nothing,
         on_log: Callable[[str], None] = _nothing,
     ) -> int:
-        """Register; returns the number of the request. Starts the process if there is none.
+        """Register, or do a task; returns the number of the request. Starts the process if there is none.
 
+        on_result(result): a Registration, or a Product where the job wants one, or what a task returns.
         on_progress(stage, fraction in 0..1, seconds since the start); on_log(line). The job's arrays must not change
         until on_progress is called first. Raises WorkerError when a registration is running, InputError when an
         array does not hold numbers.

@@ -21,6 +21,7 @@ from ..errors import InputError, VoxelMorphError
 from ..field import DisplacementField
 from ..geometry import Grid, Image
 from ..registration import Registration, Report, Settings
+from ..written import Fields, Product, Stored, Wanted
 
 PROTOCOL = 1
 # A report with thousands of landmarks stays far below it.
@@ -44,16 +45,28 @@ class ProtocolError(Exception):
 class Job:
     """One call of registration.register; `keywords` are its keyword arguments (images, points, matrices, None).
 
-    settings.model names the model; a model file should be given with its full path.
+    settings.model names the model; a model file should be given with its full path. wanted: then the result is
+    the written.Product of the registration.
     """
 
     fixed: Image
     moving: Image
     settings: Settings = field(default_factory=Settings)
     keywords: dict = field(default_factory=dict)
+    wanted: Wanted | None = None
 
 
-_TYPES = {kind.__name__: kind for kind in (Grid, Image, DisplacementField, Settings, Report, Registration, Job)}
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Something else to compute: a method of written.Stored by name ("inverse" or "overview"); its result is sent."""
+
+    stored: Stored
+    method: str
+    arguments: tuple = ()
+
+
+_KINDS = (Grid, Image, DisplacementField, Settings, Report, Registration, Wanted, Fields, Product, Stored, Job, Task)
+_TYPES = {kind.__name__: kind for kind in _KINDS}
 _NUMBER = (int, float)
 _FIELDS: dict[str, dict] = {
     "register": {"folder": str, "job": dict},

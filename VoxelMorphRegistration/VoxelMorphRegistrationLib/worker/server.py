@@ -18,10 +18,12 @@ from pathlib import Path
 
 from .. import models, registration
 from ..errors import Cancelled, DeviceError, VoxelMorphError
+from ..written import Stored, product_of
 from . import files, messages
-from .messages import Job, ProtocolError, TorchMissingError, WorkerError
+from .messages import Job, ProtocolError, Task, TorchMissingError, WorkerError
 
 _PROGRESS_INTERVAL_S = 0.05
+_TASKS = {"inverse": Stored.inverse, "overview": Stored.overview}
 
 
 def main(arguments: list[str]) -> int:
@@ -148,16 +150,27 @@ class Server:
     def _register(self, message: dict):
         request, folder = message["id"], Path(message["folder"])
         loaded = {name: files.mapped(folder / name) for name in messages.array_names(message["job"])}
-        job: Job = messages.unpack(message["job"], loaded.__getitem__)
+        job: Job | Task = messages.unpack(message["job"], loaded.__getitem__)
         progress = self._progress(request)
-        model = self._model(job, request, progress)
-        result = registration.register(job.fixed, job.moving, model, job.settings, progress, **job.keywords)
+        result = self._done(job, request, progress)
         arrays: dict = {}
         packed = messages.pack(result, arrays, "result")
         for name, array in arrays.items():
             for _ in files.writing(folder / name, array):
                 progress("returning the result", 0.0)
         return packed
+
+    def _done(self, job: Job | Task, request: int, progress):
+        """The result of a job or a task."""
+        if isinstance(job, Task):
+            progress("computing", 0.0)
+            return _TASKS[job.method](job.stored, *job.arguments)
+        model = self._model(job, request, progress)
+        result = registration.register(job.fixed, job.moving, model, job.settings, progress, **job.keywords)
+        if job.wanted is None:
+            return result
+        progress("returning the result", 0.0)
+        return product_of(result, job.wanted)
 
     def _progress(self, request: int):
         """A callback that sends every stage but not every fraction, and cancels where asked to."""

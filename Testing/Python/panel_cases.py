@@ -1,0 +1,48 @@
+"""Pressing through the panel in tests: what a user does and sees."""
+
+from __future__ import annotations
+
+import worker_cases
+
+
+def choose_quick(widget, model_file: str) -> None:
+    """A registration of a fraction of a second."""
+    widget._parameterNode.model = model_file
+    widget.ui.alignmentComboBox.currentText = "none"
+    widget.ui.deviceComboBox.currentText = "cpu"
+
+
+def choose_slow(widget) -> None:
+    """A registration of some seconds that reports progress all the time."""
+    choose_quick(widget, "none")
+    widget.ui.refinementComboBox.currentText = "accurate"
+
+
+def press_and_wait(widget) -> None:
+    """Press Register and let the event loop run until the button says so again."""
+    widget.ui.registerButton.click()
+    wait(widget)
+
+
+def wait(widget) -> None:
+    worker_cases.spin(lambda: widget._run is None)
+
+
+def press_and_wait_for_progress(widget) -> None:
+    """Press Register and wait until the worker computes."""
+    widget.ui.registerButton.click()
+    worker_cases.spin(lambda: widget._run is None or widget._stage)
+    assert widget._run is not None, widget.ui.statusLabel.text
+
+
+def add_slice_views(scene, count: int = 2) -> list:
+    """Slice views as the application has them: a slice node and a composite node each. Returns the latter."""
+    views = []
+    for name in ("Red", "Green", "Yellow")[:count]:
+        for class_name in ("vtkMRMLSliceNode", "vtkMRMLSliceCompositeNode"):
+            node = scene.CreateNodeByClass(class_name)
+            node.UnRegister(None)
+            node.SetSingletonTag(name)
+            node.SetLayoutName(name)
+            views.append(scene.AddNode(node))
+    return views[1::2]

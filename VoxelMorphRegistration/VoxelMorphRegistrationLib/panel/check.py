@@ -1,0 +1,254 @@
+"""The section 'Check': what the slice views show, so that a wrong result is seen. The views are put back by a click."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from .. import check_views, display
+from ..scene import REPORT_ATTRIBUTE
+from ..view_state import ViewState, composite_nodes
+from .messages import told
+
+_FLICKER_MS = 600
+_DEFORMATIONS = (None, check_views.GRID, check_views.ARROWS)
+
+
+class CheckSection:
+    """Drives the widgets of the section. `parameters` (the module's parameter node) names the nodes of the result."""
+
+    def __init__(self, ui) -> None:
+        self._ui, self._parameters = ui, None
+        self._before: ViewState | None = None
+        self._mode = ""
+        self._timer = qt.QTimer()
+        self._timer.timeout.connect(self._on_flick)
+        for text in (_("off"), _("grid"), _("arrows")):
+            ui.deformationComboBox.addItem(text)
+        self._modes = {
+            "fade": ui.showFadeButton,
+            "checkerboard": ui.showCheckerboardButton,
+            "before": ui.showBeforeButton,
+            "jacobian": ui.showJacobianButton,
+        }
+        ui.showFadeButton.clicked.connect(lambda *_: self.show("fade"))
+        ui.showCheckerboardButton.clicked.connect(lambda *_: self.show("checkerboard"))
+        ui.showBeforeButton.clicked.connect(lambda *_: self.show("before"))
+        ui.showJacobianButton.clicked.connect(lambda *_: self.show("jacobian"))
+        ui.fadeSlider.valueChanged.connect(self._on_fade)
+        ui.flickerButton.clicked.connect(self._on_flicker)
+        ui.jacobianRangeSlider.valueChanged.connect(self._on_range)
+        ui.legendCheckBox.clicked.connect(self._on_legend)
+        ui.deformationComboBox.currentIndexChanged.connect(self._on_deformation)
+        ui.gridSpacingSpinBox.valueChanged.connect(self._on_spacing)
+        self._outlines = {
+            "fixed": ui.outlineFixedCheckBox,
+            "moving": ui.outlineMovingCheckBox,
+            "warped": ui.outlineWarpedCheckBox,
+        }
+        for box in self._outlines.values():
+            box.clicked.connect(self._on_outlines)
+        ui.worstDeterminantButton.clicked.connect(lambda *_: self._jump("determinant"))
+        ui.worstLandmarkButton.clicked.connect(lambda *_: self._jump("landmark"))
+        ui.linkCheckBox.clicked.connect(self._on_link)
+        ui.restoreViewsButton.clicked.connect(self._on_restore)
+
+    def cleanup(self) -> None:
+        self._timer.stop()
+        self.set_parameters(None)
+
+    def set_parameters(self, parameters) -> None:
+        self._parameters = parameters
+        self.update()
+
+    def forget(self) -> None:
+        """The scene is being closed: there is nothing to put back."""
+        self._before = None
+        self._reset()
+
+    def update(self) -> None:
+        """Enable what can be shown of the present result."""
+        nodes = self._nodes()
+        result = nodes.transform is not None and nodes.fixed is not None
+        self._ui.checkCollapsibleButton.enabled = result
+        if not result:
+            self._stop_flicker()
+            return
+        worst = _report(nodes.transform).get("worst_ras") or {}
+        warped = nodes.warped is not None
+        for mode, possible in (("fade", warped), ("checkerboard", warped), ("jacobian", nodes.jacobian is not None)):
+            self._modes[mode].enabled = possible
+        self._modes["before"].enabled = warped and nodes.moving is not None
+        for side, box in self._outlines.items():
+            box.enabled = nodes.labels[side] is not None
+        self._ui.worstDeterminantButton.enabled = "determinant" in worst or nodes.jacobian is not None
+        self._ui.worstLandmarkButton.enabled = "landmark" in worst
+        views = composite_nodes(slicer.mrmlScene)
+        self._ui.linkCheckBox.checked = bool(views) and bool(views[0].GetLinkedControl())
+
+    def show_result(self) -> None:
+        """After a registration: the warped volume over the fixed one; the section unfolds."""
+        self.update()
+        if self._nodes().warped is not None:
+            self.show("fade")
+        elif self._nodes().jacobian is not None:
+            self.show("jacobian")
+        self._ui.checkCollapsibleButton.collapsed = False
+
+    def show(self, mode: str) -> None:
+        """Fill the slice views: "fade", "checkerboard", "before" or "jacobian"."""
+        nodes = self._nodes()
+        self._remember()
+        self._stop_flicker()
+        opacity = {"fade": 0.5, "jacobian": 0.6}.get(mode, 1.0)
+        with told(busy=mode == "checkerboard"):
+            self._fill(mode, nodes, opacity)
+            self._mode = mode
+        for name, button in self._modes.items():
+            button.checked = name == self._mode
+        self._ui.fadeSlider.setValue(opacity)
+        self.update()
+
+    def _fill(self, mode: str, nodes, opacity: float) -> None:
+        if nodes.jacobian is not None and display.legend_node(nodes.jacobian) is not None:
+            display.show_legend(nodes.jacobian, False)
+        background = nodes.warped if mode == "before" else nodes.fixed
+        new = any(view.GetBackgroundVolumeID() != background.GetID() for view in composite_nodes(slicer.mrmlScene))
+        if mode == "fade":
+            check_views.show_pair(nodes.fixed, nodes.warped, opacity)
+        elif mode == "checkerboard":
+            check_views.show_checkerboard(nodes.fixed, nodes.warped)
+        elif mode == "before":
+            check_views.show_before_after(nodes.moving, nodes.warped, nodes.transform)
+        else:
+            change, legend = self._ui.jacobianRangeSlider.value, self._ui.legendCheckBox.checked
+            check_views.show_jacobian(nodes.fixed, nodes.jacobian, opacity, change, legend)
+        if new and mode != "before":
+            slicer.util.resetSliceViews()
+
+    # --- nodes ---
+
+    def _nodes(self) -> SimpleNamespace:
+        """The nodes of the result that are in the scene; None for the others."""
+        parameters = self._parameters
+        found = SimpleNamespace(transform=None, fixed=None, moving=None, warped=None, jacobian=None, labels={})
+        transform = parameters.outputTransform if parameters else None
+        if transform is None or transform.GetScene() is None or not transform.GetAttribute(REPORT_ATTRIBUTE):
+            return found
+        found.transform = transform
+        found.fixed = transform.GetNodeReference(transform.GetFixedNodeReferenceRole())
+        found.moving = transform.GetNodeReference(transform.GetMovingNodeReferenceRole())
+        found.warped, found.jacobian = _shown(parameters.outputVolume), _shown(parameters.outputJacobian)
+        found.labels = {
+            "fixed": _shown(parameters.fixedLabels),
+            "moving": _shown(parameters.movingLabels),
+            "warped": _shown(parameters.outputLabels),
+        }
+        return found
+
+    def _remember(self) -> None:
+        if self._before is None:
+            self._before = ViewState.of(slicer.mrmlScene)
+
+    # --- slots ---
+
+    def _on_fade(self, *_unused) -> None:
+        if self._mode and not self._timer.active:
+            check_views.fade(slicer.mrmlScene, self._ui.fadeSlider.value)
+
+    def _on_flicker(self, *_unused) -> None:
+        if not self._ui.flickerButton.checked:
+            self._stop_flicker()
+            return
+        if not self._mode:
+            self.show_result()
+            self._ui.flickerButton.checked = True
+        self._timer.start(_FLICKER_MS)
+        self._on_flick()
+
+    def _on_flick(self, *_unused) -> None:
+        check_views.flick(slicer.mrmlScene)
+
+    def _stop_flicker(self) -> None:
+        was_active = self._timer.active
+        self._timer.stop()
+        self._ui.flickerButton.checked = False
+        if was_active:
+            check_views.fade(slicer.mrmlScene, self._ui.fadeSlider.value)
+
+    def _on_range(self, *_unused) -> None:
+        jacobian = self._nodes().jacobian
+        if jacobian is not None:
+            with told():
+                display.set_jacobian_range(jacobian, self._ui.jacobianRangeSlider.value)
+
+    def _on_legend(self, *_unused) -> None:
+        if self._mode == "jacobian":
+            display.show_legend(self._nodes().jacobian, self._ui.legendCheckBox.checked)
+
+    def _on_deformation(self, *_unused) -> None:
+        nodes = self._nodes()
+        if nodes.transform is None or nodes.fixed is None:
+            return
+        mode = _DEFORMATIONS[self._ui.deformationComboBox.currentIndex]
+        self._remember()
+        with told():
+            spacing = self._ui.gridSpacingSpinBox.value or None
+            check_views.show_deformation(nodes.transform, nodes.fixed, mode, spacing)
+
+    def _on_spacing(self, *_unused) -> None:
+        if self._ui.deformationComboBox.currentIndex > 0:
+            self._on_deformation()
+
+    def _on_outlines(self, *_unused) -> None:
+        labels = self._nodes().labels
+        self._remember()
+        chosen = {side: labels[side] for side, box in self._outlines.items() if box.checked and labels.get(side)}
+        with told(busy=True):
+            check_views.hide_outlines(slicer.mrmlScene)
+            check_views.show_outlines(chosen)
+
+    def _jump(self, kind: str) -> None:
+        nodes = self._nodes()
+        self._remember()
+        with told():
+            place = (_report(nodes.transform).get("worst_ras") or {}).get(kind)
+            if place is None:
+                place, _value = check_views.worst_voxel(nodes.jacobian)
+            check_views.jump_to(slicer.mrmlScene, place)
+
+    def _on_link(self, *_unused) -> None:
+        self._remember()
+        check_views.link(slicer.mrmlScene, self._ui.linkCheckBox.checked)
+
+    def _on_restore(self, *_unused) -> None:
+        self._timer.stop()
+        if self._before is not None:
+            with told():
+                self._before.restore()
+        self._before = None
+        self._reset()
+        self.update()
+
+    def _reset(self) -> None:
+        """The widgets as before the first check."""
+        self._timer.stop()
+        self._mode = ""
+        for button in (*self._modes.values(), self._ui.flickerButton, *self._outlines.values()):
+            button.checked = False
+        parameters, self._parameters = self._parameters, None
+        self._ui.deformationComboBox.setCurrentIndex(0)
+        self._parameters = parameters
+
+
+def _shown(node):
+    return node if node is not None and node.GetScene() is not None else None
+
+
+def _report(transform) -> dict:
+    text = transform.GetAttribute(REPORT_ATTRIBUTE) if transform is not None else None
+    return json.loads(text) if text else {}

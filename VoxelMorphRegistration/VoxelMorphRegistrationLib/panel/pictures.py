@@ -1,0 +1,35 @@
+"""The picture of a report: asked for from the nodes of a result, drawn by the worker."""
+
+from __future__ import annotations
+
+import json
+
+from .. import scene as room
+from ..applying import stored
+from ..errors import InputError
+from ..registration import Report
+from ..worker.messages import Task
+
+CAPTION = "Fixed, moving and warped volume, comparison before and after, Jacobian map"
+
+
+def overview_task(transform, warped_node, jacobian_node) -> Task | None:
+    """What the worker is to draw; None where a volume of the result is gone or was changed since."""
+    fixed_node = transform.GetNodeReference(transform.GetFixedNodeReferenceRole())
+    moving_node = transform.GetNodeReference(transform.GetMovingNodeReferenceRole())
+    if any(node is None or node.GetScene() is None for node in (fixed_node, moving_node, warped_node, jacobian_node)):
+        return None
+    try:
+        fixed = room.image_from_node(fixed_node, "fixed volume")
+        moving = room.image_from_node(moving_node, "moving volume", transform)
+        warped = room.image_from_node(warped_node, "warped volume")
+        jacobian = room.image_from_node(jacobian_node, "Jacobian map")
+        written = stored(transform)
+    except InputError:
+        # The numbers stand for themselves; what can no longer be drawn is left out.
+        return None
+    if not (warped.grid.same_as(fixed.grid) and jacobian.grid.same_as(fixed.grid)):
+        return None
+    known = json.loads(transform.GetAttribute(room.REPORT_ATTRIBUTE))
+    report = Report(**{name: value for name, value in known.items() if name in Report.__dataclass_fields__})
+    return Task(written, "overview", (fixed, moving, warped, jacobian, report))

@@ -1,0 +1,158 @@
+"""A registration of nodes in the worker's process: sent, watched over, written into the scene at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import qt
+
+from .. import scene as room
+from ..errors import InputError, OutputError, VoxelMorphError
+from ..registration import Settings
+from ..worker.client import WorkerClient
+from ..worker.messages import Job
+from ..written import Product
+
+# Parts of the whole that the stages take, roughly; refinement counts where it is done.
+_WEIGHTS = {
+    "checking": 3,
+    "loading the model": 3,
+    "aligning": 30,
+    "registering": 25,
+    "refining": 60,
+    "warping": 8,
+    "measuring": 20,
+    "returning the result": 3,
+}
+_shared: list[WorkerClient] = []
+
+
+def shared_client() -> WorkerClient:
+    """The worker of this Slicer, for the panel and for scripts; it outlives a reload of the module."""
+    if not _shared:
+        _shared.append(WorkerClient())
+    return _shared[0]
+
+
+def whole_fraction(stage: str, fraction: float, refined: bool) -> float:
+    """How much of a registration is done, 0 to 1, from its stage and the fraction of that."""
+    weights = {name: weight for name, weight in _WEIGHTS.items() if refined or name != "refining"}
+    if stage not in weights:
+        return 0.0
+    names = list(weights)
+    done = sum(weights[name] for name in names[: names.index(stage)])
+    return (done + fraction * weights[stage]) / sum(weights.values())
+
+
+class NodeRun:
+    """One registration. Exactly one of on_finished(outputs), on_error(error) and on_cancelled() is called at its end.
+
+    The callbacks come from the event loop. on_progress(stage, fraction, seconds), on_log(line). It stops by itself
+    when the scene is closed (as cancelled) or one of the two volumes is removed (as an error). Raises WorkerError
+    when another registration is running.
+    """
+
+    def __init__(
+        self,
+        client: WorkerClient,
+        inputs: room.Inputs,
+        targets: room.Targets,
+        settings: Settings,
+        *,
+        on_finished: Callable,
+        on_error: Callable,
+        on_cancelled: Callable,
+        on_progress: Callable,
+        on_log: Callable,
+    ) -> None:
+        self._client, self._inputs, self._targets = client, inputs, targets
+        self._on_finished, self._on_error, self._on_cancelled = on_finished, on_error, on_cancelled
+        self._reason: VoxelMorphError | None = None
+        self._tags: list[int] = []
+        self._stopped = False
+        client.submit(
+            Job(inputs.fixed, inputs.moving, settings, inputs.arguments(), room.wanted_fields(inputs, targets)),
+            on_result=self._prepare,
+            on_error=self._fail,
+            on_cancelled=self._cancelled,
+            on_progress=lambda *values: on_progress(*values),
+            on_log=lambda line: on_log(line),
+        )
+        self._scene = inputs.fixed_node.GetScene()
+        self._tags = [
+            self._scene.AddObserver(self._scene.StartCloseEvent, lambda *_: self.cancel()),
+            self._scene.AddObserver(self._scene.NodeRemovedEvent, lambda *_: self._check_nodes()),
+        ]
+
+    def cancel(self) -> None:
+        """Stop; on_cancelled is called within a second, unless the run has ended."""
+        self._stopped = True
+        self._client.cancel()
+
+    def abandon(self) -> None:
+        """Stop, and call nothing any more."""
+        self._on_finished = self._on_error = self._on_cancelled = lambda *_: None
+        self.cancel()
+
+    def _check_nodes(self) -> None:
+        for node in (self._inputs.fixed_node, self._inputs.moving_node):
+            if self._reason is None and not self._scene.IsNodePresent(node):
+                self._reason = InputError(
+                    f"'{node.GetName()}' was removed from the scene, so the registration was stopped. "
+                    "Nothing was written."
+                )
+                self.cancel()
+
+    def _end(self) -> None:
+        for tag in self._tags:
+            self._scene.RemoveObserver(tag)
+        self._tags = []
+
+    def _cancelled(self) -> None:
+        self._end()
+        if self._reason is not None:
+            self._on_error(self._reason)
+        else:
+            self._on_cancelled()
+
+    def _fail(self, error: VoxelMorphError) -> None:
+        self._end()
+        self._on_error(error)
+
+    def _prepare(self, product: Product) -> None:
+        """The transforms, then the nodes, then what follows, in steps of the event loop: none takes long by itself."""
+        transforms = room.transforms_of(product.fields)
+        qt.QTimer.singleShot(0, lambda: self._write(product, transforms))
+
+    def _write(self, product: Product, transforms: dict) -> None:
+        if self._stopped:
+            self._cancelled()
+            return
+        targets = _present(self._targets, self._scene)
+        try:
+            outputs = room.write_outputs(product, self._inputs, targets, transforms)
+        except VoxelMorphError as error:
+            self._fail(error)
+            return
+        except Exception as error:
+            # Told, so that nobody waits for the end, and then raised for the log.
+            text = f"The results could not be written into the scene ({type(error).__name__}: {error})."
+            self._fail(OutputError(text))
+            raise
+        qt.QTimer.singleShot(0, lambda: self._finish(outputs))
+
+    def _finish(self, outputs: room.Outputs) -> None:
+        self._end()
+        # Unless the scene was closed in this very moment.
+        if self._scene.IsNodePresent(self._inputs.fixed_node):
+            self._on_finished(outputs)
+        else:
+            self._on_cancelled()
+
+
+def _present(targets: room.Targets, scene) -> room.Targets:
+    """Targets without the nodes that were removed meanwhile: new ones take their places."""
+    names = ("transform", "volume", "labels", "jacobian", "inverse")
+    gone = {name: None for name in names if (node := getattr(targets, name)) and not scene.IsNodePresent(node)}
+    return replace(targets, **gone)
