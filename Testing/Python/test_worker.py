@@ -296,7 +296,8 @@ def test_cancel_at_random_moments_leaves_nothing(client, quick):
     moments = random.Random(0)
     for _ in range(10):
         run = cases.Run(client, Job(*cases.images(), quick))
-        qt.QTimer.singleShot(int(moments.uniform(0, 150)), client.cancel)
+        # A timer may fire when its job is done already; the next one is not its business.
+        qt.QTimer.singleShot(int(moments.uniform(0, 150)), lambda run=run: run.outcomes or client.cancel())
         run.wait()
         assert run.kind in ("cancelled", "result")
         assert cases.job_folders() == []

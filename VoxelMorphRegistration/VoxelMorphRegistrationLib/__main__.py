@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -16,6 +17,8 @@ EXIT_OK, EXIT_ERROR, EXIT_CANCELLED = 0, 1, 130
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 an error told in one sentence, 2 usage, 130 cancelled."""
+    # Read when torch is loaded: threads that wait for work are not to burn the time of those that have some.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parser = _parser()
     args = parser.parse_args(arguments)
     try:

@@ -1,5 +1,6 @@
 """Starts the worker. Run by its path, so that it needs neither an installed package nor PYTHONPATH."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -7,6 +8,8 @@ from pathlib import Path
 def main() -> int:
     # Python puts the script's own folder first; the library's parent folder belongs there.
     sys.path[0] = str(Path(__file__).resolve().parents[2])
+    # Read when torch is loaded: threads that wait for work are not to burn the time of those that have some.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from VoxelMorphRegistrationLib.worker import server
 
     return server.main(sys.argv[1:])
