@@ -8,7 +8,6 @@ sample points to a thousandth of a millimetre and compared with what the registr
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 from . import outputs, registration
 from .errors import InputError, OutputError
 from .field import DisplacementField, warp_image
-from .geometry import Grid, Image, write_image
+from .geometry import Grid, Image, rotation, write_image
 
 SEED = 2026
 LARGEST_MM = 8.0
@@ -88,7 +87,7 @@ def make_truth(template: Grid, largest_mm: float = LARGEST_MM, seed: int = SEED)
     random = np.random.default_rng(seed)
     extent = template.spacing * template.size
     angles = np.radians(random.uniform(4, 9, 3) * random.choice([-1, 1], 3))
-    linear = _about(template.center_ras, _rotation(angles) * random.uniform(0.94, 1.06, 3))
+    linear = _about(template.center_ras, rotation(angles) * random.uniform(0.94, 1.06, 3))
     linear[:3, 3] += random.uniform(0.02, 0.05, 3) * extent.min() * random.choice([-1, 1], 3)
     grid = _covering(template, margin=0.25, steps=48)
     displacement = _smooth_waves(grid, random, shortest_mm=0.22 * float(extent.max()))
@@ -99,18 +98,6 @@ def make_truth(template: Grid, largest_mm: float = LARGEST_MM, seed: int = SEED)
         displacement *= 0.8 / lipschitz
         lipschitz = 0.8
     return Truth(linear, DisplacementField(displacement, grid), lipschitz)
-
-
-def _rotation(angles: np.ndarray) -> np.ndarray:
-    """Rotations about x, then y, then z, radians."""
-    result = np.eye(3)
-    for axis, angle in enumerate(angles):
-        a, b = [n for n in range(3) if n != axis]
-        turn = np.eye(3)
-        turn[a, a] = turn[b, b] = math.cos(angle)
-        turn[a, b], turn[b, a] = -math.sin(angle), math.sin(angle)
-        result = turn @ result
-    return result
 
 
 def _about(center: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -187,7 +174,7 @@ def _moving_grid(template: Image, truth: Truth) -> Grid:
     brain = np.argwhere(template.array > 0)[:: max(1, np.count_nonzero(template.array) // 5000)]
     points = truth.to_moving(template.grid.to_ras(brain[:, ::-1]))
     # Left to right, front to back, bottom to top is left-handed.
-    axes = _rotation(np.radians([9, -6, 12])) @ np.diag([1.0, -1.0, 1.0])
+    axes = rotation(np.radians([9, -6, 12])) @ np.diag([1.0, -1.0, 1.0])
     spacing = np.array([1.2, 1.2, 1.5]) * template.grid.spacing.min()
     along = points @ axes
     margin = 8 * spacing

@@ -249,6 +249,18 @@ class Image:
         return replace(self, name=name)
 
 
+def rotation(angles: np.ndarray) -> np.ndarray:
+    """(3, 3), the rotations by `angles` (3,) in radians about x, then y, then z."""
+    result = np.eye(3)
+    for axis, angle in enumerate(angles):
+        a, b = [n for n in range(3) if n != axis]
+        turn = np.eye(3)
+        turn[a, a] = turn[b, b] = math.cos(angle)
+        turn[a, b], turn[b, a] = -math.sin(angle), math.sin(angle)
+        result = turn @ result
+    return result
+
+
 def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
     """The smallest box of slices that holds all True voxels of a mask (K, J, I) with at least one."""
     ranges = (np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3))

@@ -647,15 +647,17 @@ def _linear_part(fixed, moving, settings, initial, fixed_mask, run) -> _Linear:
 def _deform(fixed, moving, linear, grids, network, run):
     """The composed field of the passes, one on each of `grids`, and the network that made it."""
     window = [intensity_scale(image, network.card) for image in (fixed, moving)]
-    total = target = None
+    total = target = fine = None
     for number, grid in enumerate(grids):
         run.report(number / len(grids))
         if target is None or grid is not grids[number - 1]:
             target = normalised(resample(fixed, grid, None, window[0][0], smooth=True), window[0])
+            fine = None
         if total is None:
             source = resample(moving, grid, linear.matrix, window[1][0], smooth=True)
         else:
-            fine = smoothed(moving, moving.grid.ras_to_ijk @ linear.matrix @ grid.ijk_to_ras)
+            if fine is None:
+                fine = smoothed(moving, moving.grid.ras_to_ijk @ linear.matrix @ grid.ijk_to_ras)
             source = warp_image(fine, grid, total, linear.matrix, window[1][0])
         pair = normalised(source, window[1]), target
         try:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ..errors import InputError, SettingsError
-from ..geometry import Image, bounding_box, read_image
+from ..geometry import Image, bounding_box, read_image, rotation
 from ..sampling import voxel_positions
 from .pairs import TRAINING_STREAM, StepSizes, TrainingPair
 from .shapes import ShapeRecipe, Source, finish_image, half_resolution_labels, two_warps
@@ -162,7 +162,7 @@ class AnatomySource:
         for column, axis in enumerate((*axes, *across)):
             mirrored = section.flip and source.chance(0.5) and (axis == 0 or d == 2)
             linear[axis, column] = -1.0 if mirrored else 1.0
-        linear = _rotation(np.deg2rad(section.rotation) * source.numbers.uniform(-1, 1, 3)) @ linear
+        linear = rotation(np.deg2rad(section.rotation) * source.numbers.uniform(-1, 1, 3)) @ linear
         linear[:, :d] *= spacing
         extent = np.zeros(3)
         extent[list(axes)] = spacing * np.array(shape[::-1])
@@ -235,18 +235,6 @@ class AnatomySource:
 def _calmer(recipe: ShapeRecipe, factor: float) -> ShapeRecipe:
     low, high = recipe.displacement
     return replace(recipe, displacement=(factor * low, factor * high))
-
-
-def _rotation(angles: np.ndarray) -> np.ndarray:
-    """Rotation by angles (3,) in radians about the three axes, one after the other."""
-    result = np.eye(3)
-    for axis, angle in enumerate(angles):
-        a, b = [n for n in range(3) if n != axis]
-        turn = np.eye(3)
-        turn[a, a] = turn[b, b] = np.cos(angle)
-        turn[a, b], turn[b, a] = -np.sin(angle), np.sin(angle)
-        result = turn @ result
-    return result
 
 
 def _read_maps(folder: Path, validation: int) -> list[Image]:
