@@ -2,6 +2,7 @@
 
 import importlib.util
 import time
+import unittest
 from pathlib import Path
 from typing import Annotated, Union
 
@@ -30,15 +31,49 @@ from slicer.ScriptedLoadableModule import (
 )
 from VoxelMorphRegistrationLib import registration, scene
 from VoxelMorphRegistrationLib.alignment import METHODS as ALIGNMENTS
-from VoxelMorphRegistrationLib.errors import InputError, VoxelMorphError
+from VoxelMorphRegistrationLib.errors import Cancelled, InputError, VoxelMorphError
 from VoxelMorphRegistrationLib.panel.apply import ApplySection
 from VoxelMorphRegistrationLib.panel.check import CheckSection
 from VoxelMorphRegistrationLib.panel.messages import tell, told
 from VoxelMorphRegistrationLib.panel.models import ModelList
 from VoxelMorphRegistrationLib.panel.results import ResultsSection
-from VoxelMorphRegistrationLib.panel.run import NodeRun, shared_client, whole_fraction
+from VoxelMorphRegistrationLib.panel.run import NodeRun, keep, shared_client, whole_fraction
 
 TORCH_REQUIREMENT = ">=2.5"
+SAMPLE_CATEGORY = "VoxelMorph"
+# Slicer's own samples, given by the persons visible in them for any use: (name, ((node, file, SHA-256), ...)).
+SAMPLES = (
+    (
+        "Two heads, T1",
+        (
+            ("MRHead", "MR-head.nrrd", "cc211f0dfd9a05ca3841ce1141b292898b2dd2d3f08286affadf823a7e58df93"),
+            ("MRBrainT1", "MR-brain-T1.nrrd", "2da3f655ed20356ee8cdf32aa0f8f9420385de4b6e407d28e67f9974d7ce1593"),
+        ),
+    ),
+    (
+        "One head, T2 and T1",
+        (
+            ("MRBrainT2", "MR-brain-T2.nrrd", "fa1fe5910a69182f2b03c0150d8151ac6c75df986449fb5a6c5ae67141e0f5e7"),
+            ("MRBrainT1", "MR-brain-T1.nrrd", "2da3f655ed20356ee8cdf32aa0f8f9420385de4b6e407d28e67f9974d7ce1593"),
+        ),
+    ),
+)
+INPUT_NODES = (
+    "fixedVolume",
+    "movingVolume",
+    "fixedLabels",
+    "movingLabels",
+    "fixedPoints",
+    "movingPoints",
+    "fixedMask",
+    "movingMask",
+    "initialTransform",
+)
+OUTPUT_NODES = ("outputTransform", "outputVolume", "outputJacobian", "outputLabels", "outputInverse")
+# Before the node selectors, which follow the same events.
+EARLY = 100.0
+# Seconds without news of a running registration before the panel says so.
+QUIET_S = 30.0
 # None among them means that the choice can be empty. The parameter node takes this form of a union only.
 LabelsNode = Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode, None]  # noqa: UP007
 
@@ -55,7 +90,7 @@ class VoxelMorphRegistration(ScriptedLoadableModule):
         ScriptedLoadableModule.__init__(self, parent)
         self.parent.title = _("VoxelMorph Registration")
         self.parent.categories = [translate("qSlicerAbstractCoreModule", "Registration")]
-        self.parent.dependencies = []
+        self.parent.dependencies = ["Markups", "Segmentations"]
         self.parent.contributors = ["The SlicerVoxelMorph contributors"]
         self.parent.helpText = _("""
 Deforms one volume onto another within seconds, with a neural network in the manner of VoxelMorph.
@@ -67,6 +102,22 @@ This module follows the method of Balakrishnan, Zhao, Sabuncu, Guttag and Dalca:
 for deformable medical image registration, IEEE Transactions on Medical Imaging 38 (2019), 1788-1800.
 Please cite it, and the model that you used (its card names the source), in publications.
 """)
+        slicer.app.connect("startupCompleted()", registerSampleData)
+
+
+def registerSampleData():
+    """Offer pairs of Slicer's own samples in the module Sample Data; nothing is downloaded."""
+    import SampleData
+
+    for name, volumes in SAMPLES:
+        SampleData.SampleDataLogic.registerCustomSampleDataSource(
+            category=SAMPLE_CATEGORY,
+            sampleName=name,
+            uris=[f"{slicer.util.TESTING_DATA_URL}SHA256/{digest}" for _node, _file, digest in volumes],
+            fileNames=[file for _node, file, _digest in volumes],
+            nodeNames=[node for node, _file, _digest in volumes],
+            checksums=[f"SHA256:{digest}" for _node, _file, digest in volumes],
+        )
 
 
 #
@@ -134,8 +185,8 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
         self._pair = (None, None)
         self._run = None
         self._warmUpProblem = ""
-        self._stage = ""
-        self._startTime = 0.0
+        self._stage = self._shownObstacle = ""
+        self._startTime = self._newsTime = 0.0
 
     def setup(self):
         ScriptedLoadableModuleWidget.setup(self)
@@ -157,6 +208,7 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
         self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
         self.addObserver(scene, scene.NodeAddedEvent, self.onNodesChanged)
         self.addObserver(scene, scene.NodeRemovedEvent, self.onNodesChanged)
+        self.addObserver(scene, scene.NodeAboutToBeRemovedEvent, self.onNodeAboutToBeRemoved, priority=EARLY)
         self._nodesTimer = qt.QTimer()
         self._nodesTimer.setSingleShot(True)
         self._nodesTimer.timeout.connect(self.updateFromScene)
@@ -194,6 +246,14 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
         if self._parameterNode:
             self.initializeParameterNode()
 
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodeAboutToBeRemoved(self, caller, event, node):
+        """Empty the choices that name the node; a node selector would go on to its next node, output or not."""
+        if self._parameterNode and not slicer.mrmlScene.IsClosing():
+            for name in (*INPUT_NODES, *OUTPUT_NODES):
+                if getattr(self._parameterNode, name) is node:
+                    setattr(self._parameterNode, name, None)
+
     def onNodesChanged(self, caller, event):
         """Once for many nodes, and not before they are complete."""
         self._nodesTimer.start(50)
@@ -228,9 +288,20 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
             section.set_parameters(parameterNode)
         if self._parameterNode:
             self._pair = self.chosenPair()
-            self._parameterNodeGuiTag = self._parameterNode.connectGui(self.ui)
+            self._parameterNodeGuiTag = self._parameterNode.connectParametersToGui(self.boundWidgets())
+            keep(self._parameterNode)
             self.addObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.updateFromParameterNode)
             self.updateFromParameterNode()
+
+    def boundWidgets(self):
+        """Each parameter's widget, by the property that the .ui file gives it.
+
+        connectGui of the parameter node would find them itself, but returns no tag to disconnect them with; what stays
+        connected sets every list of choices back to its first one when the module is entered again (Slicer's issues
+        7545 and 7547).
+        """
+        named = ((widget.property("SlicerParameterName"), widget) for widget in vars(self.ui).values())
+        return {name: widget for name, widget in named if name}
 
     def updateFromParameterNode(self, caller=None, event=None):
         """What depends on more than one choice: the outputs' names, the button, the sections of the result."""
@@ -263,8 +334,8 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
         written = tuple(transform.GetNodeReferenceID(role) for role in roles)
         if None not in written and written != self._pair:
             with slicer.util.NodeModify(parameters):
-                for name in ("Transform", "Volume", "Jacobian", "Labels", "Inverse"):
-                    setattr(parameters, f"output{name}", None)
+                for name in OUTPUT_NODES:
+                    setattr(parameters, name, None)
 
     def onModelChosen(self, name):
         if self._parameterNode:
@@ -281,6 +352,10 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
         obstacle = self.obstacle()
         button.text, button.enabled = _("Register"), not obstacle
         button.toolTip = obstacle or _("Deform the moving volume onto the fixed volume")
+        # How the last run ended is worth more.
+        status = self.ui.statusLabel
+        if status.text in ("", self._shownObstacle):
+            status.text = self._shownObstacle = obstacle
 
     def obstacle(self):
         """Why the registration cannot start, in a sentence; empty when nothing is known against it."""
@@ -343,6 +418,7 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
                 raise
         if self._run is not None:
             self._stage, self._startTime = "", time.monotonic()
+            self._newsTime = self._startTime
             self.ui.statusLabel.styleSheet = ""
             self.log(_("Registration started"))
             self.setInputsEnabled(False)
@@ -385,6 +461,7 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
     # --- a run and its end ---
 
     def onProgress(self, stage, fraction, seconds):
+        self._newsTime = time.monotonic()
         if stage != self._stage:
             self._stage = stage
             self.log(_("{seconds:.1f} s: {stage}").format(seconds=seconds, stage=stage))
@@ -395,9 +472,13 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
     def showProgress(self, *unused):
         if self._run is None or not self.ui.registerButton.enabled:
             return
-        self.ui.statusLabel.text = _("{stage}, {seconds:.0f} s").format(
-            stage=(self._stage or _("starting")).capitalize(), seconds=time.monotonic() - self._startTime
+        now = time.monotonic()
+        text = _("{stage}, {seconds:.0f} s").format(
+            stage=(self._stage or _("starting")).capitalize(), seconds=now - self._startTime
         )
+        if now - self._newsTime > QUIET_S:
+            text += _(" (no news for {seconds:.0f} s; Cancel ends it)").format(seconds=now - self._newsTime)
+        self.ui.statusLabel.text = text
 
     def endRun(self):
         self._run = None
@@ -553,9 +634,9 @@ class VoxelMorphRegistrationLogic(ScriptedLoadableModuleLogic):
     def register(self, fixedNode, movingNode, *, model=None, settings=None, progress=None, **more):
         """Deform the moving volume onto the fixed one and put the results into the scene; returns when it is done.
 
-        model: a shipped model's name, a model file or a loaded model; that of the settings when None. settings: a
+        model: a shipped model's name or a model file; that of the settings when None. settings: a
         registration.Settings. progress(stage, fraction): return False to cancel. Returns scene.Outputs: the nodes
-        and the report. It runs in this process; registerAsync does not.
+        and the report. The worker's process computes, as for registerAsync; Slicer takes no clicks meanwhile.
 
         Inputs, by name, each None for none: fixedLabels and movingLabels (label map volumes or segmentations),
         fixedPoints and movingPoints (markups), fixedMask and movingMask (either kind of labels), initialTransform (a
@@ -567,9 +648,42 @@ class VoxelMorphRegistrationLogic(ScriptedLoadableModuleLogic):
 
         Raises VoxelMorphError with a plain sentence; the scene is then as before.
         """
-        inputs, targets = self._prepared(fixedNode, movingNode, **more)
-        result = registration.register(inputs.fixed, inputs.moving, model, settings, progress, **inputs.arguments())
-        return scene.write_outputs(result, inputs, targets)
+        ended, failed = [], []
+
+        def report(stage, fraction, seconds):
+            try:
+                goOn = progress is None or progress(stage, fraction) is not False
+            except Exception as error:
+                # Raised once the run has ended; an event handler would only print it.
+                failed.append(error)
+                goOn = False
+            if not goOn:
+                run.cancel()
+
+        run = self.registerAsync(
+            fixedNode,
+            movingNode,
+            model=model,
+            settings=settings,
+            onFinished=ended.append,
+            onError=ended.append,
+            onCancelled=lambda: ended.append(Cancelled()),
+            onProgress=report,
+            **more,
+        )
+        try:
+            while not ended:
+                slicer.app.processEvents(qt.QEventLoop.ExcludeUserInputEvents)
+                time.sleep(0.002)
+        except BaseException:
+            # Interrupted from the keyboard.
+            run.abandon()
+            raise
+        if failed:
+            raise failed[0]
+        if isinstance(ended[0], VoxelMorphError):
+            raise ended[0]
+        return ended[0]
 
     def registerAsync(
         self,
@@ -680,7 +794,14 @@ class VoxelMorphRegistrationTest(ScriptedLoadableModuleTest):
             self.test_WorkerGivesNodesWhileSlicerGoesOn,
         ):
             self.setUp()
-            test()
+            try:
+                test()
+            except unittest.SkipTest as reason:
+                self.delayDisplay(str(reason))
+
+    def requireTorch(self):
+        if not VoxelMorphRegistrationLogic.hasTorch():
+            self.skipTest("PyTorch is not installed: tests that register are left out")
 
     @staticmethod
     def addVolume(name, start):
@@ -697,6 +818,7 @@ class VoxelMorphRegistrationTest(ScriptedLoadableModuleTest):
         self.assertEqual(slicer.mrmlScene.GetNumberOfNodes(), count)
 
     def test_TwoVolumesGiveNodes(self):
+        self.requireTorch()
         self.delayDisplay("Registering two small volumes")
         fixed, moving = self.addVolume("Fixed", 10), self.addVolume("Moving", 14)
         settings = registration.Settings(alignment="none", device="cpu")
@@ -709,6 +831,7 @@ class VoxelMorphRegistrationTest(ScriptedLoadableModuleTest):
         self.delayDisplay("Test passed")
 
     def test_WorkerGivesNodesWhileSlicerGoesOn(self):
+        self.requireTorch()
         self.delayDisplay("Registering two small volumes in the worker's process")
         fixed, moving = self.addVolume("Fixed", 10), self.addVolume("Moving", 14)
         settings = registration.Settings(alignment="none", device="cpu")

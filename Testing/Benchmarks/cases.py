@@ -160,8 +160,11 @@ def changed_intensity(image: Image, rng: np.random.Generator, noise: float = 0.0
 
 
 def foreground(image: Image) -> np.ndarray:
-    """Voxels clearly above the darkest value: more than 5 % of the range up to the percentile 99.5."""
-    low, high = float(image.array.min()), float(np.percentile(image.array, 99.5))
+    """Voxels clearly above the background: more than 5 % of the range between the percentiles 0.5 and 99.5.
+
+    Not of the darkest value: resampling has left some far below the background.
+    """
+    low, high = (float(value) for value in np.percentile(image.array, [0.5, 99.5]))
     return image.array > low + 0.05 * (high - low)
 
 

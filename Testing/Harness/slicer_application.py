@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 
 import vtk
@@ -26,7 +27,10 @@ class qMRMLWidget(QtWidgets.QWidget):  # noqa: N801
 
 @qt.pythonqt_class
 class qMRMLNodeComboBox(QtWidgets.QComboBox):  # noqa: N801
-    """Lists the nodes of the types in `nodeTypes`; without `noneEnabled` the first one is chosen by itself."""
+    """Lists the nodes of the types in `nodeTypes`; without `noneEnabled` the first one is chosen by itself.
+
+    Like the real one it goes on to the next node when the chosen one is about to be removed.
+    """
 
     currentNodeChanged = QtCore.Signal(object)  # noqa: N815
 
@@ -54,7 +58,17 @@ class qMRMLNodeComboBox(QtWidgets.QComboBox):  # noqa: N801
         self._scene = scene
         events = (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndCloseEvent) if scene else ()
         self._tags = [scene.AddObserver(event, lambda *_: self._refresh()) for event in events]
+        if scene:
+            self._tags.append(scene.AddObserver(scene.NodeAboutToBeRemovedEvent, self._on_about_to_be_removed))
         self._refresh()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _on_about_to_be_removed(self, scene, event, node) -> None:
+        if not scene.IsClosing() and node in self._nodes:
+            index = self._nodes.index(node)
+            del self._nodes[index]
+            # Which chooses the next item, or the one before the last.
+            self.removeItem(index)
 
     def currentNode(self):  # noqa: N802
         index = self.currentIndex
@@ -121,8 +135,8 @@ class Application:
         """No main window."""
         return []
 
-    def processEvents(self) -> None:  # noqa: N802
-        QtWidgets.QApplication.processEvents()
+    def processEvents(self, flags=QtCore.QEventLoop.ProcessEventsFlag.AllEvents) -> None:  # noqa: N802
+        QtWidgets.QApplication.processEvents(flags)
 
     def setOverrideCursor(self, *_unused) -> None:  # noqa: N802
         """The pointer does not matter here."""
@@ -152,11 +166,20 @@ def add_module(module_class, path: str):
 
 
 def open_panel(widget_class):
-    """The panel as Slicer builds it: constructor, setup, enter."""
+    """The panel as Slicer builds it: constructor, setup, enter; slicer.util.reloadScriptedModule builds it anew."""
     parent = qMRMLWidget()
     parent.setLayout(QtWidgets.QVBoxLayout())
-    widget = widget_class(parent)
-    widget.setup()
+    name = widget_class.__name__.removesuffix("Widget")
+    getattr(slicer.modules, name.lower()).widgetRepresentation = lambda: parent
+
+    def build(cls):
+        widget = cls(parent)
+        setattr(slicer.modules, cls.__name__, widget)
+        widget.setup()
+        return widget
+
+    parent.reload = lambda: build(getattr(sys.modules[name], widget_class.__name__))
+    widget = build(widget_class)
     widget.enter()
     parent.resize(480, 900)
     parent.show()

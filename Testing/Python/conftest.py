@@ -88,10 +88,10 @@ def worker_client():
 
 @pytest.fixture
 def panel(module, slicer_app, scene, worker_client):
-    """The opened panel with two volumes in the scene: (widget, fixed, moving)."""
+    """The opened panel with two volumes of one picture in the scene: (widget, fixed, moving)."""
     import mrml_cases
 
-    nodes = mrml_cases.make_nodes(scene)
+    nodes = mrml_cases.make_nodes(scene, shift_mm=(4.0, -3.0, 5.0))
     widget = slicer_app.open_panel(module.VoxelMorphRegistrationWidget)
     yield widget, *nodes
     widget.cleanup()

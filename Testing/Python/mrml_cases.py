@@ -68,11 +68,11 @@ def add_volume(array, grid: Grid, name: str, node_class: str = "vtkMRMLScalarVol
     return slicer.util.addVolumeFromArray(array, ijkToRAS=grid.ijk_to_ras, name=name, nodeClassName=node_class)
 
 
-def blobs(grid: Grid, seed: int = 0) -> np.ndarray:
-    """A smooth picture, 0 to about 1000."""
+def blobs(grid: Grid, seed: int = 0, positions: np.ndarray | None = None) -> np.ndarray:
+    """A smooth picture on the grid, 0 to about 1000; or what it is at other positions (..., 3)."""
     rng = np.random.default_rng(seed)
-    positions = grid.positions()
-    out = np.zeros(grid.shape)
+    positions = grid.positions() if positions is None else positions
+    out = np.zeros(positions.shape[:-1])
     for _ in range(12):
         center = grid.to_ras(rng.uniform(0.15, 0.85, 3) * grid.size)
         distance = ((positions - center) ** 2).sum(-1)
@@ -110,17 +110,27 @@ def make_registration(
     return Registration(field, LINEAR, warped, jacobian, report, labels)
 
 
-def make_nodes(scene, fixed_grid="oblique", parents="no parents"):
+def make_nodes(scene, fixed_grid="oblique", parents="no parents", shift_mm=None):
     """Fixed and moving volume nodes, the second one under its parent such that both overlap in the world.
 
-    parents: a key of PARENTS, or the two matrices.
+    parents: a key of PARENTS, or the two matrices. shift_mm: how far the moving volume's picture lies from the fixed
+    one's in the world; None for another picture.
     """
     fixed_parent, moving_parent = PARENTS[parents] if isinstance(parents, str) else parents
     grid = FIXED_GRIDS[fixed_grid]
     fixed_node = add_volume(blobs(grid, 1), grid, "Fixed")
     add_parent(scene, fixed_node, fixed_parent)
     own = MOVING_GRID if moving_parent is None else MOVING_GRID.transformed(np.linalg.inv(rigid_part(moving_parent)))
-    moving_node = add_volume(blobs(own, 2), own, "Moving")
+    picture = blobs(own, 2)
+    if shift_mm is not None:
+        to_fixed = affine() if fixed_parent is None else np.linalg.inv(fixed_parent)
+        to_fixed = (
+            to_fixed
+            @ affine(shift=-np.asarray(shift_mm, float))
+            @ (affine() if moving_parent is None else moving_parent)
+        )
+        picture = blobs(grid, 1, own.positions() @ to_fixed[:3, :3].T + to_fixed[:3, 3])
+    moving_node = add_volume(picture, own, "Moving")
     add_parent(scene, moving_node, moving_parent)
     return fixed_node, moving_node
 

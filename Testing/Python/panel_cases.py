@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
 import worker_cases
+from VoxelMorphRegistrationLib.worker.client import WorkerClient
 
 
 def choose_quick(widget, model_file: str) -> None:
@@ -46,3 +49,11 @@ def add_slice_views(scene, count: int = 2) -> list:
             node.SetLayoutName(name)
             views.append(scene.AddNode(node))
     return views[1::2]
+
+
+def client_of_program(folder, text: str) -> WorkerClient:
+    """A client whose Python is a program of these lines."""
+    path = folder / "program"
+    path.write_text(f"#!{sys.executable} -u\n{text}\n")
+    path.chmod(0o755)
+    return WorkerClient(python=str(path))

@@ -45,3 +45,19 @@ def save_centroid_model(path, dimension=3, part=1.0, scale=1, **facts):
     )
     models.save_model(CentroidNetwork(dimension, part, scale), ModelCard(**{**card, **facts}), path)
     return path
+
+
+class HungryNetwork(nn.Module):
+    """Answers small images with zeros; larger ones ask for more memory than there can be."""
+
+    def forward(self, moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+        if fixed.size(2) > 16:
+            return torch.empty([70_368_744_177_664])
+        return torch.cat([moving * 0.0] * 3, dim=1)
+
+
+def save_hungry_model(path):
+    """A model file of a HungryNetwork."""
+    card = ModelCard("hungry", spacing_mm=(1.0,) * 3, stride=4, output="displacement", output_scale=1.0)
+    models.save_model(HungryNetwork(), card, path)
+    return path

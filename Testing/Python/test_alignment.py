@@ -178,6 +178,66 @@ def test_a_failed_refinement_leaves_the_start_and_says_so(fixed, monkeypatch):
     assert any("scales the image by a factor of 1.00 to 3.00" in warning for warning in result.warnings)
 
 
+def blobs_elsewhere(grid: Grid, seed: int) -> Image:
+    """Soft blobs that have nothing to do with the head."""
+    rng = np.random.default_rng(seed)
+    positions = grid.positions()
+    places = zip(rng.uniform(-60, 60, (25, 3)), rng.uniform(8, 18, 25), rng.uniform(-60, 60, 25), strict=True)
+    total = sum(height * np.exp(-(((positions - place) / width) ** 2).sum(-1)) for place, width, height in places)
+    return Image(total.astype(np.float32), grid, "moving image")
+
+
+def test_what_may_be_chance_is_not_used_and_the_safer_start_is_kept(fixed):
+    unrelated = blobs_elsewhere(grid_of((40, 40, 36), (4, 4, 4), center=(30, -20, 10)), 5)
+    result = align(fixed, unrelated, "affine")
+    safe = (np.eye(4), align(fixed, unrelated, "centers").matrix)
+    assert any(np.allclose(result.matrix, start) for start in safe)
+    assert len(result.warnings) == 1
+    assert "hardly better than by chance" in result.warnings[0]
+
+
+def test_a_given_start_is_what_is_kept_when_the_result_may_be_chance(fixed):
+    given = motion_of((0, 0, 0.1), (12, 4, 0))
+    result = align(fixed, blobs_elsewhere(FIXED_GRID, 6), "rigid", initial=given)
+    assert np.allclose(result.matrix, given)
+    assert "the given start was kept" in result.warnings[-1]
+
+
+def test_edges_tell_a_right_map_from_displaced_ones_whatever_the_contrast(fixed):
+    moving = fixed.with_array(3 * np.minimum(fixed.array, 30) - fixed.array)
+    pair = alignment._Pair.of(fixed, moving, np.eye(4), None, 0)
+    edges = alignment._Edges.of(pair, 0)
+    assert edges.evidence(np.eye(4)) > alignment.SMALLEST_EVIDENCE
+    wrong = motion_of((0.5, 0.2, -0.3), (25, -20, 15))
+    assert edges.evidence(wrong) < alignment.SMALLEST_EVIDENCE
+    assert edges.agreement(np.eye(4))[0] > edges.agreement(wrong)[0]
+
+
+def test_a_scale_that_edges_speak_against_is_dropped(fixed, monkeypatch):
+    pair = alignment._Pair.of(fixed, fixed, np.eye(4), None, 0)
+    edges = alignment._Edges.of(pair, 0)
+    monkeypatch.setattr(alignment._Pair, "judge", lambda pair, found: alignment._Verdict(float(found[0, 0]), 1.0))
+    larger = motion_of(scales=(1.2, 1.2, 1.2))
+    assert "edges" in alignment._fault(pair, edges, larger, np.eye(4), "similarity")
+    assert alignment._fault(pair, edges, larger, np.eye(4), "rigid") is None
+
+
+def test_a_bright_rim_round_the_head_is_no_trap():
+    def rimmed(grid, motion, name):
+        image = picture(grid, motion, name)
+        back = np.linalg.inv(motion)
+        distance = np.sqrt((((grid.positions() @ back[:3, :3].T + back[:3, 3]) / (58, 70, 62)) ** 2).sum(-1))
+        return image.with_array(image.array + 150 * np.exp(-(((distance - 1) / 0.05) ** 2)))
+
+    motion = motion_of((0.25, -0.2, 0.3), (30, -25, 20))
+    fixed = rimmed(grid_of((48, 52, 48), (3.5, 3.5, 3.5)), np.eye(4), "fixed image")
+    moving = rimmed(grid_of((48, 52, 48), (3.5, 3.5, 3.5), center=(28, -22, 18)), motion, "moving image")
+    # Dark inside where the other is bright; the rim is bright in both.
+    moving = moving.with_array(np.where(moving.array > 75, moving.array, 75 - moving.array))
+    # Half a voxel: the rim is no thicker than one, and mutual information is largest 1.1 mm from the truth.
+    assert distance(align(fixed, moving, "rigid").matrix, motion) < 1.75
+
+
 def test_not_a_number_and_infinity_do_no_harm():
     motion = motion_of(shift=(9, -6, 0))
     moving = axial(motion)

@@ -188,7 +188,8 @@ def test_jacobian_lies_over_the_anatomy_with_its_legend(scene, views, pair):
     grown = tuple(round(255 * c) for c in display.jacobian_color(1.15, 0.2)[:3])
     assert fold in colors
     assert min(np.abs(np.subtract(grown, color)).max() for color in colors) <= 8
-    assert (FIXED_GREY,) * 3 in colors
+    # Unchanged.
+    assert (round(255 * display.UNCHANGED_GREY),) * 3 in colors
     check_views.show_jacobian(pair[0], jacobian, legend=False)
     assert display.legend_node(jacobian) is legend and not legend.GetVisibility()
 

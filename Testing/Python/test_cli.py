@@ -277,6 +277,18 @@ def test_written_field_equals_the_transform(inputs, tmp_path):
     np.testing.assert_allclose(first.displacement_ras, second.displacement_ras, atol=1e-5)
 
 
+def test_inverse_is_written_where_asked_for_and_undoes_the_transform(inputs, tmp_path, capsys):
+    assert register(inputs, tmp_path, "--inverse") == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(outputs.output_names(False, True))
+    assert "inverse.h5" in capsys.readouterr().out
+    forward, backward = (sitk.ReadTransform(str(tmp_path / name)) for name in ("transform.h5", "inverse.h5"))
+    for point in np.random.default_rng(0).uniform(-12, 12, (20, 3)):
+        np.testing.assert_allclose(forward.TransformPoint(backward.TransformPoint(point)), point, atol=5e-3)
+    # An older inverse does not outlive the transform that it belongs to.
+    assert register(inputs, tmp_path, "--overwrite") == 0
+    assert not (tmp_path / "inverse.h5").exists()
+
+
 def test_dicom_folder_and_two_dimensional_files_are_told_apart(inputs, tmp_path, capsys):
     (tmp_path / "series").mkdir()
     command = ["register", str(tmp_path / "series"), str(inputs / "moving.nii.gz"), "-o", str(tmp_path / "out")]

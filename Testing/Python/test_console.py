@@ -40,9 +40,11 @@ def console(module, scene, quick, worker_client, monkeypatch):
     cases.make_nodes(scene)
     names = {"slicer": slicer, "saved": saved}
     exec(blocks()["Recipes for Slicer's Python console"][0], names)
-    register, asynchronous = names["logic"].register, names["logic"].registerAsync
-    names["logic"].register = lambda *nodes, **more: register(*nodes, **{"settings": quick, **more})
-    names["logic"].registerAsync = lambda *nodes, **more: asynchronous(*nodes, settings=quick, **more)
+    # register calls it, too.
+    asynchronous = names["logic"].registerAsync
+    names["logic"].registerAsync = lambda *nodes, settings=None, **more: asynchronous(
+        *nodes, settings=settings or quick, **more
+    )
     return names
 
 

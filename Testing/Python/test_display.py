@@ -33,11 +33,11 @@ def test_folds_and_only_folds_have_the_fold_colour(scene):
     assert (colors[4:, :3] != FOLD[:3]).any(axis=1).all()
 
 
-def test_no_change_is_clear_and_change_is_symmetric_about_one(scene):
-    colors = shown_colors([1.0, 0.96, 1.04, 0.7, 1.3, 0.9, 1.1])
-    assert (colors[:3, 3] == 0).all()
-    assert (colors[3:, 3] == 255).all()
-    shrink, grow = colors[[3, 5]], colors[[4, 6]]
+def test_no_change_is_grey_and_change_is_symmetric_about_one(scene):
+    colors = shown_colors([1.0, 0.7, 1.3, 0.9, 1.1])
+    assert (colors[:, 3] == 255).all()
+    assert (colors[0, :3] == round(255 * display.UNCHANGED_GREY)).all()
+    shrink, grow = colors[[1, 3]], colors[[2, 4]]
     assert (shrink[:, 2] > shrink[:, 0]).all()
     assert (grow[:, 0] > grow[:, 2]).all()
     # Mirrored about 1, red and blue change places; values may fall into neighbouring colours.
@@ -65,9 +65,9 @@ def test_range_of_the_colours_can_be_chosen_and_folds_keep_theirs(scene, change)
     colors = shown_colors([-3.0, 0.0, 1e-4, low, 1.0, 1 + change / 2, 1 + change, 1 + 3 * change])
     assert (colors[:2] == FOLD).all()
     assert (colors[2:, :3] != FOLD[:3]).any(axis=1).all()
-    assert colors[4, 3] == 0
+    assert (colors[4, :3] == round(255 * display.UNCHANGED_GREY)).all()
     assert node.GetDisplayNode().GetWindowLevelMax() == pytest.approx(display.jacobian_range(change)[1])
-    # Full colour at the end of the range, less half way. A colour spans up to 5/255, a tenth of the smallest range.
+    # Full colour at the end of the range, less half way. A colour spans a hundredth, a fifth of the smallest range.
     darkest = [round(255 * c) for c in display.jacobian_color(100.0, change)[:3]]
     assert np.abs(colors[7, :3] - darkest).max() <= 1
     assert np.abs(colors[6, :3] - darkest).max() <= 25
@@ -139,7 +139,7 @@ def test_overlay_shows_folds_over_anatomy_in_the_slice_view(scene, red_slice):
     assert found[tuple(FOLD[:3])] == pytest.approx((200 * 20 / 80) ** 2, rel=0.1)
     grown = tuple(round(255 * c) for c in display.jacobian_color(1.8)[:3])
     assert min(np.abs(np.array(grown) - color).max() for color in found) <= 3
-    grey = [count for color, count in found.items() if max(color) - min(color) <= 1 and 100 < color[0] < 150]
+    grey = [count for color, count in found.items() if max(color) == min(color) == round(255 * display.UNCHANGED_GREY)]
     assert sum(grey) > 0.4 * 200 * 200
 
 

@@ -5,7 +5,7 @@ import SimpleITK as sitk
 from grids import KINDS, make_grid, rotation, smooth_displacement, smooth_function, smooth_image
 from VoxelMorphRegistrationLib import field as fields
 from VoxelMorphRegistrationLib.errors import FieldError, InputError
-from VoxelMorphRegistrationLib.field import DisplacementField, warp_image, warp_labels
+from VoxelMorphRegistrationLib.field import INVERSE_TOLERANCE_MM, DisplacementField, warp_image, warp_labels
 from VoxelMorphRegistrationLib.geometry import Image, to_sitk
 
 ODD = "oblique, anisotropic, left-handed"
@@ -173,6 +173,40 @@ def test_inverse_brings_points_back(kind):
     back = field.transform_points(inverse.transform_points(middle))
     # The inverse is exact at its grid points, and linear between them.
     assert np.abs(back - middle).max() < 0.05
+
+
+@pytest.mark.parametrize("slope", [-0.95, -0.5, 0.9, 3.0])
+def test_inverse_of_steep_fields_is_exact(slope):
+    # T is a stretch along x by 1 + slope, and its inverse known; the fixed point alone would diverge or creep.
+    grid = make_grid((30, 20, 18), (1.0, 1.5, 2.0), (20, -10, 30), left_handed=True)
+    field = linear_field(grid, np.diag([1 + slope, 1, 1]))
+    target = make_grid((9, 9, 9), (1 + slope, 1, 1))
+    back = target.positions() + field.inverse(target).displacement_ras
+    # The residual is bounded, and T^-1 stretches it by 1 / (1 + slope).
+    allowed = INVERSE_TOLERANCE_MM * max(1.0, 1 / (1 + slope)) + 1e-4
+    np.testing.assert_allclose(back, target.positions() / [1 + slope, 1, 1], atol=allowed)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_inverse_with_a_linear_part_undoes_both_at_its_voxels(kind):
+    field = known_field(kind)
+    matrix = np.eye(4)
+    matrix[:3, :3] = rotation((10, 5, -20)) @ np.diag([1.1, 0.9, 1.05])
+    matrix[:3, 3] = (4, -2, 7)
+    grid = make_grid((12, 10, 9), (2, 2, 3), (0, 30, 0), center=(4, -2, 7))
+    back = grid.positions().reshape(-1, 3) + field.inverse(grid, matrix).displacement_ras.reshape(-1, 3)
+    again = field.transform_points(back) @ matrix[:3, :3].T + matrix[:3, 3]
+    # A stretches the error by at most its largest singular value; positions are rounded to float32.
+    assert np.abs(again - grid.positions().reshape(-1, 3)).max() < 1.1 * INVERSE_TOLERANCE_MM + 1e-4
+
+
+def test_inverse_on_a_large_grid_is_as_exact(monkeypatch):
+    field, grid = known_field(), make_grid((40, 40, 40), (0.7, 0.7, 0.7), (10, 0, 20))
+    whole = field.inverse(grid).displacement_ras
+    monkeypatch.setattr(fields, "_BLOCK_VOXELS", 1000)
+    np.testing.assert_allclose(field.inverse(grid).displacement_ras, whole, atol=5 * INVERSE_TOLERANCE_MM)
+    again = field.transform_points((grid.positions() + field.inverse(grid).displacement_ras).reshape(-1, 3))
+    assert np.abs(again - grid.positions().reshape(-1, 3)).max() < INVERSE_TOLERANCE_MM + 1e-4
 
 
 def test_folded_field_has_no_inverse():

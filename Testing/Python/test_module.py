@@ -14,10 +14,13 @@ import pytest
 
 import mrml_cases as cases
 import slicer
+from small_models import save_centroid_model
 from VoxelMorphRegistrationLib import scene as room
 from VoxelMorphRegistrationLib.errors import Cancelled, InputError, ModelError, VoxelMorphError
 
 MODULE = Path(__file__).parents[2] / "VoxelMorphRegistration"
+# Registrations run in the worker; it is ended with these tests.
+pytestmark = pytest.mark.usefixtures("worker_client")
 
 # --- loading -----------------------------------------------------------------------------------------------
 
@@ -55,10 +58,12 @@ assert "torch" not in sys.modules, "torch was imported"
 
 @pytest.mark.parametrize("linear", room.LINEAR_CHOICES)
 @pytest.mark.parametrize("parents", ["no parents", "both moved"])
-def test_logic_registers_by_the_whole_road_as_slicer_shows_it(module, scene, quick, parents, linear):
-    fixed_node, moving_node = cases.make_nodes(scene, "oblique left-handed", parents)
+def test_logic_registers_by_the_whole_road_as_slicer_shows_it(module, scene, quick, tmp_path, parents, linear):
+    fixed_node, moving_node = cases.make_nodes(scene, "oblique left-handed", parents, shift_mm=(4.0, -3.0, 5.0))
+    # It finds the shift; what makes the images less similar would be undone.
+    settings = quick.replace(model=str(save_centroid_model(tmp_path / "centroid.pt")), alignment="centers")
     nodes = module.VoxelMorphRegistrationLogic().register(
-        fixed_node, moving_node, settings=quick.replace(alignment="centers"), linear=linear, applyToMoving=True
+        fixed_node, moving_node, settings=settings, linear=linear, applyToMoving=True
     )
     assert moving_node.GetParentTransformNode() is nodes.transform
     assert nodes.report.largest_displacement_mm > 1
@@ -136,6 +141,48 @@ def test_second_registration_into_the_applied_transform_starts_from_the_former_p
     assert np.array_equal(slicer.util.arrayFromVolume(second.volume), before)
 
 
+def test_registering_in_the_console_leaves_torch_to_the_worker(module, scene, quick, worker_client):
+    fixed_node, moving_node = cases.make_nodes(scene)
+    stages = []
+    logic = module.VoxelMorphRegistrationLogic()
+    logic.register(fixed_node, moving_node, settings=quick, progress=lambda stage, fraction: stages.append(stage))
+    assert worker_client.state == "ready"
+    assert "registering" in stages
+
+
+def test_error_in_a_progress_callback_stops_the_run_and_is_raised(module, scene, quick):
+    fixed_node, moving_node = cases.make_nodes(scene)
+    before = cases.scene_state(scene)
+
+    def broken(stage, fraction):
+        raise ZeroDivisionError("broken")
+
+    with pytest.raises(ZeroDivisionError):
+        module.VoxelMorphRegistrationLogic().register(fixed_node, moving_node, settings=quick, progress=broken)
+    assert cases.scene_state(scene) == before
+
+
+# --- sample data -------------------------------------------------------------------------------------------
+
+
+def test_pairs_of_slicers_samples_are_offered_once_slicer_has_started(module, monkeypatch):
+    offered = []
+    logic = types.SimpleNamespace(registerCustomSampleDataSource=lambda **source: offered.append(source))
+    monkeypatch.setitem(sys.modules, "SampleData", types.SimpleNamespace(SampleDataLogic=logic))
+    (started,) = [function for signal, function in slicer.app.connected if signal == "startupCompleted()"]
+    assert offered == []
+    started()
+    assert [source["sampleName"] for source in offered] == ["Two heads, T1", "One head, T2 and T1"]
+    for source in offered:
+        assert source["category"] == "VoxelMorph"
+        lengths = {len(source[name]) for name in ("uris", "fileNames", "nodeNames", "checksums")}
+        assert lengths == {2}
+        for uri, checksum in zip(source["uris"], source["checksums"], strict=True):
+            algorithm, digest = checksum.split(":")
+            assert (algorithm, len(bytes.fromhex(digest))) == ("SHA256", 32)
+            assert uri.startswith("https://") and uri.endswith(f"/SHA256/{digest}")
+
+
 # --- PyTorch -----------------------------------------------------------------------------------------------
 
 
@@ -186,4 +233,10 @@ def test_own_test_of_the_module_passes(module, worker_client):
     suite.run(result)
     problems = [text for _, text in result.errors + result.failures]
     assert problems == []
-    assert result.testsRun == 3
+    assert (result.testsRun, len(result.skipped)) == (3, 0)
+
+
+def test_own_test_of_the_module_leaves_out_what_needs_torch_where_it_is_missing(module, without_torch, caplog):
+    caplog.set_level("INFO")
+    module.VoxelMorphRegistrationTest().runTest()
+    assert caplog.text.count("PyTorch is not installed: tests that register are left out") == 2

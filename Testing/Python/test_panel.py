@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import typing
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -16,6 +18,7 @@ import panel_cases as press
 import qt
 import slicer
 import worker_cases
+from conftest import MODULE_FILE
 from VoxelMorphRegistrationLib import registration
 from VoxelMorphRegistrationLib import scene as room
 from VoxelMorphRegistrationLib.panel.run import whole_fraction
@@ -31,6 +34,22 @@ CHOOSERS = (
     "QSpinBox",
     "QDoubleSpinBox",
 )
+
+
+PATHS = [str(MODULE_FILE.parent), str(MODULE_FILE.parents[1] / "Testing/Harness"), str(Path(__file__).parent)]
+# A program that opens the panel with two volumes in an application of its own.
+STARTED_PANEL = f"""
+import sys
+sys.path[:0] = {PATHS!r}
+import slicer
+slicer.mrmlScene = slicer.vtkMRMLScene()
+import slicer_application, qt, mrml_cases, panel_cases, worker_cases
+slicer_application.start()
+import VoxelMorphRegistration as module
+slicer_application.add_module(module.VoxelMorphRegistration, {str(MODULE_FILE)!r})
+mrml_cases.make_nodes(slicer.mrmlScene)
+widget = slicer_application.open_panel(module.VoxelMorphRegistrationWidget)
+"""
 
 
 def told_texts(caplog, count: int = 1) -> str:
@@ -52,6 +71,12 @@ def test_panel_file_fits_the_module(module):
     bound = {p.findtext("string") for p in tree.iter("property") if p.get("name") == "SlicerParameterName"}
     # A combo box can only be bound to a fixed list of choices; that of models is not fixed.
     assert bound == set(typing.get_type_hints(module.VoxelMorphRegistrationParameterNode)) - {"model"}
+
+
+def test_every_node_parameter_is_known_as_an_input_or_an_output(module):
+    hints = typing.get_type_hints(module.VoxelMorphRegistrationParameterNode, include_extras=True)
+    nodes = [name for name, hint in hints.items() if "MRML" in str(hint)]
+    assert sorted(nodes) == sorted((*module.INPUT_NODES, *module.OUTPUT_NODES))
 
 
 def test_every_control_says_what_it_does():
@@ -364,6 +389,57 @@ def test_output_removed_during_a_run_is_made_anew(panel, model_file, scene):
     assert scene.IsNodePresent(parameters.outputVolume)
 
 
+@pytest.mark.parametrize("name", ["movingLabels", "fixedLabels", "fixedMask"])
+def test_guide_removed_during_a_run_does_not_matter(panel, model_file, scene, name):
+    from test_scene import add_segmentation
+
+    widget, fixed_node, moving_node = panel
+    press.choose_quick(widget, model_file)
+    parameters = widget._parameterNode
+    parameters.movingLabels = add_segmentation(scene, moving_node, name="Moving segments")
+    parameters.fixedLabels = add_segmentation(scene, fixed_node, name="Fixed segments")
+    parameters.fixedMask = add_segmentation(scene, fixed_node, name="Mask")
+    press.press_and_wait_for_progress(widget)
+    scene.RemoveNode(getattr(parameters, name))
+    press.wait(widget)
+    assert widget.ui.progressBar.value == 100, widget.ui.statusLabel.text
+    assert parameters.outputLabels.GetName() == "Moving segments registered"
+
+
+@pytest.mark.parametrize("name", ["outputTransform", "outputJacobian", "outputLabels", "outputInverse"])
+def test_any_output_removed_during_a_run_is_made_anew(panel, model_file, scene, name):
+    from test_scene import add_segmentation
+
+    widget, _, moving_node = panel
+    press.choose_quick(widget, model_file)
+    parameters = widget._parameterNode
+    parameters.movingLabels = add_segmentation(scene, moving_node, name="Moving segments")
+    parameters.wantInverse = True
+    press.press_and_wait(widget)
+    old = getattr(parameters, name)
+    press.press_and_wait_for_progress(widget)
+    scene.RemoveNode(old)
+    press.wait(widget)
+    assert widget.ui.progressBar.value == 100, widget.ui.statusLabel.text
+    new = getattr(parameters, name)
+    assert new is not old and scene.IsNodePresent(new)
+    assert sum(node.GetName() == new.GetName() for node in slicer.util.getNodesByClass(new.GetClassName())) == 1
+
+
+def test_deleted_nodes_leave_empty_choices_and_not_the_next_node(panel, model_file, scene):
+    widget, fixed_node, moving_node = panel
+    press.choose_quick(widget, model_file)
+    press.press_and_wait(widget)
+    grid = cases.centred_grid((12, 12, 12), (2.0, 2.0, 2.0))
+    other = cases.add_volume(cases.blobs(grid), grid, "Somebody's volume")
+    parameters = widget._parameterNode
+    for name in ("outputVolume", "outputJacobian", "movingVolume"):
+        scene.RemoveNode(getattr(parameters, name))
+        assert getattr(parameters, name) is None
+        assert getattr(widget.ui, f"{name}Selector").currentNode() is None
+    assert scene.IsNodePresent(other)
+
+
 def test_module_reload_during_a_run_stops_it(panel, module, slicer_app, model_file, scene):
     widget, *_ = panel
     press.choose_slow(widget)
@@ -376,6 +452,40 @@ def test_module_reload_during_a_run_stops_it(panel, module, slicer_app, model_fi
     again.cleanup()
 
 
+def test_reload_button_of_the_developer_builds_a_panel_that_works(panel, module, monkeypatch, model_file):
+    monkeypatch.setitem(sys.modules, "VoxelMorphRegistration", module)
+    widget, *_ = panel
+    press.choose_slow(widget)
+    press.press_and_wait_for_progress(widget)
+    reloaded = slicer.util.reloadScriptedModule("VoxelMorphRegistration")
+    again = slicer.modules.VoxelMorphRegistrationWidget
+    assert again is not widget and type(again) is reloaded.VoxelMorphRegistrationWidget
+    worker_cases.spin(lambda: again.logic.worker().state in ("ready", "starting"))
+    assert_next_run_works(again, model_file)
+    again.cleanup()
+
+
+def test_parameter_node_can_change_when_the_panel_is_gone():
+    """In a process of its own: a crash is what it looks for."""
+    script = (
+        STARTED_PANEL
+        + """
+import gc
+node = widget.logic.getParameterNode().parameterNode.GetID()
+widget.exit()
+widget.cleanup()
+slicer.modules.VoxelMorphRegistrationWidget = None
+del widget
+gc.collect()
+slicer.mrmlScene.GetNodeByID(node).SetParameter("model", "none")
+slicer.mrmlScene.Clear(0)
+print("alive")
+"""
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert (run.returncode, run.stdout.split()) == (0, ["alive"]), run.stderr
+
+
 def test_run_goes_on_while_another_module_is_open(panel, model_file):
     widget, *_ = panel
     press.choose_quick(widget, model_file)
@@ -386,6 +496,78 @@ def test_run_goes_on_while_another_module_is_open(panel, model_file):
     assert widget._parameterNode.outputTransform is not None
     assert widget.ui.resultsTable.rowCount > 10
     assert widget.ui.registerButton.text == "Register"
+
+
+def test_garbage_from_the_worker_is_told(panel, module, model_file, monkeypatch, tmp_path, caplog):
+    widget, *_ = panel
+    press.choose_quick(widget, model_file)
+    client = press.client_of_program(tmp_path, "print('Welcome to Python')\nimport time; time.sleep(60)")
+    monkeypatch.setattr(module.VoxelMorphRegistrationLogic, "worker", staticmethod(lambda: client))
+    press.press_and_wait(widget)
+    assert "did not speak as it should: it sent 'Welcome to Python'" in widget.ui.statusLabel.text
+    assert "did not speak" in told_texts(caplog)
+    assert client.state == "off" and worker_cases.job_folders() == []
+    monkeypatch.undo()
+    assert_next_run_works(widget, model_file)
+
+
+@pytest.mark.parametrize("patience", ["user cancels", "silence is noticed"])
+def test_hanging_worker_can_be_cancelled_and_is_ended_by_itself(panel, module, model_file, monkeypatch, patience):
+    from VoxelMorphRegistrationLib.worker.client import WorkerClient
+
+    widget, *_ = panel
+    client = WorkerClient(silence_s=60 if patience == "user cancels" else 2)
+    monkeypatch.setattr(module.VoxelMorphRegistrationLogic, "worker", staticmethod(lambda: client))
+    monkeypatch.setattr(module, "QUIET_S", 0.2)
+    press.choose_slow(widget)
+    press.press_and_wait_for_progress(widget)
+    pid = client.pid
+    os.kill(pid, signal.SIGSTOP)
+    if patience == "user cancels":
+        worker_cases.spin(lambda: "no news for" in widget.ui.statusLabel.text, 10)
+        widget.ui.registerButton.click()
+    press.wait(widget)
+    expected = {"user cancels": "Cancelled. Nothing was changed.", "silence is noticed": "did not answer for 2 seconds"}
+    assert expected[patience] in widget.ui.statusLabel.text
+    worker_cases.wait_until_gone(pid)
+    assert widget.ui.registerButton.enabled and slicer.util.getNodesByClass("vtkMRMLTransformNode") == []
+    client.shutdown()
+    monkeypatch.undo()
+    assert_next_run_works(widget, model_file)
+
+
+def test_too_little_memory_is_told_and_the_next_run_works(panel, model_file, tmp_path, caplog):
+    from small_models import save_hungry_model
+
+    widget, *_ = panel
+    press.choose_quick(widget, str(save_hungry_model(tmp_path / "hungry.pt")))
+    press.press_and_wait(widget)
+    assert "too little memory for these images" in widget.ui.statusLabel.text
+    assert "crop the fixed image" in told_texts(caplog)
+    assert slicer.util.getNodesByClass("vtkMRMLTransformNode") == []
+    assert_next_run_works(widget, model_file)
+
+
+def test_slicer_that_quits_during_a_run_leaves_nothing():
+    script = (
+        STARTED_PANEL
+        + """
+panel_cases.choose_slow(widget)
+panel_cases.press_and_wait_for_progress(widget)
+print(widget.logic.worker().pid, flush=True)
+qt.QTimer.singleShot(0, qt.application.quit)
+qt.application.exec()
+assert qt.slot_errors == [], qt.slot_errors
+assert widget.ui.statusLabel.text == "Cancelled. Nothing was changed.", widget.ui.statusLabel.text
+"""
+    )
+    application = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    said, complaints = application.communicate(timeout=120)
+    assert application.returncode == 0, complaints
+    worker_cases.wait_until_gone(int(said))
+    assert worker_cases.folders(application.pid) == []
 
 
 def test_two_registrations_at_once_are_refused(panel, quick, caplog):
@@ -412,6 +594,25 @@ def test_choices_are_kept_in_the_scene(panel, module):
     again.model = "/some/where/own model.pt"
     assert widget.ui.modelComboBox.currentText == "own model"
     assert "/some/where/own model.pt" in widget.ui.modelComboBox.toolTip
+
+
+def test_choices_survive_leaving_the_module_and_coming_back(panel):
+    widget, fixed_node, moving_node = panel
+    for name in ("alignment", "refinement", "similarity", "precision", "labelInterpolation", "jacobianKind", "linear"):
+        box = getattr(widget.ui, f"{name}ComboBox")
+        box.setCurrentIndex(box.count - 1)
+    widget.ui.fixedVolumeSelector.setCurrentNode(moving_node)
+    widget.ui.movingVolumeSelector.setCurrentNode(fixed_node)
+    widget.ui.smoothnessSlider.value = 2.5
+    chosen = widget.settings()
+    for _ in range(3):
+        widget.exit()
+        # The panel of a module that is not open drives nothing.
+        widget.ui.seedSpinBox.value += 1
+        widget.enter()
+        assert widget.settings() == chosen
+        assert (widget._parameterNode.fixedVolume, widget._parameterNode.movingVolume) == (moving_node, fixed_node)
+        assert widget.ui.alignmentComboBox.currentText == chosen.alignment
 
 
 def test_saved_scene_brings_choices_and_results_back(panel, model_file, scene, tmp_path):

@@ -12,13 +12,14 @@ import panel_cases as press
 import qt
 import slicer
 import worker_cases
-from VoxelMorphRegistrationLib import results
+from small_models import save_centroid_model
+from VoxelMorphRegistrationLib import check_views, results
 from VoxelMorphRegistrationLib import scene as room
 
 
 @pytest.fixture
-def done(panel, model_file, scene):
-    """The panel after a registration with segmentations, in two slice views."""
+def done(panel, scene, tmp_path):
+    """The panel after a registration with segmentations that found a shift, in two slice views."""
     from test_scene import add_segmentation
 
     widget, fixed_node, moving_node = panel
@@ -34,7 +35,7 @@ def done(panel, model_file, scene):
     parameters = widget._parameterNode
     parameters.fixedLabels = add_segmentation(scene, fixed_node, name="Fixed segments")
     parameters.movingLabels = add_segmentation(scene, moving_node, name="Moving segments")
-    press.choose_quick(widget, model_file)
+    press.choose_quick(widget, str(save_centroid_model(tmp_path / "centroid.pt")))
     press.press_and_wait(widget)
     assert widget.ui.progressBar.value == 100, widget.ui.statusLabel.text
     yield widget, views
@@ -136,6 +137,13 @@ def test_outlines_of_each_side(done):
     assert parameters.fixedLabels.GetDisplayNode().GetVisibility2DFill()
 
 
+def test_outlines_boxes_carry_the_colours_of_the_lines(panel):
+    for side, color in check_views.OUTLINE_COLORS.items():
+        box = getattr(panel[0].ui, f"outline{side.capitalize()}CheckBox")
+        pixel = box.icon.pixmap(10, 10).toImage().pixelColor(5, 5)
+        assert pixel.getRgb()[:3] == pytest.approx([255 * part for part in color], abs=1)
+
+
 def test_jump_to_the_smallest_determinant(done, scene):
     widget, _ = done
     report = json.loads(widget._parameterNode.outputTransform.GetAttribute(room.REPORT_ATTRIBUTE))
@@ -195,7 +203,10 @@ def test_warnings_are_shown_with_the_results(done):
     assert warnings or "No warnings" in text
 
 
-@pytest.mark.parametrize("name, start", [("report.html", b"<!DOCTYPE html>"), ("report.pdf", b"%PDF-")])
+@pytest.mark.parametrize(
+    "name, start",
+    [("report.html", b"<!DOCTYPE html>"), ("report.PDF", b"%PDF-"), ("report of today 1.5", b"<!DOCTYPE html>")],
+)
 def test_report_is_saved_with_its_picture(done, tmp_path, name, start):
     widget, _ = done
     path = tmp_path / name
@@ -203,10 +214,11 @@ def test_report_is_saved_with_its_picture(done, tmp_path, name, start):
     widget.ui.saveReportButton.click()
     assert not widget.ui.saveReportButton.enabled
     worker_cases.spin(lambda: widget.ui.saveReportButton.enabled)
-    content = path.read_bytes()
+    (written,) = tmp_path.glob("report*")
+    content = written.read_bytes()
     assert content.startswith(start)
     assert len(content) > 50_000
-    if name.endswith("html"):
+    if written.suffix == ".html":
         assert b"data:image/png" in content
 
 

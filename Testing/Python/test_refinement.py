@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -206,6 +208,16 @@ def test_too_little_memory_is_told(monkeypatch):
     monkeypatch.setattr(registration, "available_memory", lambda device: 1000)
     with pytest.raises(DeviceError, match="The refinement needs about"):
         refined(*known_pair(*GRIDS[0]))
+
+
+def test_memory_grows_with_the_labels_that_guide():
+    fixed, moving = known_pair(*GRIDS[0])
+    pair = refinement.Pair(fixed, moving, np.eye(4), ((0.0, 1e-3), (0.0, 1e-3)), np.ones(fixed.grid.shape, bool))
+    values = [image.with_array((image.array // 200).astype(np.uint8)) for image in (fixed, moving)]
+    count = len(set(np.unique(values[0].array)) & set(np.unique(values[1].array)) - {0})
+    more = refinement.memory_bytes(replace(pair, labels=tuple(values))) - refinement.memory_bytes(pair)
+    # Two float32 volumes of the larger map for each channel.
+    assert count > 1 and more == 8 * count * moving.array.size
 
 
 def test_folds_are_smoothed_away():

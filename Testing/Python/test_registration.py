@@ -6,8 +6,9 @@ import torch
 
 from grids import KINDS, make_grid, rotation
 from small_models import save_centroid_model
-from VoxelMorphRegistrationLib import models, registration
+from VoxelMorphRegistrationLib import guard, models, registration
 from VoxelMorphRegistrationLib.errors import Cancelled, DeviceError, InputError, ModelError, SettingsError
+from VoxelMorphRegistrationLib.field import DisplacementField
 from VoxelMorphRegistrationLib.geometry import Grid, Image
 from VoxelMorphRegistrationLib.models import ModelCard
 from VoxelMorphRegistrationLib.registration import Settings, register
@@ -433,7 +434,7 @@ def test_same_input_gives_the_same_answer(model):
 
 
 def test_result_that_did_not_improve_is_warned_about(tmp_path):
-    path = save_centroid_model(tmp_path / "m.pt", part=-1.0)
+    path = save_centroid_model(tmp_path / "m.pt", part=0.0)
     report = register(*pair("plain", "plain"), settings=settings(path)).report
     assert any("no more similar after" in text for text in report.warnings)
 
@@ -475,21 +476,62 @@ def test_fixed_anatomy_outside_the_moving_image_is_warned_about(model):
     assert any(f"Only {report.covered_percent:.0f} % of the fixed anatomy" in text for text in report.warnings)
 
 
-def test_labels_and_landmarks_that_got_worse_are_warned_about(tmp_path):
-    path = save_centroid_model(tmp_path / "m.pt", part=-1.0)
+def test_landmarks_that_got_worse_are_warned_about(model):
     fixed, moving = pair("plain", "plain")
     points = np.zeros((1, 3))
-    report = register(
-        fixed,
-        moving,
-        settings=settings(path),
-        fixed_labels=ball_labels(fixed),
-        moving_labels=ball_labels(moving),
-        fixed_points=points,
-        moving_points=points + SHIFT,
-    ).report
-    assert any("labels overlap less than before" in text for text in report.warnings)
+    report = register(fixed, moving, settings=settings(model), fixed_points=points, moving_points=points - SHIFT).report
     assert any("landmarks are further apart than before" in text for text in report.warnings)
+
+
+def test_inverse_is_made_where_asked_for(model):
+    fixed, moving = pair("oblique", "anisotropic")
+    matrix = np.eye(4)
+    matrix[:3, :3] = rotation((5, 0, 10)) * 1.1
+    result = register(fixed, moving, settings=settings(model), initial_transform=matrix, inverse=True)
+    points = moving.grid.to_ras(np.array([[0, 0, 0], moving.grid.size - 1, [10, 12, 5]]))
+    # All is linear here, so that the inverse is exact between its voxels, too.
+    np.testing.assert_allclose(result.transform_points(result.inverse.transform_points(points)), points, atol=5e-3)
+    assert result.inverse.grid.contains(moving.grid.corners()).all()
+    assert result.report.inverse["max_mm"] < 5e-3
+    assert register(fixed, moving, settings=settings(model)).inverse is None
+
+
+@pytest.mark.parametrize("flat", ["k", "j", "i"])
+def test_inverse_of_a_slice_is_a_slice_of_three_layers(flat, tmp_path):
+    size = {"k": (40, 44, 1), "j": (40, 1, 44), "i": (1, 40, 44)}[flat]
+    change = np.where(np.array(size) == 1, 0.0, SHIFT)
+    path = save_centroid_model(tmp_path / "m.pt", dimension=2)
+    result = register(ball(make_grid(size)), ball(make_grid(size), change), settings=settings(path), inverse=True)
+    assert sorted(result.inverse.grid.shape)[0] == 3
+    np.testing.assert_allclose(result.inverse.at(change[None])[0], -change, atol=0.15)
+
+
+def test_field_without_an_inverse_is_warned_about(model, monkeypatch):
+    fixed, moving = pair("plain", "plain")
+    folded = DisplacementField(15.0 * np.sin(fixed.grid.positions() / 4), fixed.grid)
+    monkeypatch.setattr(registration, "_deform", lambda *_: (folded, models.load_model(model)))
+    monkeypatch.setattr(guard.Checks, "network", lambda self, pair, field: field)
+    result = register(fixed, moving, settings=settings(model), inverse=True)
+    assert result.inverse is None and result.report.inverse is None
+    assert any("There is no inverse transform. The displacement field cannot" in w for w in result.report.warnings)
+
+
+@pytest.mark.parametrize("asked", ["float32", "auto"])
+def test_network_moved_to_the_cpu_keeps_the_precision_asked_for(asked, model, monkeypatch):
+    loaded = []
+    load = models.load_model
+
+    def noted(path, device="cpu", precision="float32"):
+        loaded.append((device, precision))
+        return load(path, "cpu", precision)
+
+    monkeypatch.setattr(models, "load_model", noted)
+    monkeypatch.setattr(registration, "choose_device", lambda name: "gpu")
+    network = load(model)
+    network.device = "gpu"
+    monkeypatch.setattr(registration, "available_memory", lambda device: 0 if device == "gpu" else None)
+    register(*pair(), network, settings(model, precision=asked))
+    assert loaded == [("cpu", asked)]
 
 
 def test_grids_are_values_not_places():

@@ -220,7 +220,9 @@ def test_model_is_loaded_once_and_again_when_its_file_changes(client, models_fol
 
 def test_ready_tells_versions_and_devices(client):
     assert client.facts["versions"] == {"python": sys.version.split()[0], "torch": torch.__version__}
-    assert {"name": "cpu", "text": f"CPU, {torch.get_num_threads()} threads"} in client.facts["devices"]
+    count = torch.get_num_threads()
+    text = "CPU, 1 thread" if count == 1 else f"CPU, {count} threads"
+    assert {"name": "cpu", "text": text} in client.facts["devices"]
 
 
 def test_errors_of_the_library_arrive_as_they_are(client, quick):
@@ -447,6 +449,16 @@ def test_program_that_says_nothing_is_given_up(make_client, write_program):
     client.start(pytest.fail, failed.append)
     cases.spin(lambda: failed)
     assert "did not answer for 0.5 seconds" in str(failed[0])
+
+
+def test_worker_does_not_load_slicers_plugins(make_client, quick, tmp_path):
+    told = 'raise ImportError(f\'{os.environ.get("ITK_AUTOLOAD_PATH")} and {os.environ["KEPT"]}\')'
+    (tmp_path / "torch.py").write_text(f"import os\n{told}\n")
+    client = make_client(
+        environment={"PYTHONPATH": str(tmp_path), "ITK_AUTOLOAD_PATH": "/slicer/plugins", "KEPT": "others are kept"}
+    )
+    run = cases.Run(client, Job(*cases.images(), quick)).wait()
+    assert "None and others are kept" in str(run.value)
 
 
 def test_missing_python_is_one_sentence(make_client, quick, tmp_path):

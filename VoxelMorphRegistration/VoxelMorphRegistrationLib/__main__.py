@@ -17,6 +17,8 @@ EXIT_OK, EXIT_ERROR, EXIT_CANCELLED = 0, 1, 130
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 an error told in one sentence, 2 usage, 130 cancelled."""
+    # Slicer's plug-ins for ITK, named by its launcher, crash SimpleITK outside of Slicer (its issue 8947).
+    os.environ.pop("ITK_AUTOLOAD_PATH", None)
     # Read when torch is loaded: threads that wait for work are not to burn the time of those that have some.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parser = _parser()
@@ -95,6 +97,9 @@ def _add_register(commands) -> None:
     parser.add_argument("--working-spacing", type=float, metavar="MM", help="voxel size of the network's grid")
     parser.add_argument("--label-interpolation", choices=("nearest", "linear"), help="default: nearest")
     parser.add_argument("--jacobian", choices=("total", "deformable"), help="with or without the linear part")
+    parser.add_argument(
+        "--inverse", action="store_true", help="also write the inverse transform, from MOVING to FIXED positions"
+    )
     parser.add_argument("--seed", type=int, help="of the alignment's sampling (default: 0)")
     parser.add_argument("--fixed-labels", metavar="FILE", help="label map of FIXED, to measure overlap")
     parser.add_argument("--moving-labels", metavar="FILE", help="label map of MOVING, to carry over and measure")
@@ -129,7 +134,7 @@ def _register(args: argparse.Namespace) -> int:
     from .geometry import read_image
 
     settings = _settings(args, registration.Settings)
-    outputs.check_folder(args.output, args.moving_labels is not None, args.overwrite)
+    outputs.check_folder(args.output, args.moving_labels is not None, args.overwrite, args.inverse)
     if Path(args.fixed).exists() and Path(args.moving).exists() and Path(args.fixed).samefile(args.moving):
         raise InputError("The fixed and the moving image are the same file. Give two different images.")
     fixed = read_image(args.fixed, "fixed image").renamed(args.fixed)
@@ -145,13 +150,13 @@ def _register(args: argparse.Namespace) -> int:
     }
     extras = {name: value for name, value in extras.items() if value is not None}
     with Progress() as progress:
-        result = registration.register(fixed, moving, None, settings, progress, **extras)
+        result = registration.register(fixed, moving, None, settings, progress, inverse=args.inverse, **extras)
         progress("writing", 0.0)
         labels = extras.get("fixed_labels")
         outputs.write_registration(result, fixed, moving, args.output, fixed_labels=labels, overwrite=args.overwrite)
         progress("writing", 1.0)
     print(summary(result.report))
-    print(f"Results are in {args.output}: {', '.join(outputs.output_names(result.warped_labels is not None))}")
+    print(f"Results are in {args.output}: {', '.join(outputs.names_of(result))}")
     return EXIT_OK
 
 
@@ -197,10 +202,17 @@ def summary(report) -> str:
         f"({inside['any_corner_count']} by the stricter count), in the volume: {report.folding['volume']['count']}",
         f"  determinant {inside['minimum']:.3f} to {inside['maximum']:.3f}, SDlogJ {inside['sd_log']:.3f}, "
         f"largest displacement {report.largest_displacement_mm:.1f} mm",
+        *_inverse_line(report.inverse),
         f"  model {report.model['name']}, {report.passes} pass(es), refinement {report.settings['refinement']}, "
         f"on {report.device}, {report.seconds['total']:.1f} s",
     ]
     return "\n".join([head, *lines, *tail, *(f"  Warning: {text}" for text in report.warnings)])
+
+
+def _inverse_line(inverse: dict | None) -> list[str]:
+    if not inverse:
+        return []
+    return [f"  inverse: error {inverse['mean_mm']:.4f} mm in the mean, {inverse['max_mm']:.4f} mm at most"]
 
 
 class Progress:

@@ -5,6 +5,7 @@ Knows MRML display and colour nodes; computes nothing about registration.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import slicer
@@ -14,9 +15,13 @@ from .errors import InputError
 JACOBIAN_COLORS_ATTRIBUTE = "VoxelMorph.JacobianColors"
 LABEL_COLORS_ATTRIBUTE = "VoxelMorph.LabelColors"
 FOLD_COLOR = (0.0, 1.0, 0.0)
-CLEAR_WITHIN = 0.05
+# Where nothing changes: about as bright as tissue is usually shown, so that the overlay hides little of it.
+UNCHANGED_GREY = 0.45
 
 _ENTRIES = 256
+# A fifth of the colours stands for folds: the legend then has a green part, and one of its six labels is 0.
+_FOLD_ENTRIES = 51
+_LEGEND_LABELS = 6
 # Moves the first boundary just above zero, so that a determinant of exactly 0 counts as folded.
 _NUDGE = 1e-6
 SMALLEST_CHANGE, LARGEST_CHANGE = 0.05, 10.0
@@ -25,12 +30,12 @@ SMALLEST_CHANGE, LARGEST_CHANGE = 0.05, 10.0
 def jacobian_range(change: float = 1.0) -> tuple[float, float]:
     """The window of a Jacobian map whose colours reach to 1 + change, and never less far than 2.
 
-    Slicer maps a value v to colour floor(255 (v - low) / (high - low)). With a range that starts one colour below
-    zero, colour 0 holds exactly the determinants <= 0, whatever the range.
+    Slicer maps a value v to colour floor(255 (v - low) / (high - low)). The range starts as many colours below zero
+    as stand for folds, so that these hold exactly the determinants <= 0, whatever the range.
     """
-    width = 1.0 + max(change, 1.0)
-    step = width / (_ENTRIES - 1)
-    return -step + _NUDGE, width - step + _NUDGE
+    high = 1.0 + max(change, 1.0)
+    low = -high * _FOLD_ENTRIES / (_ENTRIES - 1 - _FOLD_ENTRIES)
+    return low + _NUDGE, high + _NUDGE
 
 
 JACOBIAN_RANGE = jacobian_range()
@@ -38,22 +43,21 @@ JACOBIAN_RANGE = jacobian_range()
 
 def jacobian_color(determinant: float, change: float = 1.0) -> tuple[float, float, float, float]:
     """RGBA in [0, 1] for a determinant: blue where a region of the fixed image is smaller in the moving one, red
-    where it is larger, linear in |det - 1| up to `change` (and down to 0 at most); FOLD_COLOR where det <= 0.
+    where it is larger, grey where it is the same, linear in |det - 1| up to `change` (and down to 0 at most);
+    FOLD_COLOR where det <= 0.
 
-    Clear within CLEAR_WITHIN of 1, less where the range is less. Slicer's slice views know no half-clear colours:
-    alpha is 0 or 1.
+    Opaque throughout: alpha is 0 or 1 in Slicer's slice views, and a clear band about 1 has hard edges.
     """
     if determinant <= 0:
         return (*FOLD_COLOR, 1.0)
     limit = change if determinant > 1 else min(change, 1.0)
     strength = min(abs(determinant - 1.0) / limit, 1.0)
-    if abs(determinant - 1.0) < CLEAR_WITHIN * min(change, 1.0):
-        return (1.0, 1.0, 1.0, 0.0)
-    # White to the pure colour at a change by half, darker beyond: small and large changes stay apart.
-    fade = max(0.0, 1.0 - 2.0 * strength)
-    dark = 1.0 - 0.5 * max(0.0, 2.0 * strength - 1.0)
-    middle = 0.25 * (1.0 - strength) + 0.75 * fade
-    return (fade, middle, dark, 1.0) if determinant < 1 else (dark, middle, fade, 1.0)
+    # Grey to the pure colour at a change by half, darker beyond: small and large changes stay apart.
+    half = min(2.0 * strength, 1.0)
+    fade = UNCHANGED_GREY * (1.0 - half)
+    main = UNCHANGED_GREY + (1.0 - UNCHANGED_GREY) * half - 0.5 * max(0.0, 2.0 * strength - 1.0)
+    middle = fade + 0.25 * (1.0 - strength) * half
+    return (fade, middle, main, 1.0) if determinant < 1 else (main, middle, fade, 1.0)
 
 
 def jacobian_color_node(scene):
@@ -78,10 +82,14 @@ def _fill_jacobian_colors(node, change: float) -> None:
     step = (high - low) / (_ENTRIES - 1)
     editing = node.StartModify()
     node.SetNumberOfColors(_ENTRIES)
-    node.SetColor(0, "fold (0 or less)", *FOLD_COLOR, 1.0)
-    for entry in range(1, _ENTRIES):
+    for entry in range(_FOLD_ENTRIES):
+        node.SetColor(entry, "fold (0 or less)", *FOLD_COLOR, 1.0)
+    for entry in range(_FOLD_ENTRIES, _ENTRIES):
         determinant = low + (entry + 0.5) * step
-        node.SetColor(entry, f"{determinant:.3f}", *jacobian_color(determinant, change))
+        # The end nearer to 1 gives the colour, so that 1 itself, which lies between two entries, is grey.
+        distance = max(abs(determinant - 1.0) - 0.5 * step, 0.0)
+        shown = 1.0 + math.copysign(distance, determinant - 1.0)
+        node.SetColor(entry, f"{determinant:.3f}", *jacobian_color(shown, change))
     node.EndModify(editing)
 
 
@@ -118,7 +126,7 @@ def show_legend(volume_node, visible: bool = True) -> None:
         legend = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(volume_node)
     legend.SetTitleText("Volume\nmoving / fixed\n(green: fold)")
     legend.SetLabelFormat("%.1f")
-    legend.SetNumberOfLabels(5)
+    legend.SetNumberOfLabels(_LEGEND_LABELS)
     legend.SetVisibility(visible)
 
 

@@ -16,12 +16,18 @@ from pathlib import Path
 import numpy as np
 
 from .errors import FieldError, InputError, OutputError
-from .geometry import Grid, Image, bounding_box, grid_from_sitk, set_sitk_geometry
+from .geometry import Grid, Image, bounding_box, grid_from_sitk, set_sitk_geometry, working_grid
 
 _FLIP = np.array([-1.0, -1.0, 1.0], dtype=np.float32)
 # Blocks of the determinant, small for the processor's cache, large against their margin of a slice on each side.
 _BLOCK_VOXELS = 400_000
 _SWAP = np.array([2, 1, 0])
+# Of the inverse: the most rounds; the fixed point nearly always takes less than ten.
+_FIXED_POINT_ROUNDS, _NEWTON_ROUNDS, _HALVINGS = 40, 20, 8
+# How exact an inverse is at its voxels.
+INVERSE_TOLERANCE_MM = 1e-3
+# An inverse is refused where more points than this part have none.
+LARGEST_PART_WITHOUT_INVERSE = 1e-3
 # Of the field intent_code in a NIfTI-1 header.
 _NIFTI_INTENT_OFFSET = 68
 
@@ -202,35 +208,51 @@ class DisplacementField:
             out[rows] = other.displacement_ras[rows] + moved
         return DisplacementField(out, other.grid)
 
-    def inverse(self, grid: Grid | None = None, tolerance_mm: float = 1e-3, iterations: int = 60) -> DisplacementField:
-        """The field v on `grid` (own grid when None) with T(y + v(y)) = y.
+    def inverse(
+        self, grid: Grid | None = None, linear: np.ndarray | None = None, tolerance_mm: float = INVERSE_TOLERANCE_MM
+    ) -> DisplacementField:
+        """The displacement T^-1(y) - y of T(x) = A (x + u(x)) at the voxels y of `grid` (own when None).
 
-        Fixed-point iteration v <- -u(y + v) (Chen et al., Med. Phys. 2008), damped where the residual grows.
-        Raises FieldError when more than 0.1 % of the points within the image of the own grid do not come within
-        ten tolerances, as happens where the field folds.
+        linear: A (4, 4) in RAS mm (identity when None). |T(T^-1(y)) - y| is at most `tolerance_mm` at the voxels, up
+        to what A enlarges it by. Raises FieldError when more than 0.1 % of them do not come within ten tolerances, as
+        happens where the field folds.
         """
+        from . import sampling
+
         grid = grid or self.grid
-        y = grid.positions().reshape(-1, 3)
-        v = -self.at(y)
-        damping = np.ones(len(y))
-        error = np.full(len(y), np.inf)
-        active = np.arange(len(y))
-        for _ in range(iterations):
-            residual = v[active] + self.at(y[active] + v[active])
-            size = np.linalg.norm(residual, axis=1)
-            damping[active[size > 0.9 * error[active]]] *= 0.5
-            error[active] = size
-            v[active] -= damping[active, None] * residual
-            active = active[size > tolerance_mm]
-            if len(active) == 0:
-                break
+        back = np.eye(4) if linear is None else np.linalg.inv(np.asarray(linear, np.float64))
+        out, error = self._inverse_after(back, grid, tolerance_mm)
         bad = float(np.mean(error > 10 * tolerance_mm))
-        if bad > 1e-3:
+        if bad > LARGEST_PART_WITHOUT_INVERSE:
             raise FieldError(
                 f"The displacement field cannot be inverted: {100 * bad:.2f} % of the points have no stable inverse. "
                 "It folds there; use a smoother field."
             )
-        return DisplacementField(v.reshape(*grid.shape, 3).astype(np.float32), grid)
+        shift = (back - np.eye(4)) @ grid.ijk_to_ras
+        for rows in sampling.slabs(grid.shape):
+            out[rows] += sampling.affine_positions(shift, grid.shape, rows).numpy()
+        return DisplacementField(out, grid)
+
+    def _inverse_after(self, back: np.ndarray, grid: Grid, tolerance_mm: float) -> tuple[np.ndarray, np.ndarray]:
+        """v (K, J, I, 3) with x + v + u(x + v) = x at x = back y, y the voxels of `grid`; and the error left (K, J, I).
+
+        On large grids the search starts from the answer on one half as fine.
+        """
+        from . import sampling
+
+        near = None
+        if grid.voxel_count > _BLOCK_VOXELS:
+            coarse = working_grid(grid, 2 * grid.spacing)
+            near = DisplacementField(self._inverse_after(back, coarse, tolerance_mm)[0], coarse)._reader(grid)
+        out, error = np.empty((*grid.shape, 3), np.float32), np.empty(grid.shape, np.float32)
+        displaced = _Displaced(self)
+        to_voxels = self.grid.ras_to_ijk @ back @ grid.ijk_to_ras
+        for rows in sampling.slabs(grid.shape):
+            base = sampling.affine_positions(to_voxels, grid.shape, rows)
+            start = None if near is None else near(rows).movedim(0, -1).reshape(-1, 3)
+            v, size = _inverted(displaced, base.reshape(-1, 3), start, tolerance_mm)
+            out[rows], error[rows] = v.reshape(base.shape).numpy(), size.reshape(base.shape[:3]).numpy()
+        return out, error
 
     # --- volume change ---
 
@@ -279,6 +301,99 @@ class DisplacementField:
             sd_log=float(np.log(np.clip(values, 1e-9, 1e9).astype(np.float64)).std()),
         )
         return Image(determinant, grid, "Jacobian determinant"), folding
+
+
+def grid_over(grid: Grid, covered: Grid) -> Grid:
+    """`grid` enlarged by whole voxels until its outermost voxel centres lie beyond every corner of `covered`.
+
+    Slicer repeats the border value outside a grid transform. For u alone that is what the field means; a linear part
+    would stop growing there.
+    """
+    corners = grid.to_ijk(covered.corners())
+    low = np.minimum(np.floor(corners.min(0)), -1).astype(int)
+    high = np.maximum(np.ceil(corners.max(0)), grid.size).astype(int)
+    return grid.cropped(low, high - low + 1)
+
+
+class _Displaced:
+    """The residual v + u(y + v) of an inverse: (N, 3) RAS mm, of y (N, 3) in voxels i, j, k and v (N, 3) in mm."""
+
+    def __init__(self, field: DisplacementField) -> None:
+        import torch
+
+        self.volume = torch.from_numpy(np.ascontiguousarray(np.moveaxis(field.displacement_ras, -1, 0)))[None]
+        self.to_voxels = torch.from_numpy(field.grid.ras_to_ijk[:3, :3].astype(np.float32))
+
+    def __call__(self, base, v):
+        from . import sampling
+
+        positions = base + v @ self.to_voxels.T
+        return v + sampling.sample(self.volume, positions[None, None, None])[0, :, 0, 0].T
+
+
+def _inverted(displaced: _Displaced, base, v, tolerance_mm: float):
+    """v (N, 3) with a residual of at most the tolerance, where that can be had, and the residual's size (N,).
+
+    Fixed-point iteration v <- -u(y + v) (Chen et al., Med. Phys. 2008) from v (zero when None); where it does not
+    converge, because u is steep, Newton's method.
+    """
+    import torch
+
+    v = torch.zeros_like(base) if v is None else v.clone()
+    error = torch.full((len(base),), torch.inf)
+    active = torch.arange(len(base))
+    for _ in range(_FIXED_POINT_ROUNDS):
+        residual = displaced(base[active], v[active])
+        size = residual.norm(dim=1)
+        going = (size > tolerance_mm) & (size < 0.9 * error[active])
+        error[active] = size
+        active, residual = active[going], residual[going]
+        if len(active) == 0:
+            break
+        v[active] -= residual
+    error[active] = torch.inf
+    rest = error > tolerance_mm
+    if rest.any():
+        v[rest], error[rest] = _newton(displaced, base[rest], v[rest], tolerance_mm)
+    return v, error
+
+
+def _newton(displaced: _Displaced, base, v, tolerance_mm: float):
+    """As _inverted, from v, by Newton's method with steps that are halved until the residual falls."""
+    import torch
+
+    residual = displaced(base, v)
+    size = residual.norm(dim=1)
+    # A part of a voxel, within which the field is linear but for its edges.
+    step = 0.05 * torch.linalg.inv(displaced.to_voxels)
+    back = torch.linalg.inv(step)
+    active = torch.arange(len(v))
+    for _ in range(_NEWTON_ROUNDS):
+        active = active[size[active] > tolerance_mm]
+        if len(active) == 0:
+            break
+        here, now = base[active], v[active]
+        slopes = [(displaced(here, now + h) - displaced(here, now - h)) / 2 for h in step.T]
+        jacobian = torch.stack(slopes, -1) @ back
+        update, _ = torch.linalg.solve_ex(jacobian, residual[active][..., None])
+        update = update[..., 0].nan_to_num(0.0, 0.0, 0.0)
+        left = torch.arange(len(active))
+        for _ in range(_HALVINGS):
+            trial = now[left] - update[left]
+            found = displaced(here[left], trial)
+            length = found.norm(dim=1)
+            better = length < size[active[left]]
+            taken = active[left[better]]
+            v[taken], residual[taken], size[taken] = trial[better], found[better], length[better]
+            left = left[~better]
+            if len(left) == 0:
+                break
+            update[left] *= 0.5
+        # Where no step helps, none will.
+        stuck = torch.zeros(len(active), dtype=torch.bool)
+        stuck[left] = True
+        active = active[~stuck]
+    return v, size
 
 
 def linear_determinant(linear: np.ndarray, grid: Grid) -> float:

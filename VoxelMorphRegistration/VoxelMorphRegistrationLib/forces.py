@@ -13,13 +13,15 @@ import torch
 import torch.nn.functional as F
 
 # Radius of the correlation window in voxels.
-WINDOW_RADIUS = 2
+WINDOW_RADIUS = 3
 # Windows with less contrast than about 1 % count as flat.
 FLAT = 1e-8
 # Of the joint histogram: bins an axis, and the width of the Parzen window in bins, on top of linear weights.
 BINS, PARZEN_SIGMA = 32, 1.0
 # Of the descriptor: radius of the patches, distance of the neighbours, and the smallest noise, a contrast of 0.1 %.
 PATCH_RADIUS, NEIGHBOUR_DISTANCE, SMALLEST_NOISE = 1, 1, 1e-6
+# Of an image's noise: the part of it that is flat, how many times what is found there counts, and the slabs looked at.
+FLAT_PART, NOISE_FACTOR, NOISE_SLABS = 0.1, 3.0, 12
 # More labels than this share channels.
 LABEL_CHANNELS = 16
 _BLOCK_ROWS = 12
@@ -133,12 +135,29 @@ def _bins(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 # --- descriptors -------------------------------------------------------------------------------------------------
 
 
-def mind_ssc(volume: torch.Tensor, pool: int = 1) -> torch.Tensor:
+def descriptor_noise(*volumes: torch.Tensor) -> float:
+    """The smallest V for descriptors of volumes that are to be compared: that of the noisiest one's flat parts.
+
+    Else noise in front of an empty background, or in even tissue, counts as structure that the other image lacks.
+    """
+    found = SMALLEST_NOISE
+    halo = PATCH_RADIUS + NEIGHBOUR_DISTANCE
+    for volume in volumes:
+        rows = volume.shape[0]
+        middles = range(rows // (2 * NOISE_SLABS), rows, max(1, rows // NOISE_SLABS))
+        flat = [_distances(volume[max(n - halo, 0) : n + halo + 1])[:, min(n, halo)].mean(0) for n in middles]
+        values = torch.stack(flat).flatten()
+        found = max(found, NOISE_FACTOR * float(values.kthvalue(1 + int(FLAT_PART * (len(values) - 1))).values))
+    return found
+
+
+def mind_ssc(volume: torch.Tensor, pool: int = 1, noise: float = SMALLEST_NOISE) -> torch.Tensor:
     """Self-similarity descriptors (C, *S / pool) of a volume (*S): C is 12, or 4 in 2D. Every axis must divide.
 
     Heinrich et al., MICCAI 2013: exp(-D / V) of the squared patch distances D between neighbours on different axes,
-    less the smallest of them, V their mean. They see structure, whatever its contrast. Averaged over `pool` voxels a
-    side, they keep what fine structure has to say on a coarser grid. A slab at a time, since they take much room.
+    less the smallest of them, V their mean, at least `noise`. They see structure, whatever its contrast. Averaged over
+    `pool` voxels a side, they keep what fine structure has to say on a coarser grid. A slab at a time, since they take
+    much room.
     """
     halo = PATCH_RADIUS + NEIGHBOUR_DISTANCE
     rows = volume.shape[0]
@@ -148,12 +167,14 @@ def mind_ssc(volume: torch.Tensor, pool: int = 1) -> torch.Tensor:
     for start in range(0, rows, step):
         stop = min(start + step, rows)
         low, high = max(start - halo, 0), min(stop + halo, rows)
-        part = _descriptors(volume[low:high])[:, start - low : stop - low]
+        part = _distances(volume[low:high])[:, start - low : stop - low]
+        part = part.div_(part.mean(0).clamp_min_(noise)).neg_().exp_()
         parts.append(average(part, pool) if pool > 1 else part)
     return torch.cat(parts, 1)
 
 
-def _descriptors(volume: torch.Tensor) -> torch.Tensor:
+def _distances(volume: torch.Tensor) -> torch.Tensor:
+    """D of mind_ssc (C, *S)."""
     dims = volume.dim()
     distance = NEIGHBOUR_DISTANCE
     padded = F.pad(volume[None, None], (distance,) * (2 * dims), mode="replicate")[0, 0]
@@ -168,9 +189,7 @@ def _descriptors(volume: torch.Tensor) -> torch.Tensor:
     pairs = [(p, q) for n, p in enumerate(sides) for q in sides[n + 1 :] if p[0] != q[0]]
     found = torch.stack([(neighbour(*p) - neighbour(*q)).square_() for p, q in pairs])
     found = box_sum(found, PATCH_RADIUS).mul_(1.0 / (2 * PATCH_RADIUS + 1) ** dims)
-    found.sub_(found.amin(0))
-    noise = found.mean(0).clamp_min_(SMALLEST_NOISE)
-    return found.div_(noise).neg_().exp_()
+    return found.sub_(found.amin(0))
 
 
 def label_channels(labels: torch.Tensor, values: list[int]) -> torch.Tensor:

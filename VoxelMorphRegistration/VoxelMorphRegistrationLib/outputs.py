@@ -21,19 +21,28 @@ LABELS = "warped_labels.nii.gz"
 JACOBIAN = "jacobian.nii.gz"
 REPORT = "report.json"
 OVERVIEW = "overview.png"
+INVERSE = "inverse.h5"
 
 
-def output_names(with_labels: bool) -> list[str]:
+def output_names(with_labels: bool, with_inverse: bool = False) -> list[str]:
     """The files that a registration writes."""
-    return [TRANSFORM, FIELD, WARPED, *([LABELS] if with_labels else []), JACOBIAN, REPORT, OVERVIEW]
+    labels, inverse = ([name] if given else [] for name, given in ((LABELS, with_labels), (INVERSE, with_inverse)))
+    return [TRANSFORM, FIELD, *inverse, WARPED, *labels, JACOBIAN, REPORT, OVERVIEW]
 
 
-def check_folder(folder: str | Path, with_labels: bool = False, overwrite: bool = False) -> None:
+def names_of(registration: Registration) -> list[str]:
+    """The files that this registration is written to."""
+    return output_names(registration.warped_labels is not None, registration.inverse is not None)
+
+
+def check_folder(
+    folder: str | Path, with_labels: bool = False, overwrite: bool = False, with_inverse: bool = False
+) -> None:
     """Raise OutputError early when results could not be written to `folder`; leaves it as it was."""
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"The output {folder} is a file. Give a folder.")
-    existing = [name for name in output_names(with_labels) if (folder / name).exists()]
+    existing = [name for name in output_names(with_labels, with_inverse) if (folder / name).exists()]
     if existing and not overwrite:
         raise OutputError(
             f"The folder {folder} already holds {', '.join(existing)}. Give another folder, or --overwrite to "
@@ -80,27 +89,29 @@ def write_registration(
     fixed_labels: Image | None = None,
     overwrite: bool = False,
 ) -> list[Path]:
-    """Write transform (.h5), field (NIfTI), warped image and labels, Jacobian map, report and overview picture.
+    """Write transform (.h5), field (NIfTI), inverse transform (.h5, where it was made), warped image and labels,
+    Jacobian map, report and overview picture.
 
     The files are written under a temporary name, those that hold numbers are read back and compared, and then they
     take their places together. Raises OutputError; the folder is then as it was.
     """
     folder = Path(folder)
-    with_labels = registration.warped_labels is not None
-    check_folder(folder, with_labels, overwrite)
+    check_folder(folder, registration.warped_labels is not None, overwrite, registration.inverse is not None)
     total = registration.total_field()
     with _Staging(folder) as stage:
         try:
             write_field(total, stage / TRANSFORM)
             write_field(total, stage / FIELD)
+            if registration.inverse is not None:
+                write_field(registration.inverse, stage / INVERSE)
             write_image(registration.warped.renamed("warped image"), stage / WARPED)
             write_image(registration.jacobian.renamed("Jacobian map"), stage / JACOBIAN)
-            if with_labels:
+            if registration.warped_labels is not None:
                 write_image(registration.warped_labels.renamed("warped labels"), stage / LABELS)
             (stage / REPORT).write_text(registration.report.to_json() + "\n", encoding="utf-8")
             figures.overview(registration, fixed, moving, stage / OVERVIEW, fixed_labels=fixed_labels)
             _verify(registration, total, stage)
-            return _move(stage, folder, output_names(with_labels))
+            return _move(stage, folder, names_of(registration))
         except OSError as error:
             raise OutputError(
                 f"The results could not be written to {folder}: {error.strerror}. Check the free space and permissions."
@@ -110,7 +121,12 @@ def write_registration(
 def _verify(registration: Registration, total, stage: Path) -> None:
     """Read back what holds numbers: a full disk may go unnoticed while writing."""
     images = {WARPED: registration.warped, JACOBIAN: registration.jacobian, LABELS: registration.warped_labels}
-    pairs = [(total.displacement_ras, lambda n=n: read_field(stage / n).displacement_ras) for n in (TRANSFORM, FIELD)]
+    fields = {TRANSFORM: total, FIELD: total, INVERSE: registration.inverse}
+    pairs = [
+        (f.displacement_ras, lambda n=n: read_field(stage / n).displacement_ras)
+        for n, f in fields.items()
+        if f is not None
+    ]
     pairs += [(i.array, lambda n=n: read_image(stage / n).array) for n, i in images.items() if i is not None]
     for expected, read in pairs:
         try:
@@ -124,6 +140,7 @@ def _verify(registration: Registration, total, stage: Path) -> None:
 
 
 def _move(stage: Path, folder: Path, names: list[str]) -> list[Path]:
-    """Put the finished files in their places; files of the same names, and older labels, make room for them."""
-    (folder / LABELS).unlink(missing_ok=True)
+    """Put the finished files in their places; files of the same names, older labels and inverses make room for them."""
+    for name in (LABELS, INVERSE):
+        (folder / name).unlink(missing_ok=True)
     return [(stage / name).replace(folder / name) for name in names]

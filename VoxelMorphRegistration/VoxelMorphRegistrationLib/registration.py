@@ -13,8 +13,15 @@ from pathlib import Path
 import numpy as np
 
 from . import __version__, alignment, evaluation, models
-from .errors import Cancelled, DeviceError, InputError, SettingsError
-from .field import DisplacementField, linear_determinant, warp_image, warp_labels
+from .errors import Cancelled, DeviceError, FieldError, InputError, SettingsError
+from .field import (
+    INVERSE_TOLERANCE_MM,
+    DisplacementField,
+    grid_over,
+    linear_determinant,
+    warp_image,
+    warp_labels,
+)
 from .geometry import Grid, Image, bounding_box, resample, smoothed, working_grid
 
 ProgressCallback = Callable[[str, float], bool | None]
@@ -131,11 +138,15 @@ class Report:
 
     similarity, dice, hd95_mm and tre_mm have the entries "before" (as the images lie, with the initial transform),
     "aligned" (after the linear alignment) and "after". refinement: preset, similarity and why it was
-    chosen, its value before and after, steps at each level and what guided it, or None. folding: of the deformable
+    chosen, its value before and after, steps at each level and what guided it, or None. checks: of each stage that
+    was made ("alignment", by labels alone; "network", "refinement"), whether its result was kept, and the measures
+    of the images and the mean Dice of given labels before and after it. folding: of the deformable
     part, `inside` the mask or the foreground of the fixed
     image, and in the whole `volume`. volume_change_percent: by how much each structure is larger in the moving image,
     {label: percent}, from the mean determinant of T over the fixed label (the warped one where there is no fixed one).
-    covered_percent: the part of the measured region that T carries into the moving image. worst_ras: where, in fixed
+    covered_percent: the part of the measured region that T carries into the moving image. inverse: if the inverse
+    transform was made, its tolerance at its voxels, and the "mean_mm" and "max_mm" by which T(T^-1(y)) misses y over
+    the measured region, between voxels, too. worst_ras: where, in fixed
     RAS mm, the smallest "determinant" of the measured region and the largest "landmark" error are.
     """
 
@@ -148,12 +159,14 @@ class Report:
     tre_mm: dict | None = None
     volume_change_percent: dict | None = None
     covered_percent: float | None = None
+    inverse: dict[str, float] | None = None
     worst_ras: dict[str, list[float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     device: str = "cpu"
     model: dict = field(default_factory=lambda: {"name": "none", "file": None})
     passes: int = 0
     refinement: dict | None = None
+    checks: dict[str, dict] = field(default_factory=dict)
     working_grid: dict = field(default_factory=dict)
     settings: dict = field(default_factory=dict)
     inputs: dict = field(default_factory=dict)
@@ -183,7 +196,8 @@ class Registration:
     """The result. T(x) = A (x + u(x)) carries fixed to moving positions, both in RAS mm of the world.
 
     field: u on the network's flow grid. linear: A (4, 4). warped: the moving image on the fixed grid.
-    warped_labels: the moving labels on the fixed grid. jacobian: determinant map on the fixed grid.
+    warped_labels: the moving labels on the fixed grid. jacobian: determinant map on the fixed grid. inverse: the
+    displacement of T^-1, from moving to fixed positions, on a grid over the moving image, if it was asked for.
     """
 
     field: DisplacementField
@@ -192,6 +206,7 @@ class Registration:
     jacobian: Image
     report: Report
     warped_labels: Image | None = None
+    inverse: DisplacementField | None = None
 
     def total_field(self, grid: Grid | None = None) -> DisplacementField:
         """The displacement of T, A (x + u(x)) - x, on the field's grid or another.
@@ -223,6 +238,7 @@ def register(
     fixed_mask: Image | None = None,
     moving_mask: Image | None = None,
     initial_transform: np.ndarray | None = None,
+    inverse: bool = False,
 ) -> Registration:
     """Deform `moving` onto `fixed`.
 
@@ -231,8 +247,8 @@ def register(
     report (and the warped labels); points: corresponding landmarks (N, 3) in RAS mm, for the report. Both guide the
     refinement where the settings weight them. fixed_mask: where the fixed image counts, for alignment and
     measurement. moving_mask: where the moving image counts in the refinement.
-    initial_transform: (4, 4) in RAS mm, fixed to
-    moving. Raises errors of this library with plain sentences.
+    initial_transform: (4, 4) in RAS mm, fixed to moving. inverse: whether to make the inverse transform as well; a
+    warning says so where there is none. Raises errors of this library with plain sentences.
     """
     settings = settings or Settings()
     if isinstance(model, (str, Path)):
@@ -258,33 +274,39 @@ def register(
             network = _with_memory(network, largest, settings, run.warnings)
     with run.stage("aligning"):
         linear = _linear_part(fixed, moving, settings, initial_transform, fixed_mask, run)
+        checks = _checks(fixed_labels, moving_labels, settings, run)
+        linear = replace(linear, matrix=checks.alignment(linear.start, linear.matrix))
+    pair = _pair(fixed, moving, linear.matrix, mask, moving_mask)
     deformation, refined = None, None
     facts = {"device": choose_device(settings.device)}
     if network is not None:
         with run.stage("registering"):
-            deformation, network = _deform(fixed, moving, linear, grids, network, run)
-            deformation = deformation.covering(fixed.grid)
+            deformation, network = _deform(fixed, moving, linear, grids, network, settings.precision, run)
+            deformation = checks.network(pair, deformation.covering(fixed.grid))
         file = network.path.name if network.path else None
         name = {"name": network.card.name, "file": file, "precision": network.precision}
         facts = {"device": network.device, "model": name, "passes": len(grids), "working_grid": grids[-1].to_json()}
     if settings.refinement != "off":
         with run.stage("refining"):
-            guides = {"moving_mask": moving_mask}
+            guides = {}
             if settings.label_weight:
                 guides["labels"] = fixed_labels, moving_labels
             if settings.landmark_weight:
                 guides["points"] = fixed_points, moving_points
-            pair = fixed, moving, linear.matrix, mask, guides
-            deformation, refined = _refine(pair, deformation, facts["device"], settings, run)
+            deformation, refined = _refine(replace(pair, **guides), deformation, facts["device"], settings, run, checks)
     # Readers of the written field must find it linear up to the outermost fixed voxels.
     deformation = deformation.padded()
     with run.stage("warping"):
         warped = warp_image(moving, fixed.grid, deformation, linear.matrix, settings.background)
         run.report(0.5)
-        warped_labels = None
-        if moving_labels is not None:
+        warped_labels = checks.warped_labels
+        if warped_labels is None and moving_labels is not None:
             mode = settings.label_interpolation
             warped_labels = warp_labels(moving_labels, fixed.grid, deformation, linear.matrix, mode)
+    backward = accuracy = None
+    if inverse:
+        with run.stage("inverting"):
+            backward, accuracy = _inverse(fixed.grid, moving.grid, mask, deformation, linear.matrix, run.warnings)
     with run.stage("measuring"):
         determinant, inside = deformation.volume_change(mask, fixed.grid)
         folding = {
@@ -293,7 +315,7 @@ def register(
         }
         run.report(0.3)
         similar = _similarities(fixed, moving, warped, mask, linear, run)
-        overlaps = _overlaps(fixed_labels, moving_labels, warped_labels, linear, settings, run)
+        overlaps = _overlaps(fixed_labels, checks.carried, run)
         errors = _landmark_errors(fixed_points, moving_points, linear, deformation)
         factor = linear_determinant(linear.matrix, fixed.grid)
         segments = fixed_labels or warped_labels
@@ -302,8 +324,8 @@ def register(
         jacobian = determinant
         if settings.jacobian == "total":
             jacobian = determinant.with_array(determinant.array * np.float32(factor))
-    _warn(run.warnings, folding, similar)
-    _warn_of_inputs(run.warnings, covered, overlaps, errors)
+    _warn(run.warnings, folding, similar, checks.found)
+    _warn_of_inputs(run.warnings, covered, errors)
     report = Report(
         similarity=similar,
         folding=folding,
@@ -311,18 +333,20 @@ def register(
         linear=linear.matrix.tolist(),
         seconds=run.seconds,
         refinement=refined,
+        checks=checks.found,
         settings=asdict(settings),
         inputs=inputs,
         warnings=run.warnings,
         tre_mm=errors,
         volume_change_percent=changes,
         covered_percent=covered,
+        inverse=accuracy,
         worst_ras=_worst_places(determinant, mask, fixed_points, errors),
         **facts,
         **overlaps,
     )
     run.finish()
-    return Registration(deformation, linear.matrix, warped, jacobian, report, warped_labels)
+    return Registration(deformation, linear.matrix, warped, jacobian, report, warped_labels, backward)
 
 
 class _Run:
@@ -360,7 +384,11 @@ def usable_image(image: Image, role: str, warnings: list[str]) -> Image:
     NaN and infinite voxels are set to the smallest finite value, and `warnings` says so. The result is named for
     messages: its role and own name.
     """
-    name = f"{role} ({image.name})" if image.name not in ("image", role) else role
+    if image.name == role or image.name.startswith(f"{role.split()[0]} volume "):
+        # Named for its part already, as in "fixed volume 'CT'".
+        name = image.name
+    else:
+        name = f"{role} ({image.name})" if image.name != "image" else role
     array = image.array
     if array.dtype.kind not in "biuf":
         raise InputError(f"The {name} holds {array.dtype} values. Give an image of real numbers.")
@@ -440,9 +468,11 @@ def _intensity_window(image: Image, low: float, high: float) -> tuple[float, flo
     """Two percentiles of the values, from at most about a million voxels."""
     values = image.array.ravel()
     values = values[:: max(1, values.size // 1_000_000)]
-    bottom, top = (float(v) for v in np.percentile(values, [low, high]))
+    bottom, top, brightest = (float(v) for v in np.percentile(values, [low, high, max(high, 99.95)]))
+    # A small object in a large empty field: hardly anything of it is below the percentile, or nothing at all.
+    if top - bottom < 0.01 * (brightest - bottom):
+        top = brightest
     if top <= bottom:
-        # A small object in a large empty field: the percentiles coincide, the range does not.
         bottom, top = float(image.array.min()), float(image.array.max())
     return bottom, top
 
@@ -597,7 +627,7 @@ def _with_memory(network: models.Model, grid: Grid, settings: Settings, warnings
         free = available_memory(network.device)
         if free is None or needed <= free:
             return network
-        network = _on_cpu(network, warnings)
+        network = _on_cpu(network, settings.precision, warnings)
     _check_memory(needed, f"The working grid of {'x'.join(map(str, grid.size))} voxels")
     return network
 
@@ -611,11 +641,11 @@ def _check_memory(needed: int, what: str) -> None:
         )
 
 
-def _on_cpu(network: models.Model, warnings: list[str]) -> models.Model:
+def _on_cpu(network: models.Model, precision: str, warnings: list[str]) -> models.Model:
     if network.path is None:
         raise DeviceError("The GPU has too little memory, and the model has no file to load it on the CPU from.")
     warnings.append("The GPU has too little memory for this pair; the network ran on the CPU.")
-    return models.load_model(network.path, "cpu")
+    return models.load_model(network.path, "cpu", precision)
 
 
 # --- the steps -----------------------------------------------------------------------------------------------------
@@ -644,7 +674,7 @@ def _linear_part(fixed, moving, settings, initial, fixed_mask, run) -> _Linear:
     return _Linear(np.eye(4) if initial is None else np.asarray(initial, np.float64), result.matrix)
 
 
-def _deform(fixed, moving, linear, grids, network, run):
+def _deform(fixed, moving, linear, grids, network, precision, run):
     """The composed field of the passes, one on each of `grids`, and the network that made it."""
     window = [intensity_scale(image, network.card) for image in (fixed, moving)]
     total = target = fine = None
@@ -665,27 +695,42 @@ def _deform(fixed, moving, linear, grids, network, run):
         except RuntimeError as error:
             if network.device == "cpu" or not _out_of_memory(error):
                 raise
-            network = _on_cpu(network, run.warnings)
+            network = _on_cpu(network, precision, run.warnings)
             step = run_network(network, *pair, grid)
         total = step if total is None else total.compose(step)
     return total, network
 
 
-def _refine(pair, start, device, settings, run):
-    """The refined field and what the report says of it."""
+def _pair(fixed, moving, matrix, mask, moving_mask):
+    """What refinement and checks compare, without labels and landmarks."""
     from . import refinement
 
-    fixed, moving, matrix, mask, guides = pair
-    if device == "mps":
-        # Apple's GPU lacks 3D interpolation.
-        device = "cpu"
-        run.warnings.append("The refinement ran on the CPU: the Apple GPU cannot interpolate volumes.")
     windows = []
     for image in (fixed, moving):
         low, high = _intensity_window(image, 0.5, 99.5)
         windows.append((low, 1.0 / (high - low)))
-    _check_memory(refinement.memory_bytes(fixed.grid, mask), "The refinement")
-    work = refinement.Pair(fixed, moving, matrix, tuple(windows), mask, **guides)
+    return refinement.Pair(fixed, moving, matrix, tuple(windows), mask, moving_mask)
+
+
+def _checks(fixed_labels, moving_labels, settings, run):
+    """What keeps every stage from making it worse."""
+    from . import guard
+
+    overlap = None
+    if fixed_labels is not None:
+        overlap = guard.Overlap(fixed_labels, moving_labels, settings.label_interpolation)
+    return guard.Checks(overlap, settings.similarity, run.warnings)
+
+
+def _refine(work, start, device, settings, run, checks):
+    """The refined field and what the report says of it. work: the pair with what guides it."""
+    from . import refinement
+
+    if device == "mps":
+        # Apple's GPU lacks 3D interpolation.
+        device = "cpu"
+        run.warnings.append("The refinement ran on the CPU: the Apple GPU cannot interpolate volumes.")
+    _check_memory(refinement.memory_bytes(work), "The refinement")
     similarity, reason = settings.similarity, "As set."
     if similarity == "auto":
         similarity, reason = refinement.choose_similarity(work, start)
@@ -698,18 +743,24 @@ def _refine(pair, start, device, settings, run):
             raise
         run.warnings.append("The GPU has too little memory for this pair; the refinement ran on the CPU.")
         result = refinement.refine(work, start, options, progress=run.report)
-    if not result.improved:
+    guided = [what for what, given in (("labels", work.labels), ("landmarks", work.points)) if given is not None]
+    field, improved = result.field, result.improved
+    if improved:
+        field, improved = checks.refinement(work, start, field, similarity)
+    else:
         run.warnings.append("The refinement did not make the images more similar; its start was kept.")
-    guided = [what for name, what in (("labels", "labels"), ("points", "landmarks")) if name in guides]
     for what in guided:
         run.warnings.append(f"The {what} guided the refinement, so that their agreement is no independent measure.")
-    return result.field, {
+    return field, {
         "preset": settings.refinement,
         "similarity": similarity,
         "reason": reason,
-        "value": {"before": result.similarity_before, "after": result.similarity_after},
+        "value": {
+            "before": result.similarity_before,
+            "after": result.similarity_after if improved else result.similarity_before,
+        },
         "steps": list(result.steps),
-        "improved": result.improved,
+        "improved": improved,
         "guided_by": guided,
     }
 
@@ -838,26 +889,19 @@ def _dilated(mask: np.ndarray, voxels: int) -> np.ndarray:
     return mask
 
 
-def _overlaps(fixed_labels, moving_labels, warped_labels, linear, settings, run) -> dict:
-    """Dice and 95 % surface distance per label, before, aligned and after."""
+def _overlaps(fixed_labels, carried, run) -> dict:
+    """Dice and 95 % surface distance per label, before, aligned and after, of the labels carried over."""
     if fixed_labels is None:
         return {}
-    labels = evaluation.label_values(fixed_labels)
     dice, distance = {}, {}
-    stages = {"before": linear.start, "aligned": linear.matrix, "after": None}
-    for number, (name, matrix) in enumerate(stages.items()):
+    known: dict[int, dict] = {}
+    for number, (name, labels) in enumerate(carried.items()):
         run.report(0.5 + number / 6)
-        carried = warped_labels
-        if matrix is not None:
-            if name == "aligned" and np.array_equal(linear.start, linear.matrix):
-                dice[name], distance[name] = dice["before"], distance["before"]
-                continue
-            carried = warp_labels(moving_labels, fixed_labels.grid, None, matrix, settings.label_interpolation)
-        carried = Image(carried.array, fixed_labels.grid, carried.name)
-        per_label = evaluation.dice(fixed_labels, carried, labels)
-        dice[name] = {"mean": evaluation.mean_dice(per_label), "labels": per_label}
-        surfaces = evaluation.surface_distance95(fixed_labels, carried, labels)
-        distance[name] = {"mean": _nan_mean(surfaces.values()), "labels": surfaces}
+        dice[name] = {"mean": labels.mean, "labels": labels.dice}
+        if id(labels) not in known:
+            surfaces = evaluation.surface_distance95(fixed_labels, labels.image, list(labels.dice))
+            known[id(labels)] = {"mean": _nan_mean(surfaces.values()), "labels": surfaces}
+        distance[name] = known[id(labels)]
     return {"dice": dice, "hd95_mm": distance}
 
 
@@ -880,14 +924,44 @@ def _landmark_errors(fixed_points, moving_points, linear, deformation) -> dict |
     return result
 
 
-def _covered_percent(fixed: Grid, moving: Grid, mask: np.ndarray, linear: _Linear, deformation) -> float:
-    """How much of the measured region T carries into the moving image, in percent, from some 20,000 of its voxels."""
+def _carried(fixed: Grid, mask: np.ndarray, matrix: np.ndarray, deformation) -> np.ndarray:
+    """T(x), (N, 3) in RAS mm, of some 20,000 voxels x of the measured region."""
     chosen = np.flatnonzero(mask)
     chosen = chosen[:: max(1, chosen.size // 20_000)]
     kji = np.stack(np.unravel_index(chosen, fixed.shape), -1)
     points = deformation.transform_points(fixed.to_ras(kji[:, ::-1]))
-    inside = moving.contains(points @ linear.matrix[:3, :3].T + linear.matrix[:3, 3])
-    return 100.0 * float(np.mean(inside))
+    return points @ matrix[:3, :3].T + matrix[:3, 3]
+
+
+def _covered_percent(fixed: Grid, moving: Grid, mask: np.ndarray, linear: _Linear, deformation) -> float:
+    """How much of the measured region T carries into the moving image, in percent."""
+    return 100.0 * float(np.mean(moving.contains(_carried(fixed, mask, linear.matrix, deformation))))
+
+
+def inverse_over(moving: Grid, deformation: DisplacementField, linear: np.ndarray) -> DisplacementField:
+    """The displacement of T^-1, from moving to fixed positions, over the moving grid.
+
+    T(x) = A (x + u(x)), A = linear (4, 4) in RAS mm. Its voxels are half as large as the field's, since it bends more
+    between them, but no smaller than the moving image's. Raises FieldError where the field folds.
+    """
+    own, seen = (float(np.min(grid.spacing[grid.size > 1])) for grid in (deformation.grid, moving))
+    grid = working_grid(moving, max(own / 2, min(own, seen)))
+    return deformation.inverse(grid_over(grid, moving), linear)
+
+
+def _inverse(fixed: Grid, moving: Grid, mask, deformation, matrix, warnings):
+    """The inverse transform and what the report says of it; None twice, and a warning, where there is none."""
+    try:
+        backward = inverse_over(moving, deformation, matrix)
+    except FieldError as error:
+        warnings.append(f"There is no inverse transform. {error}")
+        return None, None
+    goal = _carried(fixed, mask, matrix, deformation)
+    goal = goal[moving.contains(goal)]
+    again = deformation.transform_points(backward.transform_points(goal)) @ matrix[:3, :3].T + matrix[:3, 3]
+    missed = np.linalg.norm(again - goal, axis=1)
+    largest, mean = (float(f(missed)) if missed.size else float("nan") for f in (np.max, np.mean))
+    return backward, {"tolerance_mm": INVERSE_TOLERANCE_MM, "mean_mm": mean, "max_mm": largest}
 
 
 def _worst_places(determinant: Image, mask: np.ndarray, fixed_points, errors: dict | None) -> dict[str, list[float]]:
@@ -901,18 +975,12 @@ def _worst_places(determinant: Image, mask: np.ndarray, fixed_points, errors: di
     return result
 
 
-def _warn_of_inputs(warnings: list[str], covered: float, overlaps: dict, errors: dict | None) -> None:
-    """Warnings from coverage, and from labels and landmarks where they are given."""
+def _warn_of_inputs(warnings: list[str], covered: float, errors: dict | None) -> None:
+    """Warnings from coverage, and from landmarks where they are given."""
     if covered < SMALLEST_COVERAGE:
         warnings.append(
             f"Only {covered:.0f} % of the fixed anatomy lies within the moving image; there is nothing to compare in "
             "the rest. Check the alignment, or give a mask of the region that both images show."
-        )
-    dice = overlaps.get("dice")
-    if dice and dice["after"]["mean"] < dice["before"]["mean"]:
-        warnings.append(
-            f"The given labels overlap less than before (mean Dice {dice['before']['mean']:.3f} before, "
-            f"{dice['after']['mean']:.3f} after). Do not use this result; try another alignment, model or refinement."
         )
     if errors and errors["after"]["mean"] > errors["before"]["mean"]:
         warnings.append(
@@ -922,7 +990,7 @@ def _warn_of_inputs(warnings: list[str], covered: float, overlaps: dict, errors:
         )
 
 
-def _warn(warnings: list[str], folding: dict, similar: dict) -> None:
+def _warn(warnings: list[str], folding: dict, similar: dict, checks: dict) -> None:
     inside = folding["inside"]
     if inside["count"] or inside["any_corner_count"]:
         warnings.append(
@@ -935,7 +1003,8 @@ def _warn(warnings: list[str], folding: dict, similar: dict) -> None:
             "The linear alignment made the images less similar than they lay. Choose another alignment (rigid, "
             "centers), or bring the images together by hand and choose alignment 'none'."
         )
-    if similar["after"]["mi"] <= similar["aligned"]["mi"]:
+    undone = any(not check["kept"] for check in checks.values())
+    if similar["after"]["mi"] <= similar["aligned"]["mi"] and not undone:
         warnings.append(
             "The images are no more similar after the deformation than after the linear alignment. "
             "Check the alignment, and whether the model suits these images."

@@ -535,7 +535,7 @@ def write_outputs(
     wanted = wanted_fields(inputs, targets)
     plan = transforms if transforms is not None else transforms_of(fields_of(registration, wanted))
     existing = [targets.transform, targets.volume, targets.labels, targets.jacobian, targets.inverse]
-    with _all_or_nothing(scene, [inputs.moving_node, *(node for node in existing if node)]):
+    with _all_or_nothing(scene, inputs.moving_node, [node for node in existing if node]):
         return _Writer(scene, registration, inputs, targets, wanted.fixed_to_world).write(plan)
 
 
@@ -773,13 +773,17 @@ def _roles(node) -> set[str]:
 
 
 @contextmanager
-def _all_or_nothing(scene, nodes: list) -> Iterator[None]:
-    """Undo on any error: nodes added meanwhile are removed, and `nodes` with their display nodes are as before."""
+def _all_or_nothing(scene, placed, nodes: list) -> Iterator[None]:
+    """Undo on any error: nodes added meanwhile are removed, and `placed` and `nodes` are as before, the latter with
+    their display nodes, whose copies take long."""
     before = {scene.GetNthNode(n).GetID() for n in range(scene.GetNumberOfNodes())}
     watched: list = []
-    for node in nodes:
+    for node in (placed, *nodes):
         companion = node.GetNodeReference(LINEAR_ROLE)
         shown = [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]
+        if node is placed:
+            # It is put under another node, and shown as before.
+            shown = []
         watched += [n for n in (node, companion, *shown) if n is not None and n not in watched]
     saved = [_Saved.of(node) for node in watched]
     try:

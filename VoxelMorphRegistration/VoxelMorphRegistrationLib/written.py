@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from . import figures
-from .field import DisplacementField
-from .geometry import Grid, Image, working_grid
-from .registration import Registration, Report
+from .field import DisplacementField, grid_over
+from .geometry import Grid, Image
+from .registration import Registration, Report, inverse_over
 
 INSIDE, SEPARATE = "inside", "separate"
 
@@ -80,36 +80,16 @@ def fields_of(registration: Registration, wanted: Wanted) -> Fields:
     return Fields(transform, linear, inverse)
 
 
-def grid_over(grid: Grid, covered: Grid) -> Grid:
-    """`grid` enlarged by whole voxels until its outermost voxel centres lie beyond every corner of `covered`.
-
-    Slicer repeats the border value outside a grid transform. For u alone that is what the field means; a linear part
-    would stop growing there.
-    """
-    corners = grid.to_ijk(covered.corners())
-    low = np.minimum(np.floor(corners.min(0)), -1).astype(int)
-    high = np.maximum(np.ceil(corners.max(0)), grid.size).astype(int)
-    return grid.cropped(low, high - low + 1)
-
-
 def inverse_field(
     deformation: DisplacementField, linear: np.ndarray, moving: Grid, fixed_to_world: np.ndarray
 ) -> DisplacementField:
     """From world-moving to fixed-local positions, on a grid over the moving volume at the field's resolution.
 
-    deformation: u of T(x) = A (x + u(x)); linear: A; moving: the moving volume's grid in the world. T^-1(y) =
-    x + w(x) at x = A^-1 y, w the inverse of the deformable part, then the inverse of the fixed volume's parent
-    transform. Raises FieldError where the field folds.
+    deformation: u of T(x) = A (x + u(x)); linear: A; moving: the moving volume's grid in the world. T^-1, then the
+    inverse of the fixed volume's parent transform. Raises FieldError where the field folds.
     """
-    grid = working_grid(moving, float(deformation.grid.spacing.min()))
-    back = np.linalg.inv(linear)
-    inverse = deformation.inverse()
-    points = grid.positions().reshape(-1, 3)
-    fixed = points @ back[:3, :3].T + back[:3, 3]
-    fixed += inverse.at(fixed)
-    local = np.linalg.inv(fixed_to_world)
-    displacement = fixed @ local[:3, :3].T + local[:3, 3] - points
-    return DisplacementField(displacement.reshape(*grid.shape, 3).astype(np.float32), grid)
+    inverse = inverse_over(moving, deformation, linear)
+    return inverse.then_linear(np.linalg.inv(fixed_to_world))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,12 +1,15 @@
 """Stands in for slicer.parameterNodeWrapper: typed parameters on a MRML node, bound both ways to widgets.
 
-As strict as Slicer's: a parameter type or a widget that the real one does not take raises here, too.
+As strict as Slicer's: a parameter type or a widget that the real one does not take raises here, too. And with its
+faults: values are those of the last ModifiedEvent, connectGui returns no tag to disconnect with (Slicer's issue 7547),
+and a list of choices is emptied and filled anew by each connection (issue 7545).
 """
 
 from __future__ import annotations
 
 import contextlib
 import typing
+import weakref
 
 import vtk
 
@@ -76,6 +79,8 @@ class _Parameter:
 
     def write(self, node, value) -> None:
         if self.is_node:
+            # The real one keeps an empty parameter of the name beside the reference.
+            node.SetParameter(self.name, "")
             if value is not None and not isinstance(value, tuple(self.classes)):
                 raise TypeError(f"Value of type '{type(value)}' is not of type '{self.type}'")
             node.SetNodeReferenceID(self.name, None if value is None else value.GetID())
@@ -147,39 +152,65 @@ class _Wrapper:
     def __init__(self, parameterNode) -> None:
         self.parameterNode = parameterNode
         self._guis: dict[int, list] = {}
+        self._values: dict[str, object] = {}
+        self._count = 0
         self._updating = False
+        self._writing: list[str] = []
         for parameter in self._parameters.values():
-            if not parameter.is_node and not parameterNode.HasParameter(parameter.name):
+            if not parameterNode.HasParameter(parameter.name):
                 parameter.write(parameterNode, parameter.default)
+        self._read_all()
+        # VTK calls the very first observer of an object last; the values must be new for all others.
+        weak = weakref.ref(self)
+        self._tag = self.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: weak()._read_all(), 1.0)
 
-    def connectGui(self, gui) -> int:
-        connectors = []
-        for widget in vars(gui).values():
-            name = widget.property("SlicerParameterName")
-            if not name:
-                continue
+    def __del__(self) -> None:
+        self.RemoveObserver(self._tag)
+
+    def _read_all(self) -> None:
+        for parameter in self._parameters.values():
+            if not self.parameterNode.HasParameter(parameter.name):
+                # After the scene was closed.
+                parameter.write(self.parameterNode, parameter.default)
+            if parameter.name not in self._writing:
+                self._values[parameter.name] = parameter.read(self.parameterNode)
+
+    def _set(self, name: str, value) -> None:
+        self._writing.append(name)
+        editing = self.StartModify()
+        try:
+            self._parameters[name].write(self.parameterNode, value)
+            self._values[name] = self._parameters[name].read(self.parameterNode)
+        finally:
+            self.EndModify(editing)
+            self._writing.remove(name)
+
+    def connectGui(self, gui) -> None:
+        named = ((widget.property("SlicerParameterName"), widget) for widget in vars(gui).values())
+        self.connectParametersToGui({name: widget for name, widget in named if name})
+
+    def connectParametersToGui(self, mapping: dict) -> int:
+        for name in mapping:
             if name not in self._parameters:
                 raise ValueError(f"Cannot find a param with the given name: {name}")
-            connectors.append(_Connector(widget, self._parameters[name]))
+        connectors = [_Connector(widget, self._parameters[name]) for name, widget in mapping.items()]
+        tag, self._count = self._count, self._count + 1
+        self._guis[tag] = connectors
         for connector in connectors:
-            connector.write(getattr(self, connector.parameter.name))
+            connector.write(self._values[connector.parameter.name])
             connector.callback = self._from_gui(connector)
             connector.changed.connect(connector.callback)
-        tag = len(self._guis)
-        observer = self.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: self._to_gui(tag))
-        self._guis[tag] = (connectors, observer)
+        self.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: self._to_gui(tag))
         return tag
 
-    def disconnectGui(self, tag: int) -> None:
-        connectors, observer = self._guis.pop(tag)
-        for connector in connectors:
+    def disconnectGui(self, tag) -> None:
+        for connector in self._guis.pop(tag, ()):
             connector.changed.disconnect(connector.callback)
-        self.RemoveObserver(observer)
 
     def _from_gui(self, connector: _Connector):
         def callback() -> None:
             if not self._updating:
-                setattr(self, connector.parameter.name, connector.read())
+                self._set(connector.parameter.name, connector.read())
 
         return callback
 
@@ -189,8 +220,8 @@ class _Wrapper:
         self._updating = True
         with contextlib.ExitStack() as stack:
             stack.callback(setattr, self, "_updating", False)
-            for connector in self._guis[tag][0]:
-                connector.write(getattr(self, connector.parameter.name))
+            for connector in self._guis[tag]:
+                connector.write(self._values[connector.parameter.name])
 
     def AddObserver(self, event, callback, priority: float = 0.0) -> int:
         return self.parameterNode.AddObserver(event, callback, priority)
@@ -217,6 +248,4 @@ def parameterNodeWrapper(cls: type) -> type:
 
 
 def _attribute(parameter: _Parameter) -> property:
-    return property(
-        lambda self: parameter.read(self.parameterNode), lambda self, value: parameter.write(self.parameterNode, value)
-    )
+    return property(lambda self: self._values[parameter.name], lambda self, value: self._set(parameter.name, value))

@@ -49,10 +49,11 @@ class ApplySection:
         for node in self._candidates() if transform is not None else []:
             fixed_side = applying.side_of(transform, node) == "fixed"
             name = _("{name} (inverse)").format(name=node.GetName()) if fixed_side else node.GetName()
-            item = qt.QListWidgetItem(name)
+            # An item made here would be Python's to delete.
+            self._ui.applyList.addItem(name)
+            item = self._ui.applyList.item(self._ui.applyList.count - 1)
             item.setData(qt.Qt.UserRole, node.GetID())
             item.setCheckState(qt.Qt.Checked if self._is_applied(transform, node) else qt.Qt.Unchecked)
-            self._ui.applyList.addItem(item)
         self._updating = False
 
     def _transform(self):

@@ -50,7 +50,8 @@ class CheckSection:
             "moving": ui.outlineMovingCheckBox,
             "warped": ui.outlineWarpedCheckBox,
         }
-        for box in self._outlines.values():
+        for side, box in self._outlines.items():
+            box.setIcon(_swatch(check_views.OUTLINE_COLORS[side]))
             box.clicked.connect(self._on_outlines)
         ui.worstDeterminantButton.clicked.connect(lambda *_: self._jump("determinant"))
         ui.worstLandmarkButton.clicked.connect(lambda *_: self._jump("landmark"))
@@ -243,6 +244,13 @@ class CheckSection:
         parameters, self._parameters = self._parameters, None
         self._ui.deformationComboBox.setCurrentIndex(0)
         self._parameters = parameters
+
+
+def _swatch(color: tuple[float, float, float]):
+    """An icon of one colour, in [0, 1]."""
+    pixmap = qt.QPixmap(10, 10)
+    pixmap.fill(qt.QColor(*(round(255 * part) for part in color)))
+    return qt.QIcon(pixmap)
 
 
 def _shown(node):

@@ -19,7 +19,7 @@ from .run import shared_client
 _WARNING = "background-color: #fdf0e3; color: #8a4500; padding: 6px; border-radius: 3px;"
 _FINE = "background-color: #e9f5ec; color: #1f6632; padding: 6px; border-radius: 3px;"
 _HEAD = "#dfe6ee"
-_PDF_DPI, _PDF_MARGIN_MM = 96, 12
+_PDF_DPI, _PDF_MARGIN = 96, 30.0
 
 
 class ResultsSection:
@@ -114,14 +114,16 @@ class ResultsSection:
     # --- the report as a file ---
 
     def _on_save(self, *_unused) -> None:
-        filters = _("Web page") + " (*.html)"
-        if _can_print():
-            filters += ";;" + _("PDF document") + " (*.pdf)"
+        # One filter for both: which one was chosen is not told, and the name decides.
+        kinds = "*.html *.pdf" if _can_print() else "*.html"
         path = qt.QFileDialog.getSaveFileName(
-            slicer.util.mainWindow(), _("Save the report"), "registration-report.html", filters
+            slicer.util.mainWindow(),
+            _("Save the report as .html or .pdf") if _can_print() else _("Save the report"),
+            "registration-report.html",
+            _("Reports") + f" ({kinds})",
         )
         if path:
-            self.save(path)
+            self.save(path if Path(path).suffix.lower() in (".html", ".htm", ".pdf") else f"{path}.html")
 
     def save(self, path: str | Path) -> None:
         """Write the report, as a PDF where the name ends so, else as a web page; replaces a file.
@@ -174,7 +176,10 @@ def _can_print() -> bool:
 
 
 def _print_pdf(page: str, path: str) -> None:
-    """Print an HTML page by Qt, page by page. Raises OutputError."""
+    """Print an HTML page by Qt, page by page. Raises OutputError.
+
+    Only what every wrapping of Qt has: paper and margins are the writer's own, and the document adds its margin.
+    """
     if hasattr(qt, "QPdfWriter"):
         device = qt.QPdfWriter(path)
         device.setResolution(_PDF_DPI)
@@ -184,17 +189,15 @@ def _print_pdf(page: str, path: str) -> None:
         device.setOutputFileName(path)
     else:
         raise OutputError("This Slicer cannot write PDF files. Save the report as a web page.")
-    device.setPageSize(qt.QPageSize(qt.QPageSize.A4))
-    device.setPageMargins(qt.QMarginsF(*4 * (_PDF_MARGIN_MM,)), qt.QPageLayout.Millimeter)
-    document = qt.QTextDocument()
-    document.setHtml(page)
-    area = device.pageLayout().paintRectPixels(_PDF_DPI)
-    width, height = float(area.width()), float(area.height())
-    document.documentLayout().setPaintDevice(device)
-    document.setPageSize(qt.QSizeF(width, height))
     painter = qt.QPainter()
     if not painter.begin(device):
         raise OutputError(f"The report could not be written to {path}. Check the folder and free space.")
+    width, height = float(device.width()), float(device.height())
+    document = qt.QTextDocument()
+    document.documentLayout().setPaintDevice(device)
+    document.documentMargin = _PDF_MARGIN
+    document.setHtml(page)
+    document.setPageSize(qt.QSizeF(width, height))
     for number in range(document.pageCount()):
         if number:
             device.newPage()

@@ -22,10 +22,22 @@ _WEIGHTS = {
     "registering": 25,
     "refining": 60,
     "warping": 8,
+    "inverting": 6,
     "measuring": 20,
     "returning the result": 3,
 }
 _shared: list[WorkerClient] = []
+_kept: list = []
+
+
+def keep(parameters) -> None:
+    """Keep a connected parameter node wrapper for as long as Slicer runs, even when the module is reloaded.
+
+    It observes its node for ever. Once nothing in Python but that observer refers to the two, Python's collector takes
+    them apart although the node lives on in the scene, and the next change of the node crashes (seen with VTK 9.6).
+    """
+    if not any(parameters is one for one in _kept):
+        _kept.append(parameters)
 
 
 def shared_client() -> WorkerClient:

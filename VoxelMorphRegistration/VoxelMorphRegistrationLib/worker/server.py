@@ -53,7 +53,8 @@ def facts() -> dict:
         import torch
     except (ImportError, OSError) as error:
         raise TorchMissingError(f"Registration needs PyTorch, which cannot be loaded: {error}") from error
-    devices = [{"name": "cpu", "text": f"CPU, {torch.get_num_threads()} threads"}]
+    count = torch.get_num_threads()
+    devices = [{"name": "cpu", "text": f"CPU, {count} thread{'s' if count > 1 else ''}"}]
     if torch.backends.mps.is_available():
         devices.append({"name": "mps", "text": "Apple GPU (mps)"})
     if torch.cuda.is_available():
