@@ -86,7 +86,7 @@ def test_loop_over_files_goes_on_after_a_failed_one(console, scene, quick, tmp_p
     console["settings"] = quick
     volumes = len(slicer.util.getNodesByClass("vtkMRMLVolumeNode"))
     run_recipe(console, "A loop over files")
-    assert "flat.nrrd: The moving image" in capsys.readouterr().out
+    assert "flat.nrrd: The moving volume" in capsys.readouterr().out
     assert console["saved"] == [
         ("vtkMRMLScalarVolumeNode", str(tmp_path / "second_registered.nrrd")),
         ("vtkMRMLGridTransformNode", str(tmp_path / "second_transform.h5")),

@@ -69,7 +69,8 @@ def test_descriptors_do_not_change_with_contrast(shape, channels):
 
 def test_pooled_descriptors_are_averages_whatever_the_slabs():
     volume = torch.rand((60, 8, 8), generator=torch.Generator().manual_seed(3))
-    whole = forces._descriptors(volume)
+    distances = forces._distances(volume)
+    whole = torch.exp(-distances / distances.mean(0))
     pooled = torch.nn.functional.avg_pool3d(whole, 2)
     torch.testing.assert_close(forces.mind_ssc(volume, 2), pooled)
 

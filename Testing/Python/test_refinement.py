@@ -393,5 +393,8 @@ def test_what_the_moving_mask_leaves_out_does_not_pull():
     points = points[(np.linalg.norm(points, axis=-1) < 16) & (points[..., 0] < -4)]
     truth = points + displacement(points)
     mask = moving.with_array((~left).astype(np.uint8), "moving mask")
-    result = register(fixed, moving.with_array(spoilt), settings=settings, moving_mask=mask)
-    assert np.linalg.norm(result.transform_points(points) - truth, axis=1).mean() < 0.6
+    errors = []
+    for image in (moving, moving.with_array(spoilt)):
+        result = register(fixed, image, settings=settings, moving_mask=mask)
+        errors.append(np.linalg.norm(result.transform_points(points) - truth, axis=1).mean())
+    assert errors[1] < 1.1 * errors[0]

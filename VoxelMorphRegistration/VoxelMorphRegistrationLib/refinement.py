@@ -461,6 +461,9 @@ class _Problem:
                 alone = (forces.box_sum(1 - valid[None], reach // 2) == 0).float()
                 valid = _pooled(alone, pool)[0]
         else:
+            if similarity == "lncc" and pair.moving_mask is not None and valid is not None:
+                # No window may look at what the mask leaves out.
+                valid = (forces.box_sum(1 - valid[None], forces.WINDOW_RADIUS)[0] == 0).float()
             fixed, moving = fixed[None], moving[None]
         return _Compared(_TERMS[similarity](fixed), moving, valid, self._weight(image_grid), margin, level.field_ratio)
 
