@@ -134,7 +134,8 @@ def align(
         found, rigid, warnings = _registered(pair, edges, method, initial is None, seed, report)
         if method == "similarity":
             found = _with_one_scale(pair, edges, found, seed, report)
-        if pair.judge(found).overlap > 0 and pair.judge(found).similarity <= pair.judge(np.eye(4)).similarity:
+        judged = pair.judge(found)
+        if judged.overlap > 0 and judged.similarity <= pair.judge(np.eye(4)).similarity:
             found = rigid = np.eye(4)
             warnings.append(f"The {method} alignment found nothing better than the start, which was kept.")
         trusted, doubt = _trusted(pair, edges, method, found, rigid, initial is None)

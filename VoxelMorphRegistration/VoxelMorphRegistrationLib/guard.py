@@ -26,14 +26,6 @@ LEAST_COVERED = 0.5
 SIMILARITY_TOLERANCE, DICE_TOLERANCE = 1e-4, 1e-4
 # Labels that gain this much in mean Dice are believed against the images.
 CLEAR_GAIN = 0.01
-_TERMS = {
-    "lncc": forces.LocalCorrelation,
-    "mind": forces.SquaredDifference,
-    "mi": forces.MutualInformation,
-    "mse": forces.SquaredDifference,
-}
-# How many voxels around a voxel a measure looks at.
-_REACH = {"lncc": forces.WINDOW_RADIUS, "mind": forces.PATCH_RADIUS + forces.NEIGHBOUR_DISTANCE}
 # What messages call the measures, and the sign of what they show.
 _NAMES = {
     "lncc": ("local correlation", 1),
@@ -169,14 +161,14 @@ class Judge:
         region = forces.box_sum(mask[None], forces.WINDOW_RADIUS)[0] > 0
         first, second = (image.isfinite() for image in warped)
         covered = int((region & first & second).sum()) / max(int((region & first).sum()), 1)
-        weight = _counted(region, first & second, _REACH.get(measure, 0))
+        weight = _counted(region, first & second, refinement.REACH[measure])
         volumes = [fixed, *(image.nan_to_num(0.0) for image in warped)]
         if measure == "mind":
             noise = forces.descriptor_noise(*volumes)
             volumes = [forces.mind_ssc(volume, noise=noise) for volume in volumes]
         else:
             volumes = [volume[None] for volume in volumes]
-        term = _TERMS[measure](volumes[0])
+        term = refinement.TERMS[measure](volumes[0])
         values = (term.evaluate(volume, weight, with_slope=False)[0] for volume in volumes[1:])
         return Comparison(measure, *values, covered)
 

@@ -44,12 +44,14 @@ PRESETS = {
     "accurate": (Level(4, 1, 100), Level(2, 1, 60), Level(1, 2, 50)),
 }
 SIMILARITIES = ("lncc", "mind", "mi", "mse")
-_TERMS = {
+TERMS = {
     "lncc": forces.LocalCorrelation,
     "mind": forces.SquaredDifference,
     "mi": forces.MutualInformation,
     "mse": forces.SquaredDifference,
 }
+# How many voxels around a voxel a similarity looks at.
+REACH = {"lncc": forces.WINDOW_RADIUS, "mind": forces.PATCH_RADIUS + forces.NEIGHBOUR_DISTANCE, "mi": 0, "mse": 0}
 # Smoothing of the update and of the field, in voxels of the level's field. Gauss-Newton: of the window, and of the
 # update. Correlation sees enough in its windows to need less: 1.7 and 0.5 cost 0.006 of the Dice of brains.
 UPDATE_SIGMA = {"lncc": 1.2, "mi": 3.0}
@@ -400,6 +402,11 @@ class _LandmarkStep:
         return value, spots[:, :-1] / spots[:, -1:].clamp_min(1.0)
 
 
+def _alone(valid: torch.Tensor, similarity: str) -> torch.Tensor:
+    """(1, *S): 1 where nothing that the similarity looks at around a voxel is invalid (*S)."""
+    return (forces.box_sum(1 - valid[None], REACH[similarity]) == 0).float()
+
+
 def _pooled(volumes: torch.Tensor, ratio: int) -> torch.Tensor:
     """(C, *S) averaged over `ratio` voxels a side."""
     if ratio == 1:
@@ -456,16 +463,13 @@ class _Problem:
             noise = forces.descriptor_noise(fixed, moving)
             fixed, moving = (forces.mind_ssc(volume, pool, noise) for volume in (fixed, moving))
             if valid is not None:
-                # Descriptors look a few voxels around.
-                reach = 2 * (forces.PATCH_RADIUS + forces.NEIGHBOUR_DISTANCE) + 1
-                alone = (forces.box_sum(1 - valid[None], reach // 2) == 0).float()
-                valid = _pooled(alone, pool)[0]
+                valid = _pooled(_alone(valid, similarity), pool)[0]
         else:
             if similarity == "lncc" and pair.moving_mask is not None and valid is not None:
                 # No window may look at what the mask leaves out.
-                valid = (forces.box_sum(1 - valid[None], forces.WINDOW_RADIUS)[0] == 0).float()
+                valid = _alone(valid, similarity)[0]
             fixed, moving = fixed[None], moving[None]
-        return _Compared(_TERMS[similarity](fixed), moving, valid, self._weight(image_grid), margin, level.field_ratio)
+        return _Compared(TERMS[similarity](fixed), moving, valid, self._weight(image_grid), margin, level.field_ratio)
 
     def _volume(self, image: Image, grid: Grid, matrix, window, mask: Image | None):
         """The image on a grid with values in [0, 1], and where it is known (None: everywhere)."""
