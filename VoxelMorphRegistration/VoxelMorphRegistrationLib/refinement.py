@@ -16,6 +16,7 @@ one to hold, and each step costs an eighth there.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -23,7 +24,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from . import forces, sampling
+from . import forces, memory, sampling
 from .errors import InputError
 from .field import DisplacementField, warp_image
 from .geometry import Grid, Image, bounding_box, resample, working_grid
@@ -135,6 +136,13 @@ def refine(
 
     start: the field to improve (zero when None). progress(fraction) is called at every step and may raise to cancel.
     """
+    with memory.kept() if device == "cpu" else contextlib.nullcontext():
+        return _refined(pair, start, options, device, progress)
+
+
+def _refined(
+    pair: Pair, start: DisplacementField | None, options: Options, device: str, progress: Callable[[float], None]
+) -> Refined:
     region = _region(pair.fixed.grid, pair.mask)
     stages = _stages(options, region)
     levels = [level for level, _ in stages]
