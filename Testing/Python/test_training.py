@@ -152,9 +152,9 @@ def test_jacobian_determinant_of_a_linear_field_is_that_of_its_matrix(dims):
     assert torch.allclose(jacobian_determinant(field), expected.expand(1, *[6] * dims), atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(16, 16), (16, 16, 16)])
-def test_resumed_training_gives_the_same_weights_and_logs_as_an_uninterrupted_run(tmp_path, shape):
-    config = load_config(write_config(tmp_path, shape))
+@pytest.mark.parametrize(("shape", "passes"), [((16, 16), 1), ((16, 16, 16), 1), ((16, 16), 3)])
+def test_resumed_training_gives_the_same_weights_and_logs_as_an_uninterrupted_run(tmp_path, shape, passes):
+    config = dataclasses.replace(load_config(write_config(tmp_path, shape)), passes=passes)
     whole = Trainer(config, tmp_path / "whole")
     whole.run(report=quiet)
 
@@ -190,6 +190,35 @@ def test_training_lowers_the_loss_on_held_out_pairs(tmp_path):
     result = trainer.validate()
     assert result.dice_after > result.dice_before
     assert result.error_after < result.error_before
+
+
+@pytest.mark.parametrize("half_resolution", [True, False])
+def test_a_later_pass_is_trained_on_what_the_passes_before_left(tmp_path, half_resolution):
+    network = {"half_resolution": half_resolution}
+    config = tiny(passes=2, shape=[32, 32], network=network, loss={"smoothness": 0.0, "displacement": 1.0})
+    trainer = Trainer(config, tmp_path)
+    torch.nn.init.normal_(trainer.network.flow.weight, std=0.3, generator=torch.Generator().manual_seed(1))
+    pair = trainer.source.pair(TRAINING_STREAM, 0, "cpu")
+
+    with torch.no_grad():
+        _, first = trainer.predict(pair)
+        full = trainer._at_full(first, pair)
+        _, second = trainer.predict(dataclasses.replace(pair, moving=warp(pair.moving, full)))
+        # The image is warped by the first pass, then by the second: x -> first(second(x)).
+        both = trainer._at_half(second + warp(first, second))
+        dice = float(soft_dice(warp(pair.moving_labels, both), pair.fixed_labels))
+    _, values = trainer._loss(pair, 1)
+    assert float(first.abs().max()) > 0.2
+    assert values.dice == pytest.approx(dice, rel=1e-5)
+
+    # Nothing is learnt from the first pass: the gradient is that of the second one, its input given.
+    trainer.network.zero_grad()
+    trainer._loss(pair, 1)[0].backward()
+    given = [p.grad.clone() for p in trainer.network.parameters()]
+    trainer.network.zero_grad()
+    trainer._registered = lambda pair, passes: first
+    trainer._loss(pair, 1)[0].backward()
+    assert all(torch.allclose(a, p.grad) for a, p in zip(given, trainer.network.parameters(), strict=True))
 
 
 def test_another_seed_gives_another_start_and_the_global_generator_is_untouched(tmp_path):

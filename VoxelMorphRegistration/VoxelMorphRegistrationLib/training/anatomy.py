@@ -139,7 +139,7 @@ class AnatomySource:
         first, second = source.numbers.choice(len(maps), 2, replace=False)
         same = source.chance(section.same)
         recipe = self.recipe if same else _calmer(self.recipe, section.different_warp)
-        to_common = self._placement(shape, source)
+        to_common = placement(section, self._box, shape, source)
         fixed_warp, moving_warp, truth = two_warps(recipe, shape, source)
         if len(shape) == 2 and not same:
             apart = source.within((-section.through_plane_mm, section.through_plane_mm))
@@ -148,32 +148,6 @@ class AnatomySource:
         fixed = self._labels(maps[first], fixed_warp, to_common, 0.0)
         moving = self._labels(maps[first if same else second], moving_warp, to_common, apart)
         return self._finished(torch.cat([fixed, moving]), truth if same else None, source)
-
-    def _placement(self, shape: tuple[int, ...], source: Source) -> np.ndarray:
-        """(4, d + 2): voxels of the step's grid (i, j(, k), out of plane, 1) to the common space."""
-        section, d = self.section, len(shape)
-        spacing = source.within(section.spacing_mm)
-        low, high = self._box
-        axes = (0, 1, 2) if d == 3 else PLANES[section.planes[source.numbers.integers(len(section.planes))]]
-        if d == 2 and source.chance(0.5):
-            axes = axes[::-1]
-        across = [a for a in range(3) if a not in axes]
-        linear = np.zeros((3, 3))
-        for column, axis in enumerate((*axes, *across)):
-            mirrored = section.flip and source.chance(0.5) and (axis == 0 or d == 2)
-            linear[axis, column] = -1.0 if mirrored else 1.0
-        linear = rotation(np.deg2rad(section.rotation) * source.numbers.uniform(-1, 1, 3)) @ linear
-        linear[:, :d] *= spacing
-        extent = np.zeros(3)
-        extent[list(axes)] = spacing * np.array(shape[::-1])
-        # The grid stays within the organ where it is smaller, and around it where it is larger.
-        reach = np.maximum((high - low - extent) / 2, 5.0 * (extent > 0))
-        if d == 2:
-            reach[across] = 0.35 * (high - low)[across]
-        centre = (low + high) / 2 + source.numbers.uniform(-1, 1, 3) * reach
-        middle = np.zeros(3)
-        middle[:d] = (np.array(shape[::-1]) - 1) / 2
-        return np.concatenate([linear, (centre - linear @ middle)[:, None]], 1)
 
     def _labels(self, source: LabelMap, warp: torch.Tensor, to_common: np.ndarray, apart: float) -> torch.Tensor:
         """Label indices (1, 1, *S) of a map seen through a warp (1, d, *S) in voxels of the step's grid."""
@@ -230,6 +204,35 @@ class AnatomySource:
                 spread = self.section.spread * (1.0 if typical else source.within((0.5, 2.0)))
                 means[members] = base + spread * source.normal(len(members))
         return means.clamp_min(0.02)
+
+
+def placement(
+    section: AnatomySection, box: tuple[np.ndarray, np.ndarray], shape: tuple[int, ...], source: Source
+) -> np.ndarray:
+    """(3, 4): voxels of the step's grid (i, j(, k), out of plane) to the common space; box: of the organ there."""
+    d = len(shape)
+    spacing = source.within(section.spacing_mm)
+    low, high = box
+    axes = (0, 1, 2) if d == 3 else PLANES[section.planes[source.numbers.integers(len(section.planes))]]
+    if d == 2 and source.chance(0.5):
+        axes = axes[::-1]
+    across = [a for a in range(3) if a not in axes]
+    linear = np.zeros((3, 3))
+    for column, axis in enumerate((*axes, *across)):
+        mirrored = section.flip and source.chance(0.5) and (axis == 0 or d == 2)
+        linear[axis, column] = -1.0 if mirrored else 1.0
+    linear = rotation(np.deg2rad(section.rotation) * source.numbers.uniform(-1, 1, 3)) @ linear
+    linear[:, :d] *= spacing
+    extent = np.zeros(3)
+    extent[list(axes)] = spacing * np.array(shape[::-1])
+    # The grid stays within the organ where it is smaller, and around it where it is larger.
+    reach = np.maximum((high - low - extent) / 2, 5.0 * (extent > 0))
+    if d == 2:
+        reach[across] = 0.35 * (high - low)[across]
+    centre = (low + high) / 2 + source.numbers.uniform(-1, 1, 3) * reach
+    middle = np.zeros(3)
+    middle[:d] = (np.array(shape[::-1]) - 1) / 2
+    return np.concatenate([linear, (centre - linear @ middle)[:, None]], 1)
 
 
 def _calmer(recipe: ShapeRecipe, factor: float) -> ShapeRecipe:

@@ -28,6 +28,7 @@ def add_train_parser(commands) -> None:
     parser.add_argument("--from", dest="start", metavar="CHECKPOINT", help="go on from this checkpoint instead")
     parser.add_argument("--weights", metavar="CHECKPOINT", help="begin with the weights of this checkpoint, at step 0")
     parser.add_argument("--data", metavar="DIR", help="folder of the training data, instead of the configuration's")
+    parser.add_argument("--scans", metavar="DIR", help="folder of the scans of [scans], likewise")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="default: auto")
     parser.set_defaults(run=train)
 
@@ -56,7 +57,7 @@ def add_export_parser(commands) -> None:
 
 def train(args: argparse.Namespace) -> int:
     """Run `voxelmorph train`."""
-    from .config import load_config, with_data
+    from .config import load_config, with_data, with_scans
     from .trainer import CHECKPOINT_NAME, Trainer
 
     config = load_config(args.config)
@@ -65,6 +66,7 @@ def train(args: argparse.Namespace) -> int:
     if sum(map(bool, (args.go_on, args.start, args.weights))) > 1:
         raise SettingsError("Give one of --continue, --from and --weights, not several.")
     config = with_data(config, args.data) if args.data else config
+    config = with_scans(config, args.scans) if args.scans else config
     output = Path(args.output) if args.output else Path("runs") / config.name
     checkpoint = output / CHECKPOINT_NAME
     device = device_of(args.device)

@@ -14,6 +14,7 @@ from ..networks import DEFAULT_DECODER, DEFAULT_ENCODER
 from .anatomy import AnatomySection, AnatomySource
 from .images import ImageSource, ImagesSection
 from .pairs import PairSource, StepSizes
+from .scans import ScansSection, WithScans
 from .shapes import ShapeRecipe, ShapeSource
 from .supervision import Supervision, SupervisionSection
 
@@ -97,7 +98,8 @@ class TrainingConfig:
     says more, and [supervision] which structures count. batch: pairs a step. shape: the largest grid (K, J, I) or
     (J, I) in voxels, also that of the validation. smallest: each step draws its sizes between this and `shape`,
     multiples of the network's stride, so that the network does not learn the place of the border; without it every
-    step has `shape`. precision: of the network's own pass.
+    step has `shape`. passes: a step trains the first to the last of this many, drawn evenly; those before it are made
+    as in a registration, without learning from them. precision: of the network's own pass.
     """
 
     name: str
@@ -106,6 +108,7 @@ class TrainingConfig:
     source: str = "shapes"
     smallest: tuple[int, ...] = ()
     batch: int = 1
+    passes: int = 1
     seed: int = 0
     precision: str = "float32"
     log_every: int = 20
@@ -113,6 +116,7 @@ class TrainingConfig:
     network: NetworkSection = field(default_factory=NetworkSection)
     shapes: ShapeRecipe = field(default_factory=ShapeRecipe)
     anatomy: AnatomySection = field(default_factory=AnatomySection)
+    scans: ScansSection = field(default_factory=ScansSection)
     images: ImagesSection = field(default_factory=ImagesSection)
     supervision: SupervisionSection = field(default_factory=SupervisionSection)
     loss: LossSection = field(default_factory=LossSection)
@@ -136,6 +140,7 @@ class TrainingConfig:
         counts = (
             self.steps,
             self.batch,
+            self.passes,
             self.log_every,
             self.checkpoint_every,
             self.validation.pairs,
@@ -143,7 +148,7 @@ class TrainingConfig:
         )
         if min(counts) < 1:
             raise SettingsError(
-                "steps, batch, log_every, checkpoint_every and both values of [validation] must be positive."
+                "steps, batch, passes, log_every, checkpoint_every and both values of [validation] must be positive."
             )
         if not min(self.optimiser.learning_rate, self.optimiser.gradient_norm) > 0:
             raise SettingsError("optimiser.learning_rate and optimiser.gradient_norm must be positive.")
@@ -182,7 +187,8 @@ class TrainingConfig:
         """The source of the pairs; relative folders start at `base`. Reads the data: InputError says what is wrong."""
         sizes = StepSizes(self.shape, self.smallest, self.stride)
         if self.source == "anatomy":
-            return AnatomySource(self.anatomy, self.shapes, self._supervision(base), sizes, self.seed, base)
+            arguments = self.anatomy, self.shapes, self._supervision(base), sizes, self.seed, base
+            return WithScans(self.scans, *arguments) if self.scans.folder else AnatomySource(*arguments)
         if self.source == "images":
             return ImageSource(self.images, sizes, self.seed, self._supervision(base), base, report)
         return ShapeSource(self.shapes, sizes, self.seed)
@@ -192,7 +198,7 @@ class TrainingConfig:
         last part only.
         """
         values = json.loads(json.dumps(asdict(self)))
-        for section, key in (("anatomy", "folder"), ("images", "folder"), ("images", "table")):
+        for section, key in (("anatomy", "folder"), ("scans", "folder"), ("images", "folder"), ("images", "table")):
             path = Path(values[section][key])
             if path.is_absolute():
                 values[section][key] = path.name
@@ -246,6 +252,13 @@ def _checked(kind, value, name: str):
     if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
         raise SettingsError(f"Training setting '{name}' must be of type {kind.__name__}, not {value!r}.")
     return value
+
+
+def with_scans(config: TrainingConfig, folder: Path | str) -> TrainingConfig:
+    """The configuration with its scans in another `folder`. SettingsError where it uses none."""
+    if config.source != "anatomy" or not config.scans.folder:
+        raise SettingsError("--scans was given, but the configuration has no section [scans] that uses any.")
+    return replace(config, scans=replace(config.scans, folder=str(Path(folder).resolve())))
 
 
 def with_data(config: TrainingConfig, folder: Path | str) -> TrainingConfig:

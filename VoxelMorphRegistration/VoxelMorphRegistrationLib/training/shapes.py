@@ -260,11 +260,17 @@ def contrasts(recipe: ShapeRecipe, count: int, source: Source) -> tuple[torch.Te
 def finish_image(
     recipe: ShapeRecipe, image: torch.Tensor, outside: torch.Tensor | None, source: Source
 ) -> torch.Tensor:
-    """From mean intensities to an image in [0, 1]: texture, blur, bias field, black outside, gamma, noise."""
+    """From mean intensities to an image in [0, 1]: texture, and what `degraded` adds."""
+    texture = pyramid_noise(1, tuple(image.shape[2:]), {1: 1.0, 2: 1.0}, source)
+    return degraded(recipe, image + source.within((0.0, 0.06)) * texture, outside, recipe.blur, source)
+
+
+def degraded(
+    recipe: ShapeRecipe, image: torch.Tensor, outside: torch.Tensor | None, blur: tuple[float, float], source: Source
+) -> torch.Tensor:
+    """An image (1, 1, *S) with blur, bias field and noise, black outside, in [0, 1], with another gamma."""
     shape = tuple(image.shape[2:])
-    texture = pyramid_noise(1, shape, {1: 1.0, 2: 1.0}, source)
-    image = image + source.within((0.0, 0.06)) * texture
-    image = gaussian_smooth(image, (source.within(recipe.blur),) * len(shape))
+    image = gaussian_smooth(image, (source.within(blur),) * len(shape))
     bias = pyramid_noise(1, shape, {16: 1.0, 32: 2.0}, source)
     image = image.clamp_min(0) * torch.exp(source.within((0.0, recipe.bias)) * bias / 2.0)
     image = image + source.within(recipe.noise) * source.normal(*image.shape)

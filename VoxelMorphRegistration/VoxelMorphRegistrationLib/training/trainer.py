@@ -10,13 +10,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from .. import losses
 from ..errors import InputError, OutputError, VoxelMorphError
 from ..networks import UNet
-from ..sampling import integrate, warp
+from ..sampling import compose, integrate, warp
 from .config import TrainingConfig, config_from_dict
 from .curves import Curves
 from .pairs import TRAINING_STREAM, VALIDATION_STREAM, PairSource, TrainingPair
@@ -25,6 +26,8 @@ from .symmetric import Symmetric
 
 CHECKPOINT_FORMAT = "voxelmorph-training-checkpoint-1"
 CHECKPOINT_NAME = "checkpoint.ckpt"
+# Keeps the draws of passes apart from those of the pairs.
+PASSES_DRAW = 7
 
 Report = Callable[[str], None]
 
@@ -150,7 +153,8 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         rows = []
         for _ in range(config.batch):
-            total, parts = self._loss(self._training_pair(len(rows)))
+            draw = np.random.default_rng((config.seed, self.step, len(rows), PASSES_DRAW))
+            total, parts = self._loss(self._training_pair(len(rows)), int(draw.integers(config.passes)))
             if not math.isfinite(parts.total):
                 raise VoxelMorphError(
                     f"The training loss became {parts.total} at step {self.step + 1}. "
@@ -164,9 +168,12 @@ class Trainer:
         self.step += 1
         return _means(StepLosses, rows)
 
-    def _loss(self, pair: TrainingPair) -> tuple[torch.Tensor, StepLosses]:
+    def _loss(self, pair: TrainingPair, passes_before: int = 0) -> tuple[torch.Tensor, StepLosses]:
         weights = self.config.loss
-        velocity, displacement = self.predict(pair, self._trained)
+        before = self._registered(pair, passes_before)
+        velocity, displacement = self.predict(self._moved(pair, before), self._trained)
+        if before is not None:
+            displacement = compose(before, displacement)
         half = self._at_half(displacement)
         penalty = losses.bending_energy if weights.penalty == "bending" else losses.squared_gradient
         terms = {"smoothness": penalty(velocity if weights.penalised == "velocity" else displacement)}
@@ -206,6 +213,21 @@ class Trainer:
         steps = self.config.network.integration_steps
         return flow, integrate(flow, steps) if steps else flow
 
+    @torch.no_grad()
+    def _registered(self, pair: TrainingPair, passes: int) -> torch.Tensor | None:
+        """The displacement after `passes` of the network as it is, (1, d, *S') in voxels of the flow's grid."""
+        displacement = None
+        for _ in range(passes):
+            _, further = self.predict(self._moved(pair, displacement))
+            displacement = further if displacement is None else compose(displacement, further)
+        return displacement
+
+    def _moved(self, pair: TrainingPair, displacement: torch.Tensor | None) -> TrainingPair:
+        """What a further pass gets to see."""
+        if displacement is None:
+            return pair
+        return TrainingPair(pair.fixed, warp(pair.moving, self._at_full(displacement, pair)))
+
     def _at_half(self, displacement: torch.Tensor) -> torch.Tensor:
         if self.config.network.half_resolution:
             return displacement
@@ -218,12 +240,12 @@ class Trainer:
         return doubled(displacement, tuple(pair.fixed.shape[2:]))
 
     def validate(self) -> Validation:
-        """Look at the held-out pairs; the same ones every time."""
+        """Look at the held-out pairs, after all passes; the same ones every time."""
         rows = []
         for number in range(self.config.validation.pairs):
             pair = self.source.pair(VALIDATION_STREAM, number, self.device)
             with torch.no_grad():
-                _, displacement = self.predict(pair)
+                displacement = self._registered(pair, self.config.passes)
                 half = self._at_half(displacement)
                 full = self._at_full(displacement, pair)
                 fields_ = {"before": (torch.zeros_like(half), torch.zeros_like(full)), "after": (half, full)}
