@@ -36,8 +36,9 @@ from VoxelMorphRegistrationLib.panel.apply import ApplySection
 from VoxelMorphRegistrationLib.panel.check import CheckSection
 from VoxelMorphRegistrationLib.panel.messages import tell, told
 from VoxelMorphRegistrationLib.panel.models import ModelList
-from VoxelMorphRegistrationLib.panel.results import ResultsSection
+from VoxelMorphRegistrationLib.panel.results import ResultsSection, write_table
 from VoxelMorphRegistrationLib.panel.run import NodeRun, keep, shared_client, whole_fraction
+from VoxelMorphRegistrationLib.view_state import CHECK_ATTRIBUTE
 
 TORCH_REQUIREMENT = ">=2.5"
 SAMPLE_CATEGORY = "VoxelMorph"
@@ -184,8 +185,10 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
         self._parameterNodeGuiTag = None
         self._pair = (None, None)
         self._run = None
+        self._starting = False
         self._warmUpProblem = ""
         self._stage = self._shownObstacle = ""
+        self._stages = set()
         self._startTime = self._newsTime = 0.0
 
     def setup(self):
@@ -194,6 +197,7 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
         self.layout.addWidget(uiWidget)
         self.ui = slicer.util.childWidgetVariables(uiWidget)
         uiWidget.setMRMLScene(slicer.mrmlScene)
+        self._bound = self.boundWidgets()
         self.logic = VoxelMorphRegistrationLogic()
         self._models = ModelList(self.ui.modelComboBox, self.ui.addModelButton, self.onModelChosen)
         self._check = CheckSection(self.ui)
@@ -271,10 +275,14 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
     def chooseVolumes(self):
         parameters = self._parameterNode
         if not parameters.fixedVolume and not parameters.movingVolume:
+            results = [getattr(parameters, name) for name in OUTPUT_NODES]
             volumes = [
                 node
                 for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
-                if node.GetClassName() == "vtkMRMLScalarVolumeNode" and not node.GetHideFromEditors()
+                if node.GetClassName() == "vtkMRMLScalarVolumeNode"
+                and not node.GetHideFromEditors()
+                and not node.GetAttribute(CHECK_ATTRIBUTE)
+                and not any(node is result for result in results)
             ]
             if len(volumes) > 1:
                 parameters.fixedVolume, parameters.movingVolume = volumes[:2]
@@ -288,8 +296,7 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
             section.set_parameters(parameterNode)
         if self._parameterNode:
             self._pair = self.chosenPair()
-            self._parameterNodeGuiTag = self._parameterNode.connectParametersToGui(self.boundWidgets())
-            keep(self._parameterNode)
+            self._parameterNodeGuiTag = self._parameterNode.connectParametersToGui(self._bound)
             self.addObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.updateFromParameterNode)
             self.updateFromParameterNode()
 
@@ -348,6 +355,9 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
         if self._run is not None:
             button.text, button.enabled = _("Cancel"), True
             button.toolTip = _("Stop the registration; nothing is written")
+            return
+        if self._starting:
+            button.enabled = False
             return
         obstacle = self.obstacle()
         button.text, button.enabled = _("Register"), not obstacle
@@ -410,21 +420,31 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
             self.ui.statusLabel.text = _("Cancelling")
             return
         self.ui.logText.clear()
-        with told():
-            try:
-                self._run = self.startRun()
-            except VoxelMorphError as error:
-                self.showEnd(str(error), 0, failed=True)
-                raise
+        # Slicer takes clicks while PyTorch is installed.
+        self._starting = True
+        self.updateButton()
+        if not self.logic.hasTorch():
+            self.ui.statusLabel.styleSheet = ""
+            self.ui.statusLabel.text = _("PyTorch has to be installed first; this takes minutes")
+        try:
+            with told():
+                try:
+                    self._run = self.startRun()
+                except VoxelMorphError as error:
+                    self.showEnd(str(error), 0, failed=True)
+                    raise
+        finally:
+            self._starting = False
+            self.updateButton()
         if self._run is not None:
-            self._stage, self._startTime = "", time.monotonic()
+            self._stage, self._stages, self._startTime = "", set(), time.monotonic()
+            self.ui.progressBar.value = 0
             self._newsTime = self._startTime
             self.ui.statusLabel.styleSheet = ""
             self.log(_("Registration started"))
             self.setInputsEnabled(False)
             self._clock.start(500)
             self.showProgress()
-        self.updateButton()
 
     def startRun(self):
         parameters = self._parameterNode
@@ -462,11 +482,14 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
 
     def onProgress(self, stage, fraction, seconds):
         self._newsTime = time.monotonic()
-        if stage != self._stage:
-            self._stage = stage
+        self._stage = stage
+        if stage not in self._stages:
+            # A model is opened once by the worker and once, for nothing, by the registration.
+            self._stages.add(stage)
             self.log(_("{seconds:.1f} s: {stage}").format(seconds=seconds, stage=stage))
         refined = self._parameterNode is None or self._parameterNode.refinement != "off"
-        self.ui.progressBar.value = int(100 * whole_fraction(stage, fraction, refined))
+        percent = int(100 * whole_fraction(stage, fraction, refined))
+        self.ui.progressBar.value = max(percent, self.ui.progressBar.value)
         self.showProgress()
 
     def showProgress(self, *unused):
@@ -506,6 +529,7 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
                     setattr(parameters, f"output{name.capitalize()}", node)
         for warning in nodes.report.warnings:
             self.log(_("Warning: {text}").format(text=warning))
+        write_table(nodes.grid_transform)
         if self._parameterNode:
             self.updateFromParameterNode()
             self._results.show_result()
@@ -577,7 +601,9 @@ class VoxelMorphRegistrationLogic(ScriptedLoadableModuleLogic):
     """Registration of nodes, for the panel and for scripts. The work itself is done by VoxelMorphRegistrationLib."""
 
     def getParameterNode(self):
-        return VoxelMorphRegistrationParameterNode(super().getParameterNode())
+        parameters = VoxelMorphRegistrationParameterNode(super().getParameterNode())
+        keep(parameters)
+        return parameters
 
     @staticmethod
     def obstacle(fixedNode, movingNode):
@@ -625,9 +651,22 @@ class VoxelMorphRegistrationLogic(ScriptedLoadableModuleLogic):
                     "restart Slicer, and try again."
                 )
             ) from error
-        torch = PyTorchUtils.PyTorchUtilsLogic().installTorch(
-            askConfirmation=True, torchVersionRequirement=TORCH_REQUIREMENT
-        )
+        try:
+            torch = PyTorchUtils.PyTorchUtilsLogic().installTorch(
+                askConfirmation=True, torchVersionRequirement=TORCH_REQUIREMENT
+            )
+        except Exception as error:
+            # Whatever pip, the network or the disk came up with.
+            importlib.invalidate_caches()
+            if self.hasTorch():
+                # It is there and only Slicer's own process could not load it; the worker tells whether it can.
+                return
+            raise VoxelMorphError(
+                _(
+                    "PyTorch could not be installed ({error}). Check the internet connection and the disk space, or "
+                    "install it in the module 'PyTorch Utils', and try again."
+                ).format(error=error)
+            ) from error
         if torch is None:
             raise VoxelMorphError(_("PyTorch was not installed, and registration needs it. Nothing was changed."))
 
@@ -758,21 +797,28 @@ class VoxelMorphRegistrationLogic(ScriptedLoadableModuleLogic):
             apply=applyToMoving,
         )
         scene.check_targets(targets, fixedNode, movingNode, fixedLabels, movingLabels, fixedMask, movingMask)
-        inputs = scene.read_inputs(
-            fixedNode,
-            movingNode,
-            fixed_labels=fixedLabels,
-            moving_labels=movingLabels,
-            fixed_points=fixedPoints,
-            moving_points=movingPoints,
-            fixed_mask=fixedMask,
-            moving_mask=movingMask,
-            initial_transform=initialTransform,
-            replaced=outputTransform or None,
-        )
+
+        def read():
+            return scene.read_inputs(
+                fixedNode,
+                movingNode,
+                fixed_labels=fixedLabels,
+                moving_labels=movingLabels,
+                fixed_points=fixedPoints,
+                moving_points=movingPoints,
+                fixed_mask=fixedMask,
+                moving_mask=movingMask,
+                initial_transform=initialTransform,
+                replaced=outputTransform or None,
+            )
+
+        inputs = read()
         if outputLabels and movingLabels is None:
             raise InputError(_("An output for warped labels is chosen, but no moving labels. Choose these, too."))
-        self.ensureTorch()
+        if not self.hasTorch():
+            self.ensureTorch()
+            # The user may have changed the scene during the minutes of the installation.
+            inputs = read()
         return inputs, targets
 
 

@@ -203,16 +203,19 @@ def test_grid_and_arrows_are_shown_over_the_fixed_volume_and_hidden_again(scene,
     assert transform.GetDisplayNode() is None
     check_views.show_deformation(transform, pair[0], check_views.GRID, 8.0)
     shown = transform.GetDisplayNode()
-    assert shown.GetVisibility() and shown.GetVisibility2D()
+    # Not in a 3D view, where it is millions of points.
+    assert shown.GetVisibility() and shown.GetVisibility2D() and not shown.GetVisibility3D()
     assert shown.GetVisualizationMode() == shown.VIS_MODE_GRID
     assert shown.GetGridSpacingMm() == 8.0 and shown.GetGridScalePercent() == 100
     assert shown.GetRegionNode() is pair[0]
     check_views.show_deformation(transform, pair[0], check_views.ARROWS)
     assert shown.GetVisualizationMode() == shown.VIS_MODE_GLYPH
+    assert check_views.shown_deformation(transform) == check_views.ARROWS
     # A 25th of the longest side, 80 mm.
     assert shown.GetGlyphSpacingMm() == pytest.approx(80 / 25)
     check_views.show_deformation(transform, pair[0], None)
     assert not shown.GetVisibility() and not shown.GetVisibility2D()
+    assert check_views.shown_deformation(transform) is None
     with pytest.raises(InputError, match="'grid' or 'arrows', not as 'lines'"):
         check_views.show_deformation(transform, pair[0], "lines")
 

@@ -224,6 +224,14 @@ def test_torch_is_installed_by_the_extension_and_only_with_consent(module, witho
     assert [call["askConfirmation"] for call in declined.calls + accepted.calls] == [True, True]
 
 
+def test_failed_installation_of_torch_says_what_to_do(module, scene, without_torch, monkeypatch):
+    failing = TorchInstaller(None)
+    failing.PyTorchUtilsLogic = lambda: types.SimpleNamespace(installTorch=lambda **_: 1 / 0)
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", failing)
+    with pytest.raises(VoxelMorphError, match="could not be installed .*division.* 'PyTorch Utils'"):
+        module.VoxelMorphRegistrationLogic().ensureTorch()
+
+
 # --- the module's own test -----------------------------------------------------------------------------------
 
 

@@ -490,8 +490,12 @@ def test_run_goes_on_while_another_module_is_open(panel, model_file):
     widget, *_ = panel
     press.choose_quick(widget, model_file)
     widget.ui.registerButton.click()
+    assert widget.ui.progressBar.value == 0
     widget.exit()
     press.wait(widget)
+    told = [line.split(": ")[-1] for line in widget.ui.logText.toPlainText().splitlines()]
+    assert told.count("loading the model") == 1
+    assert room.results_node(slicer.util.getNodesByClass("vtkMRMLGridTransformNode")[0]) is not None
     widget.enter()
     assert widget._parameterNode.outputTransform is not None
     assert widget.ui.resultsTable.rowCount > 10
@@ -646,6 +650,20 @@ def test_panel_survives_leaving_it_and_closing_the_scene(panel, scene):
     assert widget._parameterNode.fixedVolume is None
 
 
+def test_results_are_not_chosen_as_inputs_when_both_volumes_are_removed(panel, model_file, scene):
+    widget, fixed_node, moving_node = panel
+    press.choose_quick(widget, model_file)
+    press.press_and_wait(widget)
+    warped = widget._parameterNode.outputVolume
+    scene.RemoveNode(fixed_node)
+    scene.RemoveNode(moving_node)
+    worker_cases.spin(lambda: not widget._nodesTimer.active, 5)
+    assert not widget.ui.checkCollapsibleButton.enabled
+    parameters = widget._parameterNode
+    assert parameters.fixedVolume is None and parameters.movingVolume is None
+    assert parameters.outputVolume is warped
+
+
 def test_removed_nodes_leave_the_choices(panel, model_file, scene):
     widget, fixed_node, _ = panel
     press.choose_quick(widget, model_file)
@@ -724,6 +742,36 @@ def test_missing_torch_is_asked_for_when_register_is_pressed(panel, model_file, 
     widget.ui.registerButton.click()
     assert "Install the extension 'PyTorch'" in told_texts(caplog)
     assert widget.ui.registerButton.text == "Register"
+
+
+def test_clicks_during_the_installation_of_torch_start_nothing_twice(panel, model_file, monkeypatch):
+    widget, *_ = panel
+    press.choose_quick(widget, model_file)
+    calls, states = [], []
+
+    def install():
+        calls.append(1)
+        # Slicer handles events while pip runs.
+        widget.updateFromParameterNode()
+        states.append((widget.ui.registerButton.enabled, widget.ui.statusLabel.text))
+        widget.ui.registerButton.click()
+        monkeypatch.undo()
+
+    monkeypatch.setattr(widget.logic, "hasTorch", lambda: False)
+    monkeypatch.setattr(widget.logic, "ensureTorch", install)
+    press.press_and_wait(widget)
+    assert (calls, states) == ([1], [(False, "PyTorch has to be installed first; this takes minutes")])
+    assert widget._parameterNode.outputTransform is not None
+
+
+def test_volume_removed_during_the_installation_of_torch_is_told(panel, scene, model_file, monkeypatch, caplog):
+    widget, fixed_node, _ = panel
+    press.choose_quick(widget, model_file)
+    monkeypatch.setattr(widget.logic, "hasTorch", lambda: False)
+    monkeypatch.setattr(widget.logic, "ensureTorch", lambda: scene.RemoveNode(fixed_node))
+    widget.ui.registerButton.click()
+    assert "is not in the scene" in told_texts(caplog)
+    assert widget.ui.registerButton.text == "Register" and widget._run is None
 
 
 def test_log_can_be_copied(panel):

@@ -49,14 +49,24 @@ def layers(views) -> set[tuple]:
 # --- check -------------------------------------------------------------------------------------------------------
 
 
-def test_success_shows_fixed_with_warped_and_unfolds_the_check(done):
+def test_success_shows_fixed_with_warped_and_unfolds_the_check(done, monkeypatch):
     widget, views = done
     parameters = widget._parameterNode
     assert layers(views) == {(parameters.fixedVolume.GetID(), parameters.outputVolume.GetID())}
     assert {view.GetForegroundOpacity() for view in views} == {0.5}
     assert all(view.GetLinkedControl() for view in views)
     assert slicer.app.layoutManager().resets == 1
+    widget.ui.showBeforeButton.click()
+    assert slicer.app.layoutManager().resets == 1
+    for view in views:
+        view.SetBackgroundVolumeID(None)
+    widget.ui.showBeforeButton.click()
+    assert slicer.app.layoutManager().resets == 2
     assert not widget.ui.checkCollapsibleButton.collapsed
+    # As when Slicer has no main window.
+    monkeypatch.setattr(slicer.app, "layoutManager", lambda: None)
+    views[0].SetBackgroundVolumeID(None)
+    widget.ui.showFadeButton.click()
     assert widget.ui.showFadeButton.checked and widget.ui.linkCheckBox.checked
 
 
@@ -121,6 +131,13 @@ def test_deformed_grid_and_arrows(done):
     assert shown.GetVisualizationMode() == shown.VIS_MODE_GLYPH
     widget.ui.deformationComboBox.setCurrentIndex(0)
     assert not shown.GetVisibility2D()
+    # Shown or hidden elsewhere, or by the scene that was loaded.
+    check_views.show_deformation(transform, widget._parameterNode.fixedVolume, check_views.ARROWS)
+    widget.updateFromParameterNode()
+    assert widget.ui.deformationComboBox.currentIndex == 2
+    shown.SetVisibility(False)
+    widget.updateFromParameterNode()
+    assert widget.ui.deformationComboBox.currentIndex == 0
 
 
 def test_outlines_of_each_side(done):
@@ -170,6 +187,35 @@ def test_restore_puts_the_views_back(done, scene):
     assert not [node for node in slicer.util.getNodesByClass("vtkMRMLVolumeNode") if "Checker" in node.GetName()]
 
 
+def test_every_button_works_whatever_node_of_the_result_was_deleted(done, scene, monkeypatch):
+    widget, views = done
+    ui = widget.ui
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text: False)
+    names = [*vars(ui)]
+    buttons = [name for name in names if type(getattr(ui, name)).__name__ in ("QPushButton", "QCheckBox")]
+    left_out = ("registerButton", "addModelButton", "copyLogButton")
+    for gone in ("movingLabels", "outputJacobian", "movingVolume", "outputVolume", "outputLabels", "fixedVolume", ""):
+        if gone:
+            scene.RemoveNode(getattr(widget._parameterNode, gone))
+        for name in buttons:
+            if name not in left_out and not name.startswith("want"):
+                qt.FileDialog.answers = [""]
+                getattr(ui, name).click()
+        for number in (1, 2, 0):
+            ui.deformationComboBox.setCurrentIndex(number)
+        for slider, value in ((ui.fadeSlider, 0.3), (ui.jacobianRangeSlider, 2.0), (ui.jacobianRangeSlider, 1.0)):
+            slider.value = value
+        for row in range(ui.applyList.count):
+            ui.applyList.item(row).setCheckState(qt.Qt.Checked)
+        worker_cases.spin(
+            lambda: ui.applyList.enabled and ui.saveReportButton.enabled and not widget._nodesTimer.active
+        )
+        qt.application.processEvents()
+        assert qt.slot_errors == [], gone
+    scene.RemoveNode(widget._parameterNode.outputTransform)
+    assert not ui.checkCollapsibleButton.enabled and not ui.applyCollapsibleButton.enabled
+
+
 def test_scene_closed_while_flickering(done, scene):
     widget, _ = done
     widget.ui.flickerButton.click()
@@ -188,7 +234,8 @@ def test_table_shows_the_numbers_of_the_report_and_is_a_node_of_the_scene(done):
     table = widget.ui.resultsTable
     assert table.rowCount == len(rows) + len({row.group for row in rows})
     texts = [[item.text() if (item := table.item(row, c)) else "" for c in range(4)] for row in range(table.rowCount)]
-    first = rows[0]
+    assert (texts[0][0], texts[1]) == (rows[0].group, ["folded voxels", "", "", rows[0].number("after")])
+    first = next(row for row in rows if row.group == "Similarity")
     assert [first.name, first.number("before"), first.number("aligned"), first.number("after")] in texts
     assert ["Liver"] in [row[:1] for row in texts]
     assert room.results_node(transform).GetTable().GetNumberOfRows() == len(rows)

@@ -90,6 +90,25 @@ def test_rows_hold_every_measure_at_every_stage():
     assert settings["seed"].text == "4" and settings["passes"].text == "automatic"
 
 
+def test_what_decides_over_trust_comes_first():
+    rows = results.rows(full_report())
+    groups = list(dict.fromkeys(row.group for row in rows))
+    assert groups == [
+        "Deformation",
+        "Similarity",
+        "Dice",
+        "Surface distance (95 %)",
+        "Landmark error",
+        "Volume change",
+        "Time",
+        "Run",
+        "Settings",
+    ]
+    assert rows[0].name == "folded voxels"
+    first = {group: next(row.name for row in rows if row.group == group) for group in groups}
+    assert (first["Dice"], first["Landmark error"]) == ("mean", "mean")
+
+
 def test_rows_hold_both_fold_counts_and_the_range_of_determinants():
     rows = [row for row in results.rows(full_report()) if row.group == "Deformation"]
     found = {(row.name, row.unit): row.after for row in rows}

@@ -196,7 +196,8 @@ def show_deformation(transform_node, region_node, mode: str | None, spacing_mm: 
     """The deformed grid ("grid"), displacement arrows ("arrows") or neither (None), over the region of a volume.
 
     The grid is straight in the moving image and shown as it lies on the fixed one; arrows go from where a point lay
-    to where it is carried. spacing_mm: between lines or arrows (a 25th of the region's longest side when None).
+    to where it is carried. spacing_mm: between lines or arrows (a 25th of the region's longest side when None). In
+    slice views only: in a 3D view the grid has millions of points, and Slicer stands still for seconds.
     """
     shown = transform_node.GetDisplayNode()
     if mode is None:
@@ -227,10 +228,19 @@ def show_deformation(transform_node, region_node, mode: str | None, spacing_mm: 
         shown.SetGlyphType(shown.GLYPH_TYPE_ARROW)
         shown.SetGlyphSpacingMm(spacing)
         shown.SetGlyphScalePercent(100)
-    shown.SetVisibility(True)
+    shown.SetVisibility3D(False)
     shown.SetVisibility2D(True)
+    shown.SetVisibility(True)
     mark(shown)
     shown.EndModify(editing)
+
+
+def shown_deformation(transform_node) -> str | None:
+    """How the slice views show a transform: "grid", "arrows", or None for not at all or another way."""
+    shown = transform_node.GetDisplayNode()
+    if shown is None or not (shown.GetVisibility() and shown.GetVisibility2D()):
+        return None
+    return {shown.VIS_MODE_GRID: GRID, shown.VIS_MODE_GLYPH: ARROWS}.get(shown.GetVisualizationMode())
 
 
 # --- outlines ----------------------------------------------------------------------------------------------------

@@ -81,16 +81,16 @@ def label_names(report: Report | Mapping, names: Mapping[int, str] | None = None
 
 
 def rows(report: Report | Mapping, names: Mapping[int, str] | None = None) -> list[Row]:
-    """The results of a report, in the order of reading. names: {label: name} of the structures."""
+    """The results of a report; what decides whether to trust it comes first. names: {label: name} of structures."""
     plain = _plain(report)
     named = label_names(plain, names)
     return [
+        *_deformation_rows(plain),
         *_similarity_rows(plain),
-        *_landmark_rows(plain.get("tre_mm")),
         *_segment_rows("Dice", plain.get("dice"), named, "", 3),
         *_segment_rows("Surface distance (95 %)", plain.get("hd95_mm"), named, "mm", 2),
+        *_landmark_rows(plain.get("tre_mm")),
         *_volume_rows(plain.get("volume_change_percent"), named),
-        *_deformation_rows(plain),
         *(Row("Time", stage, after=seconds, unit="s", digits=1) for stage, seconds in plain["seconds"].items()),
         *_run_rows(plain),
         *(Row("Settings", name, text=_setting(value)) for name, value in plain["settings"].items()),
@@ -238,9 +238,9 @@ def html_report(
         f'<h1 style="color: {_HEAD_COLOR}; font-size: 20pt; margin-bottom: 0">{html.escape(title)}</h1>',
         _subtitle(plain),
         _warnings(plain.get("warnings") or []),
-        *_group_tables(lines, ("Similarity", "Landmark error")),
+        *_group_tables(lines, ("Deformation", "Similarity")),
         _segment_table(plain, label_names(plain, names)),
-        *_group_tables(lines, ("Deformation",)),
+        *_group_tables(lines, ("Landmark error",)),
         *(_picture(caption, source) for caption, source in (pictures or {}).items()),
         *_group_tables(lines, ("Run", "Time", "Settings")),
         _heading("Settings as JSON"),

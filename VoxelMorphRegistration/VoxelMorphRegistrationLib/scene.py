@@ -363,6 +363,9 @@ def read_inputs(
         raise InputError(
             f"'{fixed_node.GetName()}' is chosen both as the fixed and as the moving volume. Choose two volumes."
         )
+    for node in (fixed_node, moving_node):
+        if node.GetScene() is None:
+            raise InputError(f"The volume '{node.GetName()}' is not in the scene. Load it, or choose another one.")
     fixed = image_from_node(fixed_node, "fixed volume", replaced)
     moving = image_from_node(moving_node, "moving volume", replaced)
     fixed_table = _labels_on(fixed_labels, "fixed labels", fixed.grid, replaced)

@@ -88,6 +88,7 @@ class CheckSection:
             box.enabled = nodes.labels[side] is not None
         self._ui.worstDeterminantButton.enabled = "determinant" in worst or nodes.jacobian is not None
         self._ui.worstLandmarkButton.enabled = "landmark" in worst
+        self._choose_deformation(_DEFORMATIONS.index(check_views.shown_deformation(nodes.transform)))
         views = composite_nodes(slicer.mrmlScene)
         self._ui.linkCheckBox.checked = bool(views) and bool(views[0].GetLinkedControl())
 
@@ -117,8 +118,9 @@ class CheckSection:
     def _fill(self, mode: str, nodes, opacity: float) -> None:
         if nodes.jacobian is not None and display.legend_node(nodes.jacobian) is not None:
             display.show_legend(nodes.jacobian, False)
-        background = nodes.warped if mode == "before" else nodes.fixed
-        new = any(view.GetBackgroundVolumeID() != background.GetID() for view in composite_nodes(slicer.mrmlScene))
+        # Both lie on one grid: views that show either need not be fitted.
+        known = {node.GetID() for node in (nodes.fixed, nodes.warped) if node is not None}
+        new = any(view.GetBackgroundVolumeID() not in known for view in composite_nodes(slicer.mrmlScene))
         if mode == "fade":
             check_views.show_pair(nodes.fixed, nodes.warped, opacity)
         elif mode == "checkerboard":
@@ -128,7 +130,7 @@ class CheckSection:
         else:
             change, legend = self._ui.jacobianRangeSlider.value, self._ui.legendCheckBox.checked
             check_views.show_jacobian(nodes.fixed, nodes.jacobian, opacity, change, legend)
-        if new and mode != "before":
+        if new and slicer.app.layoutManager() is not None:
             slicer.util.resetSliceViews()
 
     # --- nodes ---
@@ -188,8 +190,9 @@ class CheckSection:
                 display.set_jacobian_range(jacobian, self._ui.jacobianRangeSlider.value)
 
     def _on_legend(self, *_unused) -> None:
-        if self._mode == "jacobian":
-            display.show_legend(self._nodes().jacobian, self._ui.legendCheckBox.checked)
+        jacobian = self._nodes().jacobian
+        if self._mode == "jacobian" and jacobian is not None:
+            display.show_legend(jacobian, self._ui.legendCheckBox.checked)
 
     def _on_deformation(self, *_unused) -> None:
         nodes = self._nodes()
@@ -241,8 +244,12 @@ class CheckSection:
         self._mode = ""
         for button in (*self._modes.values(), self._ui.flickerButton, *self._outlines.values()):
             button.checked = False
+        self._choose_deformation(0)
+
+    def _choose_deformation(self, index: int) -> None:
+        """Say what is shown, and show nothing anew."""
         parameters, self._parameters = self._parameters, None
-        self._ui.deformationComboBox.setCurrentIndex(0)
+        self._ui.deformationComboBox.setCurrentIndex(index)
         self._parameters = parameters
 
 

@@ -38,9 +38,7 @@ class ResultsSection:
         self.update()
 
     def show_result(self) -> None:
-        """After a registration: the numbers, also as a table node of the scene."""
-        transform = self._transform()
-        room.write_results(transform, results.rows(self._report()))
+        """After a registration: the section unfolds."""
         self.update()
         self._ui.resultsCollapsibleButton.collapsed = False
 
@@ -98,7 +96,8 @@ class ResultsSection:
     def _add_row(self, row: results.Row) -> None:
         table, number = self._ui.resultsTable, self._ui.resultsTable.rowCount
         table.insertRow(number)
-        table.setItem(number, 0, qt.QTableWidgetItem(f"{row.name} ({row.unit})" if row.unit else row.name))
+        said = not row.unit or row.unit in row.name.split(", ")[0].split()
+        table.setItem(number, 0, qt.QTableWidgetItem(row.name if said else f"{row.name} ({row.unit})"))
         numbers = [row.number(column) for column in ("before", "aligned", "after")]
         if row.text and not any(numbers):
             item = qt.QTableWidgetItem(row.text)
@@ -162,6 +161,11 @@ class ResultsSection:
         tell(error)
 
 
+def write_table(transform):
+    """The numbers of a registration's transform as its table node in the scene."""
+    return room.write_results(transform, results.rows(json.loads(transform.GetAttribute(room.REPORT_ATTRIBUTE))))
+
+
 def _write(path: str | Path, report: dict, pictures: dict[str, bytes]) -> None:
     """Raises OutputError."""
     title = _("Registration report")
@@ -169,6 +173,7 @@ def _write(path: str | Path, report: dict, pictures: dict[str, bytes]) -> None:
         _print_pdf(results.html_report(report, pictures, title=title), str(path))
     else:
         results.write_html_report(path, report, pictures, title=title, overwrite=True)
+    slicer.util.showStatusMessage(_("The report was saved to {path}").format(path=path), 5000)
 
 
 def _can_print() -> bool:

@@ -31,7 +31,7 @@ _kept: list = []
 
 
 def keep(parameters) -> None:
-    """Keep a connected parameter node wrapper for as long as Slicer runs, even when the module is reloaded.
+    """Keep a parameter node wrapper for as long as Slicer runs, even when the module is reloaded.
 
     It observes its node for ever. Once nothing in Python but that observer refers to the two, Python's collector takes
     them apart although the node lives on in the scene, and the next change of the node crashes (seen with VTK 9.6).
