@@ -184,7 +184,7 @@ def model_that_is_right(tmp_path_factory):
 
 def refine_to(mm, monkeypatch):
     """A refinement that believes in a shift by `mm`."""
-    refined = refinement.Refined(shift(GRID, mm), 0.5, 0.6, (1,), True)
+    refined = refinement.Refined(shift(GRID, mm), 0.5, 0.6, (1,), None, True)
     monkeypatch.setattr(refinement, "refine", lambda *_, **__: refined)
 
 

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
-# Radius of the correlation window in voxels.
+# Radius of the correlation window in voxels, the largest one used.
 WINDOW_RADIUS = 3
 # Windows with less contrast than about 1 % count as flat.
 FLAT = 1e-8
@@ -21,7 +21,8 @@ BINS, PARZEN_SIGMA = 32, 1.0
 # Of the descriptor: radius of the patches, distance of the neighbours, and the smallest noise, a contrast of 0.1 %.
 PATCH_RADIUS, NEIGHBOUR_DISTANCE, SMALLEST_NOISE = 1, 1, 1e-6
 # Of an image's noise: the part of it that is flat, how many times what is found there counts, and the slabs looked at.
-FLAT_PART, NOISE_FACTOR, NOISE_SLABS = 0.1, 10.0, 12
+FLAT_PART, NOISE_FACTOR, NOISE_SLABS = 0.1, 3.0, 12
+CONSTANT = 1e-12
 # More labels than this share channels.
 LABEL_CHANNELS = 16
 _BLOCK_ROWS = 12
@@ -62,14 +63,15 @@ class LocalCorrelation:
 
     quadratic, factor = False, 2.0
 
-    def __init__(self, fixed: torch.Tensor) -> None:
-        self.fixed = fixed[0]
-        self.inverse_count = 1.0 / box_sum(torch.ones_like(fixed), WINDOW_RADIUS)[0]
+    def __init__(self, fixed: torch.Tensor, radius: int = WINDOW_RADIUS) -> None:
+        """radius: of the windows, in voxels."""
+        self.fixed, self.radius = fixed[0], radius
+        self.inverse_count = 1.0 / box_sum(torch.ones_like(fixed), radius)[0]
         mean, square = self._means(torch.stack([self.fixed, self.fixed * self.fixed]))
         self.mean, self.variance = mean, (square - mean * mean).clamp_min_(0)
 
     def _means(self, volumes: torch.Tensor) -> torch.Tensor:
-        return box_sum(volumes, WINDOW_RADIUS).mul_(self.inverse_count)
+        return box_sum(volumes, self.radius).mul_(self.inverse_count)
 
     def evaluate(self, warped, weight, with_slope=True):
         warped = warped[0]
@@ -82,7 +84,7 @@ class LocalCorrelation:
             return similarity, None
         a.mul_(weight)
         b = (a * a).mul_(self.variance)
-        sums = box_sum(torch.stack([a, a * self.mean, b, b * mean]).mul_(self.inverse_count), WINDOW_RADIUS)
+        sums = box_sum(torch.stack([a, a * self.mean, b, b * mean]).mul_(self.inverse_count), self.radius)
         slope = sums[0].mul_(self.fixed).sub_(sums[1]).addcmul_(warped, sums[2], value=-1).add_(sums[3])
         return similarity, slope[None]
 
@@ -147,7 +149,10 @@ def descriptor_noise(*volumes: torch.Tensor) -> float:
         middles = range(rows // (2 * NOISE_SLABS), rows, max(1, rows // NOISE_SLABS))
         flat = [_distances(volume[max(n - halo, 0) : n + halo + 1])[:, min(n, halo)].mean(0) for n in middles]
         values = torch.stack(flat).flatten()
-        found = max(found, NOISE_FACTOR * float(values.kthvalue(1 + int(FLAT_PART * (len(values) - 1))).values))
+        # What is exactly constant was cut out or lies beyond the image: no part of the image, and without its noise.
+        values = values[values > CONSTANT]
+        if len(values):
+            found = max(found, NOISE_FACTOR * float(values.kthvalue(1 + int(FLAT_PART * (len(values) - 1))).values))
     return found
 
 

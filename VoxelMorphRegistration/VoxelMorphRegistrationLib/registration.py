@@ -760,6 +760,7 @@ def _refine(work, start, device, settings, run, checks):
             "after": result.similarity_after if improved else result.similarity_before,
         },
         "steps": list(result.steps),
+        "detailed": result.detailed,
         "improved": improved,
         "guided_by": guided,
     }
