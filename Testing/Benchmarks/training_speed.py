@@ -1,10 +1,10 @@
 """Steps per second of the trainer, beside the least that PyTorch needs for the same network.
 
-    python Testing/Benchmarks/training_speed.py CONFIG [--data DIR] [--device cpu|cuda] [--steps N]
+    python Testing/Benchmarks/training_speed.py CONFIG [--data DIR] [--scans DIR] [--device cpu|cuda] [--steps N]
 
 The lower bound is the bare network on tensors that are already there: forward pass, backward pass from the sum of its
 output, step of Adam; in the same precision and memory layout, with the same sizes in the same order. What the trainer
-needs beyond it are the drawing of pairs, the integration, the warps and the losses. Both are measured alternately in
+needs beyond it are the drawing of pairs, passes before the one that learns, the integration, the warps and the losses. Both are measured alternately in
 one run, after a warm-up.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from VoxelMorphRegistrationLib.training.config import load_config, with_data
+from VoxelMorphRegistrationLib.training.config import load_config, with_data, with_scans
 from VoxelMorphRegistrationLib.training.pairs import TRAINING_STREAM, StepSizes
 from VoxelMorphRegistrationLib.training.symmetric import Symmetric
 from VoxelMorphRegistrationLib.training.trainer import Trainer, unet
@@ -48,11 +48,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("config", help="training configuration (TOML)")
     parser.add_argument("--data", help="folder of the training data")
+    parser.add_argument("--scans", help="folder of the scans, where the configuration uses some")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--steps", type=int, default=20)
     args = parser.parse_args()
     config = load_config(args.config)
     config = with_data(config, args.data) if args.data else config
+    config = with_scans(config, args.scans) if args.scans else config
     source = config.pairs(Path(args.config).parent)
     sizes = StepSizes(config.shape, config.smallest, config.stride)
     with tempfile.TemporaryDirectory() as folder:
