@@ -4,8 +4,8 @@
 
 The lower bound is the bare network on tensors that are already there: forward pass, backward pass from the sum of its
 output, step of Adam; in the same precision and memory layout, with the same sizes in the same order. What the trainer
-needs beyond it are the drawing of pairs, passes before the one that learns, the integration, the warps and the losses. Both are measured alternately in
-one run, after a warm-up.
+needs beyond it are the drawing of pairs, passes before the one that learns, the integration, the warps and the
+losses. Both are measured alternately in one run, after a warm-up.
 """
 
 from __future__ import annotations
