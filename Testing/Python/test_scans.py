@@ -13,10 +13,10 @@ import test_anatomy
 from VoxelMorphRegistrationLib.errors import InputError, SettingsError
 from VoxelMorphRegistrationLib.geometry import Grid, Image, write_image
 from VoxelMorphRegistrationLib.sampling import gaussian_smooth, warp
-from VoxelMorphRegistrationLib.training.anatomy import AnatomySection
+from VoxelMorphRegistrationLib.training.anatomy import AnatomySection, AnatomySource
 from VoxelMorphRegistrationLib.training.config import config_from_dict, with_data, with_scans
 from VoxelMorphRegistrationLib.training.pairs import TRAINING_STREAM, VALIDATION_STREAM, StepSizes
-from VoxelMorphRegistrationLib.training.scans import ScansSection, WithScans
+from VoxelMorphRegistrationLib.training.scans import ScanSource, ScansSection, WithScans
 from VoxelMorphRegistrationLib.training.shapes import doubled
 from VoxelMorphRegistrationLib.training.supervision import Supervision
 
@@ -47,15 +47,14 @@ def maps(tmp_path_factory):
 
 def source_of(folder, maps, shape=(32, 32, 32), recipe=None, share=1.0, **section):
     structures = test_anatomy.STRUCTURES
-    return WithScans(
-        ScansSection(folder=str(folder), share=share, **section),
+    maps = AnatomySource(
         AnatomySection(folder=str(maps), outside=(test_anatomy.OUTSIDE,), spacing_mm=(1.5, 1.5)),
         recipe or test_anatomy.still(),
         Supervision(structures, {s.name: (s.label,) for s in structures}),
         StepSizes(shape),
         3,
-        Path(),
     )
+    return WithScans(maps, ScanSource(ScansSection(folder=str(folder), share=share, **section), maps, Path()))
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (32, 32, 32)])

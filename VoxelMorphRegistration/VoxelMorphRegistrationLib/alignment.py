@@ -710,17 +710,25 @@ def _registered(
     total = sum(stage.cost for kind in kinds for stage in _STAGES[kind])
     work = _Sitk.of(pair)
     best, rigid, kept, done, warnings = start, start, "coarse" if search else "given", 0.0, []
-    for kind in kinds:
-        found: np.ndarray | None = best
-        before = best
-        for stage in _STAGES[kind]:
 
-            def tell(fraction: float, done: float = done, cost: float = stage.cost) -> None:
-                report(0.35 + 0.6 * (done + cost * fraction) / total)
+    def through(kind: str, spent: float, counts: bool) -> tuple[np.ndarray, np.ndarray | None]:
+        """`best` before and after the last stage of its refinement. spent: cost of what is done; counts: whether this
+        adds to it, for the progress."""
+        before, found = best, best
+        for stage in _STAGES[kind]:
+            cost = stage.cost if counts else 0.0
+
+            def tell(fraction: float, spent: float = spent, cost: float = cost) -> None:
+                report(0.35 + 0.6 * (spent + cost * fraction) / total)
 
             if found is not None:
                 before, found = found, work.refined(found, kind, stage, seed, tell)
-            done += stage.cost
+            spent += cost
+        return before, found
+
+    for kind in kinds:
+        before, found = through(kind, done, counts=True)
+        done += sum(stage.cost for stage in _STAGES[kind])
         fault = _fault(pair, edges, found, best, kind)
         if fault is None:
             best, kept = found, kind
@@ -731,9 +739,7 @@ def _registered(
                 if fault is not None or work.moved(before, best) <= CONVERGED:
                     break
                 before = best
-                for stage in _STAGES[kind]:
-                    if found is not None:
-                        found = work.refined(found, kind, stage, seed, lambda _, done=done: tell(0.0, done))
+                _, found = through(kind, done, counts=False)
                 fault = _fault(pair, edges, found, best, kind)
                 best = best if fault is not None else found
             rigid = best

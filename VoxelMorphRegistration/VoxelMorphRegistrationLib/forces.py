@@ -22,6 +22,7 @@ BINS, PARZEN_SIGMA = 32, 1.0
 PATCH_RADIUS, NEIGHBOUR_DISTANCE, SMALLEST_NOISE = 1, 1, 1e-6
 # Of an image's noise: the part of it that is flat, how many times what is found there counts, and the slabs looked at.
 FLAT_PART, NOISE_FACTOR, NOISE_SLABS = 0.1, 3.0, 12
+# Patch distances up to this are rounding: the image is constant there.
 CONSTANT = 1e-12
 # More labels than this share channels.
 LABEL_CHANNELS = 16

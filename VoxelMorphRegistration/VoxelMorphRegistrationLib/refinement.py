@@ -38,7 +38,7 @@ from .geometry import Grid, Image, bounding_box, resample, working_grid
 class Level:
     """One level: image spacing and field spacing in units of the finest image spacing, and the most steps made.
 
-    detail_steps: the most of correlation with little smoothing.
+    detail_steps: the most of correlation with little smoothing; the coarsest level has the descriptors only.
     """
 
     spacing: int
@@ -48,9 +48,9 @@ class Level:
 
 
 PRESETS = {
-    "fast": (Level(4, 1, 60, 20), Level(2, 1, 30, 20)),
-    "default": (Level(4, 1, 60, 20), Level(2, 1, 40, 25), Level(1, 2, 30, 15)),
-    "accurate": (Level(4, 1, 100, 40), Level(2, 1, 60, 40), Level(1, 2, 60, 50)),
+    "fast": (Level(4, 1, 60), Level(2, 1, 30, 20)),
+    "default": (Level(4, 1, 60), Level(2, 1, 40, 25), Level(1, 2, 30, 15)),
+    "accurate": (Level(4, 1, 100), Level(2, 1, 60, 40), Level(1, 2, 60, 50)),
 }
 SIMILARITIES = ("lncc", "mind", "mi", "mse")
 TERMS = {

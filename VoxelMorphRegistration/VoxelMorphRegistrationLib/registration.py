@@ -137,10 +137,11 @@ class Report:
     """What was done and how well it worked.
 
     similarity, dice, hd95_mm and tre_mm have the entries "before" (as the images lie, with the initial transform),
-    "aligned" (after the linear alignment) and "after". refinement: preset, similarity and why it was
-    chosen, its value before and after, steps at each level and what guided it, or None. checks: of each stage that
-    was made ("alignment", by labels alone; "network", "refinement"), whether its result was kept, and the measures
-    of the images and the mean Dice of given labels before and after it. folding: of the deformable
+    "aligned" (after the linear alignment) and "after". refinement: preset, similarity and why it was chosen, its
+    value before and after, steps at each stage, whether it went on in detail and what guided it, or None. checks:
+    of each stage that was made ("alignment", by labels alone; "network", "refinement"), whether its result was
+    kept, and the measures of the images and the mean Dice of given labels before and after it. folding: of the
+    deformable
     part, `inside` the mask or the foreground of the fixed
     image, and in the whole `volume`. volume_change_percent: by how much each structure is larger in the moving image,
     {label: percent}, from the mean determinant of T over the fixed label (the warped one where there is no fixed one).

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ..errors import InputError, SettingsError
-from ..geometry import Image, bounding_box, read_image, rotation
+from ..geometry import Grid, Image, bounding_box, read_image, rotation
 from ..sampling import voxel_positions
 from .pairs import TRAINING_STREAM, StepSizes, TrainingPair
 from .shapes import ShapeRecipe, Source, finish_image, half_resolution_labels, two_warps
@@ -151,11 +151,7 @@ class AnatomySource:
 
     def _labels(self, source: LabelMap, warp: torch.Tensor, to_common: np.ndarray, apart: float) -> torch.Tensor:
         """Label indices (1, 1, *S) of a map seen through a warp (1, d, *S) in voxels of the step's grid."""
-        d = warp.shape[1]
-        matrix = source.from_common @ np.concatenate([to_common, [[0, 0, 0, 1]]])
-        offset = matrix[:3, 3] + (matrix[:3, 2] * apart if d == 2 else 0.0)
-        ijk = voxel_positions(warp)[0] @ torch.as_tensor(matrix[:3, :d].T, dtype=torch.float32, device=warp.device)
-        ijk = (ijk + torch.as_tensor(offset, dtype=torch.float32, device=warp.device)).round_().long()
+        ijk = seen_voxels(source.from_common, warp, to_common, apart).round_().long()
         labels = source.on(warp.device)
         size = torch.tensor(labels.shape[::-1], device=warp.device)
         seen = ((ijk >= 0) & (ijk < size)).all(-1)
@@ -204,6 +200,18 @@ class AnatomySource:
                 spread = self.section.spread * (1.0 if typical else source.within((0.5, 2.0)))
                 means[members] = base + spread * source.normal(len(members))
         return means.clamp_min(0.02)
+
+
+def seen_voxels(from_space: np.ndarray, warp: torch.Tensor, to_space: np.ndarray, apart: float = 0.0) -> torch.Tensor:
+    """Voxels (*S, 3), ordered i, j, k, of a map or scan that are seen through a warp (1, d, *S) of a step's grid.
+
+    from_space: (4, 4), RAS mm to its voxels. to_space: as `placement` gives it. apart: how far out of the plane.
+    """
+    d = warp.shape[1]
+    matrix = from_space @ np.concatenate([to_space, [[0, 0, 0, 1]]])
+    offset = matrix[:3, 3] + (matrix[:3, 2] * apart if d == 2 else 0.0)
+    ijk = voxel_positions(warp)[0] @ torch.as_tensor(matrix[:3, :d].T, dtype=torch.float32, device=warp.device)
+    return ijk + torch.as_tensor(offset, dtype=torch.float32, device=warp.device)
 
 
 def placement(
@@ -292,8 +300,13 @@ def _aligned_maps(
 def _cropped(image: Image) -> Image:
     """The part of a label map that has labels."""
     box = bounding_box(image.array > 0)
+    return Image(np.ascontiguousarray(image.array[box]), grid_of_box(image.grid, box), image.name)
+
+
+def grid_of_box(grid: Grid, box: tuple[slice, ...]) -> Grid:
+    """The grid of the voxels in `box`, slices along K, J, I."""
     start, stop = (np.array([getattr(part, end) for part in box])[::-1] for end in ("start", "stop"))
-    return Image(np.ascontiguousarray(image.array[box]), image.grid.cropped(start, stop - start), image.name)
+    return grid.cropped(start, stop - start)
 
 
 def _box(image: Image, inner: list[int]) -> tuple[np.ndarray, np.ndarray]:

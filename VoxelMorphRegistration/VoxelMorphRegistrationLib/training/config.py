@@ -14,7 +14,7 @@ from ..networks import DEFAULT_DECODER, DEFAULT_ENCODER
 from .anatomy import AnatomySection, AnatomySource
 from .images import ImageSource, ImagesSection
 from .pairs import PairSource, StepSizes
-from .scans import ScansSection, WithScans
+from .scans import ScanSource, ScansSection, WithScans
 from .shapes import ShapeRecipe, ShapeSource
 from .supervision import Supervision, SupervisionSection
 
@@ -187,8 +187,8 @@ class TrainingConfig:
         """The source of the pairs; relative folders start at `base`. Reads the data: InputError says what is wrong."""
         sizes = StepSizes(self.shape, self.smallest, self.stride)
         if self.source == "anatomy":
-            arguments = self.anatomy, self.shapes, self._supervision(base), sizes, self.seed, base
-            return WithScans(self.scans, *arguments) if self.scans.folder else AnatomySource(*arguments)
+            maps = AnatomySource(self.anatomy, self.shapes, self._supervision(base), sizes, self.seed, base)
+            return WithScans(maps, ScanSource(self.scans, maps, base)) if self.scans.folder else maps
         if self.source == "images":
             return ImageSource(self.images, sizes, self.seed, self._supervision(base), base, report)
         return ShapeSource(self.shapes, sizes, self.seed)

@@ -15,11 +15,11 @@ import torch.nn.functional as F
 
 from ..errors import InputError, SettingsError
 from ..geometry import bounding_box, read_image
-from ..sampling import sample, voxel_positions
-from .anatomy import AnatomySection, AnatomySource, placement
+from ..sampling import sample
+from .anatomy import AnatomySource, grid_of_box, placement, seen_voxels
 from .files import SUFFIXES
-from .pairs import TRAINING_STREAM, StepSizes, TrainingPair
-from .shapes import ShapeRecipe, Source, degraded, two_warps
+from .pairs import TRAINING_STREAM, TrainingPair
+from .shapes import Source, degraded, two_warps
 
 # Grey values that become 0 and 1, and the deviations in voxels of the blur: real scans have their own.
 PERCENTILES, BLUR = (0.2, 99.8), (0.0, 0.6)
@@ -51,17 +51,9 @@ class ScansSection:
 class ScanSource:
     """Pairs from the scans of one person."""
 
-    def __init__(
-        self,
-        section: ScansSection,
-        anatomy: AnatomySection,
-        recipe: ShapeRecipe,
-        sizes: StepSizes,
-        seed: int,
-        base: Path,
-    ) -> None:
-        """anatomy: how the grid of a step is laid. Raises InputError when the scans cannot be used."""
-        self.section, self.anatomy, self.recipe, self.sizes, self.seed = section, anatomy, recipe, sizes, seed
+    def __init__(self, section: ScansSection, maps: AnatomySource, base: Path) -> None:
+        """maps: whose grids, warps and contrasts are drawn alike. Raises InputError when the scans cannot be used."""
+        self.section, self.maps = section, maps
         self._volumes, self._from_ras, self._box = _read_scans(base / section.folder)
         self._copies: dict[torch.device, torch.Tensor] = {}
 
@@ -69,13 +61,13 @@ class ScanSource:
     def count(self) -> int:
         return len(self._volumes) - 1
 
-    def pair(self, stream: int, number: int, source: Source) -> TrainingPair:
-        """Pair `number`, by the random numbers of `source`."""
-        shape = self.sizes.of(self.seed, stream, number)
-        to_ras = placement(self.anatomy, self._box, shape, source)
-        fixed_warp, moving_warp, truth = two_warps(self.recipe, shape, source)
+    def pair(self, shape: tuple[int, ...], source: Source) -> TrainingPair:
+        """A pair on a grid of `shape`, by the random numbers of `source`."""
+        recipe = self.maps.recipe
+        to_ras = placement(self.maps.section, self._box, shape, source)
+        fixed_warp, moving_warp, truth = two_warps(recipe, shape, source)
         fixed_mix = self._mixture(source)
-        moving_mix = fixed_mix if source.chance(self.recipe.related) else self._mixture(source)
+        moving_mix = fixed_mix if source.chance(recipe.related) else self._mixture(source)
         fixed, seen = self._image(fixed_warp, to_ras, fixed_mix, source)
         moving, _ = self._image(moving_warp, to_ras, moving_mix, source)
         pool = F.avg_pool3d if len(shape) == 3 else F.avg_pool2d
@@ -92,11 +84,7 @@ class ScanSource:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What is seen through a warp (1, d, *S) in voxels of the step's grid, and where the person is (1, 1, *S)."""
         device, d = warp.device, warp.shape[1]
-        matrix = self._from_ras @ np.concatenate([to_ras, [[0, 0, 0, 1]]])
-        linear, offset = (
-            torch.as_tensor(part, dtype=torch.float32, device=device) for part in (matrix[:3, :d].T, matrix[:3, 3])
-        )
-        ijk = (voxel_positions(warp)[0] @ linear + offset).reshape(1, 1, 1, -1, 3)
+        ijk = seen_voxels(self._from_ras, warp, to_ras).reshape(1, 1, 1, -1, 3)
         if device not in self._copies:
             self._copies[device] = self._volumes.to(device)
         volumes = sample(self._copies[device][None], ijk).reshape(1, -1, *warp.shape[2:])
@@ -106,29 +94,28 @@ class ScanSource:
         image = (volumes[:, :-1] * weights).sum(1, keepdim=True)
         # A little above the brightest, so that it does not become the black of the outside.
         image = 1.05 - image if inverted else image
-        return degraded(self.recipe, image, ~seen, BLUR, source), seen
+        return degraded(self.maps.recipe, image, ~seen, BLUR, source), seen
 
 
-class WithScans(AnatomySource):
+class WithScans:
     """Pairs from label maps, and a share of them from scans. Validation has label maps only."""
 
-    def __init__(self, section: ScansSection, *arguments) -> None:
-        """arguments: as those of AnatomySource."""
-        super().__init__(*arguments)
-        self.scans = ScanSource(section, self.section, self.recipe, self.sizes, self.seed, arguments[-1])
+    def __init__(self, maps: AnatomySource, scans: ScanSource) -> None:
+        self.maps, self.scans = maps, scans
 
     @property
     def facts(self) -> str:
         share = 100 * self.scans.section.share
-        return f"{super().facts}, and for {share:g} % of the pairs {self.scans.count} real scans of one person"
+        return f"{self.maps.facts}, and for {share:g} % of the pairs {self.scans.count} real scans of one person"
 
     def pair(self, stream: int, number: int, device: torch.device | str) -> TrainingPair:
         """The pair that belongs to (seed, stream, number)."""
+        maps = self.maps
         if stream == TRAINING_STREAM:
-            source = Source(torch.device(device), np.random.default_rng((self.seed, stream, number, DRAW)))
+            source = Source(torch.device(device), np.random.default_rng((maps.seed, stream, number, DRAW)))
             if source.chance(self.scans.section.share):
-                return self.scans.pair(stream, number, source)
-        return super().pair(stream, number, device)
+                return self.scans.pair(maps.sizes.of(maps.seed, stream, number), source)
+        return maps.pair(stream, number, device)
 
 
 def _read_scans(folder: Path) -> tuple[torch.Tensor, np.ndarray, tuple[np.ndarray, np.ndarray]]:
@@ -159,8 +146,7 @@ def _read_scans(folder: Path) -> tuple[torch.Tensor, np.ndarray, tuple[np.ndarra
         low, high = np.percentile(array[seen], PERCENTILES)
         array[:] = np.where(seen, np.clip((array - low) / max(high - low, 1e-6), 0, 1), 0)
     box = bounding_box(seen)
-    start, stop = (np.array([getattr(part, end) for part in box])[::-1] for end in ("start", "stop"))
-    cropped = grid.cropped(start, stop - start)
+    cropped = grid_of_box(grid, box)
     corners = cropped.to_ras(np.array([[0, 0, 0], cropped.size - 1]))
     volumes = np.concatenate([arrays, seen[None]])[(slice(None), *box)]
     return (
