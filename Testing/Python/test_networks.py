@@ -68,3 +68,21 @@ def test_integration_keeps_a_constant_velocity_at_the_border():
 def test_impossible_layouts_are_refused(encoder, decoder, dimension):
     with pytest.raises(ValueError):
         UNet(dimension, encoder, decoder)
+
+
+@pytest.mark.parametrize("shape", [(9, 14, 3), (20, 7)])
+def test_smoothing_is_the_sum_over_gaussian_weights_with_the_border_repeated(shape):
+    volume = torch.rand((2, 3, *shape), generator=torch.Generator().manual_seed(0))
+    sigmas = (1.3, 0.0, 0.6)[: len(shape)]
+    expected = volume.double()
+    for axis, sigma in enumerate(sigmas, start=2):
+        radius = min(int(3 * sigma + 0.999), volume.shape[axis] - 1)
+        weights = [pow(2.718281828459045, -0.5 * (o / max(sigma, 1e-9)) ** 2) for o in range(-radius, radius + 1)]
+        size = volume.shape[axis]
+        rows = []
+        for n in range(size):
+            places = [min(max(n + o, 0), size - 1) for o in range(-radius, radius + 1)]
+            parts = [w * expected.select(axis, p) for w, p in zip(weights, places, strict=True)]
+            rows.append(sum(parts) / sum(weights))
+        expected = torch.stack(rows, axis)
+    torch.testing.assert_close(sampling.gaussian_smooth(volume, sigmas), expected.float())

@@ -60,22 +60,42 @@ class LocalCorrelation:
 
     Each voxel belongs to the windows around it, so the derivative by its value is a sum over their coefficients,
     2 a (f - mean_f) - 2 b (m - mean_m) with a = c / (v_f v_m) and b = a^2 v_f.
+
+    With blocks of several voxels a side the windows consist of whole blocks, one around each of them: their sums cost
+    a fraction, and the derivative stays that of the similarity.
     """
 
     quadratic, factor = False, 2.0
 
-    def __init__(self, fixed: torch.Tensor, radius: int = WINDOW_RADIUS) -> None:
-        """radius: of the windows, in voxels."""
-        self.fixed, self.radius = fixed[0], radius
-        self.inverse_count = 1.0 / box_sum(torch.ones_like(fixed), radius)[0]
+    def __init__(self, fixed: torch.Tensor, radius: int = WINDOW_RADIUS, block: int = 1) -> None:
+        """radius: of the windows, in blocks. block: voxels a side."""
+        self.fixed, self.radius, self.block = fixed[0], radius, block
+        self.inverse_count = 1.0 / box_sum(self._blocks(torch.ones_like(fixed)), radius)[0]
         mean, square = self._means(torch.stack([self.fixed, self.fixed * self.fixed]))
         self.mean, self.variance = mean, (square - mean * mean).clamp_min_(0)
 
+    def _blocks(self, volumes: torch.Tensor) -> torch.Tensor:
+        """Means of (C, *S) over the blocks; the last ones are filled up with zeros."""
+        if self.block == 1:
+            return volumes
+        missing = [-n % self.block for n in volumes.shape[:0:-1]]
+        if any(missing):
+            volumes = F.pad(volumes, [part for n in missing for part in (0, n)])
+        return (F.avg_pool3d if volumes.dim() == 4 else F.avg_pool2d)(volumes, self.block)
+
+    def _voxels(self, blocks: torch.Tensor) -> torch.Tensor:
+        """What the blocks of (C, *S / block) hold, at each of their voxels."""
+        if self.block > 1:
+            for axis in range(1, blocks.dim()):
+                size = self.fixed.shape[axis - 1]
+                blocks = blocks.repeat_interleave(self.block, axis).narrow(axis, 0, size)
+        return blocks
+
     def _means(self, volumes: torch.Tensor) -> torch.Tensor:
-        return box_sum(volumes, self.radius).mul_(self.inverse_count)
+        return box_sum(self._blocks(volumes), self.radius).mul_(self.inverse_count)
 
     def evaluate(self, warped, weight, with_slope=True):
-        warped = warped[0]
+        warped, weight = warped[0], self._blocks(weight[None])[0]
         mean, square, product = self._means(torch.stack([warped, warped * warped, self.fixed * warped]))
         variance = square.addcmul_(mean, mean, value=-1).clamp_min_(0)
         covariance = product.addcmul_(self.mean, mean, value=-1)
@@ -83,10 +103,11 @@ class LocalCorrelation:
         similarity = float((covariance * a).mul_(weight).sum() / weight.sum().clamp_min(1.0))
         if not with_slope:
             return similarity, None
+        b = (a * a).mul_(self.variance).mul_(weight)
         a.mul_(weight)
-        b = (a * a).mul_(self.variance)
-        sums = box_sum(torch.stack([a, a * self.mean, b, b * mean]).mul_(self.inverse_count), self.radius)
-        slope = sums[0].mul_(self.fixed).sub_(sums[1]).addcmul_(warped, sums[2], value=-1).add_(sums[3])
+        coefficients = torch.stack([a, b, (a * self.mean).addcmul_(b, mean, value=-1)]).mul_(self.inverse_count)
+        of_fixed, of_warped, constant = self._voxels(box_sum(coefficients, self.radius))
+        slope = (of_fixed * self.fixed).addcmul_(of_warped, warped, value=-1).sub_(constant)
         return similarity, slope[None]
 
 

@@ -22,7 +22,7 @@ def kept() -> Iterator[None]:
     """Within it, memory that is freed stays with this process and is used again; afterwards it is given back.
 
     glibc otherwise asks the kernel for each large tensor and gives it back after the operation, which costs a
-    refinement a third of its processor time. Without effect where the C library is another one.
+    registration up to a third of its processor time. Without effect where the C library is another one.
     """
     library = _glibc()
     if library is None:

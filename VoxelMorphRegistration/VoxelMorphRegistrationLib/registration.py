@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import __version__, alignment, evaluation, models
+from . import __version__, alignment, evaluation, memory, models
 from .errors import Cancelled, DeviceError, FieldError, InputError, SettingsError
 from .field import (
     INVERSE_TOLERANCE_MM,
@@ -225,6 +225,7 @@ class Registration:
         return moved @ self.linear[:3, :3].T + self.linear[:3, 3]
 
 
+@memory.kept()
 def register(
     fixed: Image,
     moving: Image,

@@ -98,21 +98,30 @@ def inside(positions: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def gaussian_smooth(volume: torch.Tensor, sigmas: tuple[float, ...]) -> torch.Tensor:
-    """Separable Gaussian of (N, C, *S) with `sigmas` in voxels per tensor axis, border replicated."""
-    dims = volume.dim() - 2
+    """Separable Gaussian of (N, C, *S) with `sigmas` in voxels per tensor axis, border replicated.
+
+    Along each axis a multiplication with a band matrix: several times faster than a convolution with one channel,
+    which the libraries are not made for.
+    """
     shape = volume.shape
-    out = volume.reshape(shape[0] * shape[1], 1, *shape[2:])
-    conv = F.conv3d if dims == 3 else F.conv2d
-    for axis, sigma in enumerate(sigmas):
-        radius = min(int(np.ceil(3.0 * sigma)), shape[2 + axis] - 1) if sigma > 1e-3 else 0
+    for axis, sigma in enumerate(sigmas, start=2):
+        size = shape[axis]
+        radius = min(int(np.ceil(3.0 * sigma)), size - 1) if sigma > 1e-3 else 0
         if radius == 0:
             continue
-        line = torch.arange(-radius, radius + 1, dtype=volume.dtype, device=volume.device)
-        kernel = torch.exp(-0.5 * (line / sigma) ** 2)
-        kernel = kernel / kernel.sum()
-        view = [1] * (dims + 2)
-        view[2 + axis] = -1
-        pad = [0, 0] * dims
-        pad[2 * (dims - 1 - axis)] = pad[2 * (dims - 1 - axis) + 1] = radius
-        out = conv(F.pad(out, pad, mode="replicate"), kernel.reshape(view))
-    return out.reshape(shape)
+        band = _gaussian_band(size, sigma, radius).to(volume)
+        if axis == volume.dim() - 1:
+            volume = volume.reshape(-1, size) @ band.T
+        else:
+            volume = torch.matmul(band, volume.reshape(int(np.prod(shape[:axis])), size, -1))
+        volume = volume.reshape(shape)
+    return volume
+
+
+def _gaussian_band(size: int, sigma: float, radius: int) -> torch.Tensor:
+    """(size, size): each row the Gaussian around its voxel, what lies beyond the border added to the outermost one."""
+    line = torch.arange(-radius, radius + 1)
+    kernel = torch.exp(-0.5 * (line / sigma) ** 2)
+    columns = (torch.arange(size)[:, None] + line).clamp_(0, size - 1)
+    band = torch.zeros(size, size)
+    return band.scatter_add_(1, columns, (kernel / kernel.sum()).repeat(size, 1))
