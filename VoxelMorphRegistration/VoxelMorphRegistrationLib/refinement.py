@@ -132,7 +132,8 @@ class Options:
 class Refined:
     """field: on a grid that covers the fixed image. similarity: as the options name it, at start and end, at its
     second finest stage. steps: made at each stage, coarse to fine, 0 where one was left out. detailed: whether the
-    correlation went on with little smoothing (None: another similarity). improved: False when the start was returned as the better one.
+    correlation went on with little smoothing (None: another similarity). improved: False when the
+    start was returned as the better one.
     """
 
     field: DisplacementField
