@@ -30,7 +30,10 @@ _BLOCK_ROWS = 12
 
 
 class Term(Protocol):
-    """See the head of this file. quadratic: a sum of squares, which Gauss-Newton steps suit."""
+    """See the head of this file. quadratic: a sum of squares, which Gauss-Newton steps suit.
+
+    Terms whose similarity has a largest value name it as `best`.
+    """
 
     factor: float
     quadratic: bool
@@ -43,7 +46,7 @@ class Term(Protocol):
 class SquaredDifference:
     """Minus the mean squared difference: of images with equal intensities, of descriptors, or of label channels."""
 
-    quadratic = True
+    quadratic, best = True, 0.0
 
     def __init__(self, fixed: torch.Tensor) -> None:
         self.fixed = fixed
@@ -65,23 +68,14 @@ class LocalCorrelation:
     a fraction, and the derivative stays that of the similarity.
     """
 
-    quadratic, factor = False, 2.0
+    quadratic, factor, best = False, 2.0, 1.0
 
     def __init__(self, fixed: torch.Tensor, radius: int = WINDOW_RADIUS, block: int = 1) -> None:
         """radius: of the windows, in blocks. block: voxels a side."""
         self.fixed, self.radius, self.block = fixed[0], radius, block
-        self.inverse_count = 1.0 / box_sum(self._blocks(torch.ones_like(fixed)), radius)[0]
+        self.inverse_count = 1.0 / box_sum(pooled(torch.ones_like(fixed), block), radius)[0]
         mean, square = self._means(torch.stack([self.fixed, self.fixed * self.fixed]))
         self.mean, self.variance = mean, (square - mean * mean).clamp_min_(0)
-
-    def _blocks(self, volumes: torch.Tensor) -> torch.Tensor:
-        """Means of (C, *S) over the blocks; the last ones are filled up with zeros."""
-        if self.block == 1:
-            return volumes
-        missing = [-n % self.block for n in volumes.shape[:0:-1]]
-        if any(missing):
-            volumes = F.pad(volumes, [part for n in missing for part in (0, n)])
-        return (F.avg_pool3d if volumes.dim() == 4 else F.avg_pool2d)(volumes, self.block)
 
     def _voxels(self, blocks: torch.Tensor) -> torch.Tensor:
         """What the blocks of (C, *S / block) hold, at each of their voxels."""
@@ -92,10 +86,10 @@ class LocalCorrelation:
         return blocks
 
     def _means(self, volumes: torch.Tensor) -> torch.Tensor:
-        return box_sum(self._blocks(volumes), self.radius).mul_(self.inverse_count)
+        return box_sum(pooled(volumes, self.block), self.radius).mul_(self.inverse_count)
 
     def evaluate(self, warped, weight, with_slope=True):
-        warped, weight = warped[0], self._blocks(weight[None])[0]
+        warped, weight = warped[0], pooled(weight[None], self.block)[0]
         mean, square, product = self._means(torch.stack([warped, warped * warped, self.fixed * warped]))
         variance = square.addcmul_(mean, mean, value=-1).clamp_min_(0)
         covariance = product.addcmul_(self.mean, mean, value=-1)
@@ -189,14 +183,13 @@ def mind_ssc(volume: torch.Tensor, pool: int = 1, noise: float = SMALLEST_NOISE)
     halo = PATCH_RADIUS + NEIGHBOUR_DISTANCE
     rows = volume.shape[0]
     step = pool * max(1, 24 // pool)
-    average = F.avg_pool3d if volume.dim() == 3 else F.avg_pool2d
     parts = []
     for start in range(0, rows, step):
         stop = min(start + step, rows)
         low, high = max(start - halo, 0), min(stop + halo, rows)
         part = _distances(volume[low:high])[:, start - low : stop - low]
         part = part.div_(part.mean(0).clamp_min_(noise)).neg_().exp_()
-        parts.append(average(part, pool) if pool > 1 else part)
+        parts.append(pooled(part, pool))
     return torch.cat(parts, 1)
 
 
@@ -255,6 +248,16 @@ def _shifted_sum(block: torch.Tensor, radius: int) -> torch.Tensor:
             total.narrow(axis, shift, size - shift).add_(block.narrow(axis, 0, size - shift))
         block = total
     return block
+
+
+def pooled(volumes: torch.Tensor, ratio: int) -> torch.Tensor:
+    """(C, *S) averaged over blocks of `ratio` voxels a side; the last ones are filled up with zeros."""
+    if ratio == 1:
+        return volumes
+    missing = [-n % ratio for n in volumes.shape[:0:-1]]
+    if any(missing):
+        volumes = F.pad(volumes, [part for n in missing for part in (0, n)])
+    return (F.avg_pool3d if volumes.dim() == 4 else F.avg_pool2d)(volumes, ratio)
 
 
 def gradient(volume: torch.Tensor) -> torch.Tensor:

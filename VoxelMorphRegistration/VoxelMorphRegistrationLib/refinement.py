@@ -68,16 +68,14 @@ FIELD_SIGMA = {"lncc": 0.35, "mi": 0.5, "mind": 0.5, "mse": 0.5}
 # Smooth correlation: the factor of both, and the radius of its windows. Detail is real where it explains at least this
 # part of what was left: 0.61 between brains of different people, 0.19 to 0.30 of one person's under a smooth warp.
 SMOOTH_FACTOR, SMOOTH_RADIUS, REAL_DETAIL = 1.7, 2, 0.45
-# At the finest spacing, where they cost most: windows of three blocks of two voxels a side.
-FINEST_WINDOWS = (1, 2)
 WINDOW_SIGMA, WINDOW_UPDATE_SIGMA = 3.3, 2.2
+# Windows of the correlation at the finest spacing, where they cost most: three blocks of two voxels a side.
+FINEST_WINDOWS = (1, 2)
 # Largest displacement of one step, in voxels of the field: small against 1, so that no step folds. In detail, what is
-# longer than this part of the voxels' steps is cut to it instead of holding up the rest.
-STEP, WINDOW_STEP, DETAIL_PART = 0.4, 0.5, 0.999
+# longer than this part of the voxels' steps is cut to it instead of holding up the rest; every fifth is looked at.
+STEP, WINDOW_STEP, DETAIL_PART, DETAIL_STRIDE = 0.4, 0.5, 0.999, 5
 # Part of the mean curvature added to that of a window: where there is little to see, little moves.
 DAMPING = 0.1
-# Every which of the voxels that move is looked at for it.
-QUANTILE_STRIDE = 5
 # A level ends when this many steps gained less than this part of the similarity; Gauss-Newton steps gain faster.
 PATIENCE, SMALLEST_GAIN = 5, 0.0003
 WINDOW_PATIENCE, WINDOW_SMALLEST_GAIN = 3, 0.002
@@ -85,6 +83,8 @@ WINDOW_PATIENCE, WINDOW_SMALLEST_GAIN = 3, 0.002
 # explained at least this part of the difference: 0.51 to 0.81 in one person's known warps, 0.39 to 0.44 between brains
 # of different people.
 LEAD_STEPS, LEAD_EXPLAINED = 12, 0.475
+# The part of what was left to the best similarity that a stage of this kind must explain for what depends on it.
+WORTH = {"coarse": LEAD_EXPLAINED, "trial": REAL_DETAIL}
 # How far a landmark pulls, in voxels of the field; distances count in units of a centimetre.
 LANDMARK_SIGMA, LANDMARK_UNIT_MM = 3.0, 10.0
 # How far beyond the fixed region the moving image is read.
@@ -132,8 +132,8 @@ class Options:
 class Refined:
     """field: on a grid that covers the fixed image. similarity: as the options name it, at start and end, at its
     second finest stage. steps: made at each stage, coarse to fine, 0 where one was left out. detailed: whether the
-    correlation went on with little smoothing (None: another similarity). improved: False when the
-    start was returned as the better one.
+    correlation went on with little smoothing (None: another similarity). improved: False when the start was returned
+    as the better one.
     """
 
     field: DisplacementField
@@ -171,18 +171,21 @@ def refine(
         if number == judge:
             scores = problem
         flow = problem.flow_of(field)
-        before = problem.images.similarity(flow) if stage.kind in ("coarse", "trial") else 0.0
+        least = WORTH.get(stage.kind)
+        before = problem.images.similarity(flow) if least else 0.0
         steps, count = stage.steps(detailed), 0
         for made_steps in _descend(problem, flow, steps):
             count = made_steps
             progress(float(ends[number] + (ends[number + 1] - ends[number]) * count / steps))
         made.append(count)
-        if stage.kind == "coarse":
-            lead = problem.images.similarity(flow) >= (1.0 - LEAD_EXPLAINED) * before
-        if stage.kind == "trial":
-            detailed = problem.images.similarity(flow) - before >= REAL_DETAIL * (1.0 - before)
-            if not detailed:
-                continue
+        if least:
+            worth = problem.images.similarity(flow) - before >= least * (problem.images.term.best - before)
+            if stage.kind == "coarse":
+                lead = worth
+            else:
+                detailed = worth
+                if not worth:
+                    continue
         field = problem.field_of(_unfolded(problem, flow))
     whole = working_grid(pair.fixed.grid, float(np.min(field.grid.spacing[field.grid.size > 1])))
     flows = [scores.flow_of(f) for f in (start, field)]
@@ -210,7 +213,8 @@ class _Stage:
         return self.kind == "smooth" or (self.kind == "chosen" and not detailed)
 
     def in_detail(self, detailed: bool | None) -> bool:
-        return self.kind in ("trial", "chosen") and not self.smooth(detailed)
+        """Whether the correlation works with little smoothing here."""
+        return self.kind == "trial" or (self.kind == "chosen" and bool(detailed))
 
     def steps(self, detailed: bool | None) -> int:
         return self.level.detail_steps if self.in_detail(detailed) else self.level.steps
@@ -222,6 +226,7 @@ def _stages(options: Options, region: Grid) -> list[_Stage]:
     Before the correlation, descriptors find the large displacements: they see further, and take fewer steps.
     """
     levels = [level for level in PRESETS[options.preset] if level.steps]
+    for_detail = [level for level in PRESETS[options.preset] if not level.steps]
     # Descriptors are averaged to the field's grid, so that there is nothing finer to compare.
     steps = {level.spacing * level.field_ratio: level.steps for level in reversed(levels)}
     pooled = [Level(spacing, 1, steps[spacing]) for spacing in sorted(steps, reverse=True)]
@@ -237,7 +242,7 @@ def _stages(options: Options, region: Grid) -> list[_Stage]:
         shorter = [replace(stage.level, steps=min(stage.level.steps, LEAD_STEPS)) for stage in finer]
         lead = [replace(coarsest, kind="coarse"), *(_Stage(level, "mind", "lead") for level in shorter)]
         usable = usable[1:]
-    first, *others = [*usable, *(level for level in PRESETS[options.preset] if not level.steps)]
+    first, *others = usable + for_detail
     kinds = [_Stage(first, "lncc", "smooth"), _Stage(first, "lncc", "trial")]
     return lead + kinds + [_Stage(level, "lncc", "chosen") for level in others]
 
@@ -375,10 +380,8 @@ class _Compared:
         """
         warped, weight = self.warped(flow)
         similarity, slope = self.term.evaluate(warped, weight)
-        force = sum(forces.gradient(volume).mul_(part) for volume, part in zip(warped, slope, strict=True))[None]
-        if self.ratio > 1:
-            force = (F.avg_pool3d if flow.dim() == 5 else F.avg_pool2d)(force, self.ratio)
-        return similarity, force
+        force = sum(forces.gradient(volume).mul_(part) for volume, part in zip(warped, slope, strict=True))
+        return similarity, forces.pooled(force, self.ratio)[None]
 
 
 class _GradientStep:
@@ -393,7 +396,7 @@ class _GradientStep:
         length = update.square().sum(1, keepdim=True).sqrt_()
         longest = length.max()
         if self.part < 1 and longest > 0:
-            moved = length[length > 0][::QUANTILE_STRIDE]
+            moved = length[length > 0][::DETAIL_STRIDE]
             longest = moved.kthvalue(max(1, int(self.part * len(moved)))).values
         return value, update.mul_(STEP / length.clamp_min_(longest)) if longest > 0 else update
 
@@ -403,10 +406,10 @@ class _WindowStep:
 
     def __init__(self, compared: _Compared, smoothness: float) -> None:
         self.compared = compared
-        self.slopes = [_pooled(forces.gradient(volume), compared.ratio) for volume in compared.term.fixed]
+        self.slopes = [forces.pooled(forces.gradient(volume), compared.ratio) for volume in compared.term.fixed]
         dims = len(self.slopes[0])
         self.sigmas = ((WINDOW_SIGMA * smoothness,) * dims, (WINDOW_UPDATE_SIGMA * smoothness,) * dims)
-        weight = _pooled(compared.weight[None], compared.ratio)[0]
+        weight = forces.pooled(compared.weight[None], compared.ratio)[0]
         normal = torch.stack(
             [sum(s[a] * s[b] for s in self.slopes).mul_(weight) for a in range(dims) for b in range(dims)]
         )
@@ -419,7 +422,7 @@ class _WindowStep:
     def __call__(self, flow: torch.Tensor) -> tuple[float, torch.Tensor]:
         warped, weight = self.compared.warped(flow)
         value, slope = self.compared.term.evaluate(warped, weight)
-        slope = _pooled(slope, self.compared.ratio)
+        slope = forces.pooled(slope, self.compared.ratio)
         force = sum(own * part for own, part in zip(self.slopes, slope, strict=True))
         force = sampling.gaussian_smooth(force[None], self.sigmas[0])[0]
         update = (self.inverse * force).sum(1)[None]
@@ -468,13 +471,6 @@ class _LandmarkStep:
 def _alone(valid: torch.Tensor, similarity: str) -> torch.Tensor:
     """(1, *S): 1 where nothing that the similarity looks at around a voxel is invalid (*S)."""
     return (forces.box_sum(1 - valid[None], REACH[similarity]) == 0).float()
-
-
-def _pooled(volumes: torch.Tensor, ratio: int) -> torch.Tensor:
-    """(C, *S) averaged over `ratio` voxels a side."""
-    if ratio == 1:
-        return volumes
-    return (F.avg_pool3d if volumes.dim() == 4 else F.avg_pool2d)(volumes, ratio)
 
 
 class _Problem:
@@ -531,7 +527,7 @@ class _Problem:
             noise = forces.descriptor_noise(fixed, moving)
             fixed, moving = (forces.mind_ssc(volume, pool, noise) for volume in (fixed, moving))
             if valid is not None:
-                valid = _pooled(_alone(valid, similarity), pool)[0]
+                valid = forces.pooled(_alone(valid, similarity), pool)[0]
         else:
             if similarity == "lncc" and pair.moving_mask is not None and valid is not None:
                 # No window may look at what the mask leaves out.
