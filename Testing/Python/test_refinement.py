@@ -156,8 +156,41 @@ def test_detail_is_taken_for_real_where_it_explains_what_was_left():
     assert smooth.report.refinement["detailed"] is False
     before, after = errors(smooth, fixed.grid)
     assert after.mean() < 0.2 * before.mean()
+    # Across contrasts: noise hides what little detail a long wave has.
+    grid = fixed.grid
+    long_wave = DisplacementField(displacement(grid.positions() / 2).astype(np.float32), grid)
+    waved = warp_image(textured(make_grid((110, 110, 110), (0.7, 0.7, 0.7))), grid, long_wave, background=0.0)
+    other = other_contrast(moving)
+    assert refined(waved.renamed("fixed"), other, similarity="mind").report.refinement["detailed"] is True
+    assert refined(noisy(waved, 20, 1), other, similarity="mind").report.refinement["detailed"] is False
     # Other similarities know no such choice.
     assert refined(fixed, moving, similarity="mse").report.refinement["detailed"] is None
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_in_detail_wide_windows_tell_apart_what_looks_alike_in_small_ones(seed):
+    """Layers of tissue, shifted by more than half their width: the edge nearest to each one is a wrong one."""
+    grid, shift = make_grid((96, 16, 16)), 6.0
+    edges = np.arange(4, 96, 10)
+    levels = np.random.default_rng(seed).uniform(0, 1, len(edges) + 1).cumsum() % 1.0
+
+    def layers(shift):
+        line = np.arange(96) - shift
+        steps = np.diff(levels)[:, None] / (1 + np.exp((edges[:, None] - line) / 0.5))
+        noise = np.random.default_rng(int(shift)).normal(0, 0.005, grid.shape)
+        return Image((1000 * (levels[0] + steps.sum(0) + noise)).astype(np.float32), grid, "layers")
+
+    def pull(kind):
+        """Towards where the layers went, along i."""
+        pair = refinement.Pair(
+            layers(0.0), layers(shift), np.eye(4), ((0.0, 1e-3), (0.0, 1e-3)), np.ones(grid.shape, bool)
+        )
+        stage = refinement._Stage(refinement.Level(1, 1, 1, 1), "lncc", kind)
+        problem = refinement._Problem(pair, grid, stage, None, refinement.Options(), "cpu")
+        _, force = problem.images.force(torch.zeros(1, 3, *grid.shape))
+        return float(force[0, 2, :, :, 16:-16].sum())
+
+    assert pull("smooth") < 0 < pull("trial")
 
 
 def test_noise_in_an_empty_background_is_no_structure():

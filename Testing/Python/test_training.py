@@ -119,6 +119,21 @@ def test_the_true_displacement_brings_the_moving_labels_onto_the_fixed_ones(shap
     assert sum(after) < 0.4 * sum(before)
 
 
+@pytest.mark.parametrize("shape", [(64, 64), (32, 32, 48)])
+def test_ultrasound_shows_one_image_of_a_pair_within_its_field_of_view(shape):
+    recipe = ShapeRecipe(foreground=0.0, noise=(0.0, 0.0), ultrasound=1.0)
+    pool = torch.nn.functional.avg_pool2d if len(shape) == 2 else torch.nn.functional.avg_pool3d
+    whole = []
+    for seed in range(8):
+        pair = random_pair(recipe, shape, (seed,))
+        assert torch.isfinite(pair.fixed).all() and torch.isfinite(pair.moving).all()
+        # The truth does not count where the probe of the fixed image saw nothing.
+        assert not pool(pair.fixed, 2)[pair.visible == 0].any()
+        whole.append(bool((pair.visible == 1).all()))
+    # Either image of a pair can be the one.
+    assert 0 < sum(whole) < len(whole)
+
+
 def test_pairs_without_noise_and_bias_match_in_intensity_under_the_true_displacement():
     recipe = ShapeRecipe(related=1.0, noise=(0.0, 0.0), bias=0.0, gamma=0.0, blur=(1.0, 1.0), roughness=(2.0, 2.0))
     for seed in range(4):

@@ -11,8 +11,9 @@ once a level (Baker and Matthews, IJCV 2004). These steps shrink by themselves a
 descriptors (see forces.mind_ssc) they also find large displacements first, before the correlation.
 
 How smooth the displacement is depends on what lies between the images: one person's breath is smooth, and finer
-detail is only noise; different people differ down to the last gyrus. So the correlation works with much smoothing
-first, and tries less of it at its first level. Where that explains a good part of what was left, it goes on with less.
+detail is only noise; different people differ down to the last gyrus. So correlation and descriptors work with much
+smoothing first, and then try less of it. Where that explains a good part of what was left, it is kept, and the
+correlation goes on with less; windows of several centimetres then lead it along with the small ones.
 
 At the finest level the field lives on a grid of twice the image's spacing: a smooth one has nothing to hold on a finer
 one, and each step costs an eighth there. Where detail is real, a last level has a field as fine as the image.
@@ -37,8 +38,8 @@ from .geometry import Grid, Image, bounding_box, resample, working_grid
 class Level:
     """One level: image spacing and field spacing in units of the finest image spacing, and the most steps made.
 
-    steps: 0 where only detail is worth it. detail_steps: the most of correlation with little smoothing; the coarsest
-    level has the descriptors only.
+    steps: 0 where only detail is worth it. detail_steps: the most with little smoothing; before the correlation, the
+    coarsest level has the descriptors only.
     """
 
     spacing: int
@@ -65,12 +66,14 @@ REACH = {"lncc": forces.WINDOW_RADIUS, "mind": forces.PATCH_RADIUS + forces.NEIG
 # update. Of the correlation, that for detail.
 UPDATE_SIGMA = {"lncc": 1.2, "mi": 3.0}
 FIELD_SIGMA = {"lncc": 0.35, "mi": 0.5, "mind": 0.5, "mse": 0.5}
-# Smooth correlation: the factor of both, and the radius of its windows. Detail is real where it explains at least this
-# part of what was left: 0.61 between brains of different people, 0.19 to 0.30 of one person's under a smooth warp.
-SMOOTH_FACTOR, SMOOTH_RADIUS, REAL_DETAIL = 1.7, 2, 0.45
 WINDOW_SIGMA, WINDOW_UPDATE_SIGMA = 3.3, 2.2
+# With much smoothing: the factor of both, and the radius of the correlation's windows.
+SMOOTH_FACTOR, SMOOTH_RADIUS = {"lncc": 1.7, "mind": 1.4}, 2
 # Windows of the correlation at the finest spacing, where they cost most: three blocks of two voxels a side.
 FINEST_WINDOWS = (1, 2)
+# In detail, windows of five blocks of eight voxels lead along with this weight: small ones do not see which of two
+# tissues is the brighter. Under smooth warps they draw the steps to the edges and away from what is faint.
+WIDE_WINDOWS, WIDE_WEIGHT = (2, 8), 2.0
 # Largest displacement of one step, in voxels of the field: small against 1, so that no step folds. In detail, what is
 # longer than this part of the voxels' steps is cut to it instead of holding up the rest; every fifth is looked at.
 STEP, WINDOW_STEP, DETAIL_PART, DETAIL_STRIDE = 0.4, 0.5, 0.999, 5
@@ -83,8 +86,9 @@ WINDOW_PATIENCE, WINDOW_SMALLEST_GAIN = 3, 0.002
 # explained at least this part of the difference: 0.51 to 0.81 in one person's known warps, 0.39 to 0.44 between brains
 # of different people.
 LEAD_STEPS, LEAD_EXPLAINED = 12, 0.475
-# The part of what was left to the best similarity that a stage of this kind must explain for what depends on it.
-WORTH = {"coarse": LEAD_EXPLAINED, "trial": REAL_DETAIL}
+# Detail is real where the trial explained at least this part of the difference. Correlation: 0.61 between brains of
+# different people, 0.19 to 0.30 of one person's under a smooth warp; descriptors: 0.11, 0.014 to 0.019.
+REAL_DETAIL = {"lncc": 0.45, "mind": 0.045}
 # How far a landmark pulls, in voxels of the field; distances count in units of a centimetre.
 LANDMARK_SIGMA, LANDMARK_UNIT_MM = 3.0, 10.0
 # How far beyond the fixed region the moving image is read.
@@ -162,16 +166,16 @@ def refine(
     ends = np.concatenate([[0.0], np.cumsum(weights) / weights.sum()])
     own = [n for n, stage in enumerate(stages) if stage.similarity == options.similarity and stage.level.steps]
     judge = own[-2] if len(own) > 1 else own[-1]
-    field, made, scores, detailed, lead = start, [], None, None, True
+    field, made, problem, scores, detailed, lead = start, [], None, None, None, True
     for number, stage in enumerate(stages):
         if (stage.kind == "lead" and not lead) or not stage.steps(detailed):
             made.append(0)
             continue
-        problem = _Problem(pair, region, stage, detailed, options, device)
+        problem = _Problem(pair, region, stage, detailed, options, device, problem)
         if number == judge:
             scores = problem
         flow = problem.flow_of(field)
-        least = WORTH.get(stage.kind)
+        least = stage.least_explained
         before = problem.images.similarity(flow) if least else 0.0
         steps, count = stage.steps(detailed), 0
         for made_steps in _descend(problem, flow, steps):
@@ -200,8 +204,8 @@ def refine(
 class _Stage:
     """A level, what is compared there, and with how much smoothing.
 
-    kind: "plain", the similarity's own; of correlation "smooth", "trial" (for detail) or "chosen" by the trial; of
-    the descriptors before it "coarse", and "lead" at finer levels.
+    kind: "plain", the similarity's own; of correlation and descriptors "smooth", "trial" (for detail) or "chosen" by
+    the trial; of the descriptors before the correlation "coarse", and "lead" at finer levels.
     """
 
     level: Level
@@ -215,6 +219,13 @@ class _Stage:
     def in_detail(self, detailed: bool | None) -> bool:
         """Whether the correlation works with little smoothing here."""
         return self.kind == "trial" or (self.kind == "chosen" and bool(detailed))
+
+    @property
+    def least_explained(self) -> float | None:
+        """The part of what was left to the best similarity that it must explain for what depends on it, if any does."""
+        if self.kind == "trial":
+            return REAL_DETAIL[self.similarity]
+        return LEAD_EXPLAINED if self.kind == "coarse" else None
 
     def steps(self, detailed: bool | None) -> int:
         return self.level.detail_steps if self.in_detail(detailed) else self.level.steps
@@ -230,17 +241,18 @@ def _stages(options: Options, region: Grid) -> list[_Stage]:
     # Descriptors are averaged to the field's grid, so that there is nothing finer to compare.
     steps = {level.spacing * level.field_ratio: level.steps for level in reversed(levels)}
     pooled = [Level(spacing, 1, steps[spacing]) for spacing in sorted(steps, reverse=True)]
-    described = [_Stage(level, "mind") for level in _usable_levels(pooled, region)]
+    described = _usable_levels(pooled, region)
     if options.similarity == "mind":
-        return described
+        trial = replace(described[-1], detail_steps=described[-1].steps)
+        return [*(_Stage(level, "mind", "smooth") for level in described), _Stage(trial, "mind", "trial")]
     usable = _usable_levels(levels, region)
     if options.similarity != "lncc":
         return [_Stage(level, options.similarity) for level in usable]
     lead: list[_Stage] = []
     if len(usable) > 1:
         coarsest, *finer = described[: len(usable) - 1]
-        shorter = [replace(stage.level, steps=min(stage.level.steps, LEAD_STEPS)) for stage in finer]
-        lead = [replace(coarsest, kind="coarse"), *(_Stage(level, "mind", "lead") for level in shorter)]
+        shorter = [replace(level, steps=min(level.steps, LEAD_STEPS)) for level in finer]
+        lead = [_Stage(coarsest, "mind", "coarse"), *(_Stage(level, "mind", "lead") for level in shorter)]
         usable = usable[1:]
     first, *others = usable + for_detail
     kinds = [_Stage(first, "lncc", "smooth"), _Stage(first, "lncc", "trial")]
@@ -353,10 +365,22 @@ def _explained(values: np.ndarray, given: np.ndarray) -> tuple[float, float]:
 
 
 class _Compared:
-    """Volumes of both images on a level's image grid (the field's, or twice as fine): the term and its force."""
+    """Volumes of both images on a level's image grid (the field's, or twice as fine): the term and its force.
 
-    def __init__(self, term, moving: torch.Tensor, valid: torch.Tensor | None, weight, margin: int, ratio: int) -> None:
-        self.term, self.weight, self.margin, self.ratio = term, weight, margin, ratio
+    guide: another term, whose slope joins the force with its weight; the similarity is the term's alone.
+    """
+
+    def __init__(
+        self,
+        term: forces.Term,
+        guide: tuple[forces.Term, float] | None,
+        moving: torch.Tensor,
+        valid: torch.Tensor | None,
+        weight: torch.Tensor,
+        margin: int,
+        ratio: int,
+    ) -> None:
+        self.term, self.guide, self.weight, self.margin, self.ratio = term, guide, weight, margin, ratio
         self.channels = len(moving)
         self.moving = moving if valid is None else torch.cat([moving, valid[None]])
 
@@ -380,6 +404,9 @@ class _Compared:
         """
         warped, weight = self.warped(flow)
         similarity, slope = self.term.evaluate(warped, weight)
+        if self.guide is not None:
+            term, share = self.guide
+            slope.add_(term.evaluate(warped, weight)[1], alpha=share)
         force = sum(forces.gradient(volume).mul_(part) for volume, part in zip(warped, slope, strict=True))
         return similarity, forces.pooled(force, self.ratio)[None]
 
@@ -402,13 +429,16 @@ class _GradientStep:
 
 
 class _WindowStep:
-    """Gauss-Newton: the least squares displacement in a window around each voxel, at most WINDOW_STEP long."""
+    """Gauss-Newton: the least squares displacement in a window around each voxel, at most WINDOW_STEP long.
 
-    def __init__(self, compared: _Compared, smoothness: float) -> None:
+    factor: of the smoothing.
+    """
+
+    def __init__(self, compared: _Compared, factor: float) -> None:
         self.compared = compared
         self.slopes = [forces.pooled(forces.gradient(volume), compared.ratio) for volume in compared.term.fixed]
         dims = len(self.slopes[0])
-        self.sigmas = ((WINDOW_SIGMA * smoothness,) * dims, (WINDOW_UPDATE_SIGMA * smoothness,) * dims)
+        self.sigmas = ((WINDOW_SIGMA * factor,) * dims, (WINDOW_UPDATE_SIGMA * factor,) * dims)
         weight = forces.pooled(compared.weight[None], compared.ratio)[0]
         normal = torch.stack(
             [sum(s[a] * s[b] for s in self.slopes).mul_(weight) for a in range(dims) for b in range(dims)]
@@ -477,26 +507,40 @@ class _Problem:
     """Everything compared at one level, as tensors on the device."""
 
     def __init__(
-        self, pair: Pair, region: Grid, stage: _Stage, detailed: bool | None, options: Options, device: str
+        self,
+        pair: Pair,
+        region: Grid,
+        stage: _Stage,
+        detailed: bool | None,
+        options: Options,
+        device: str,
+        previous: _Problem | None = None,
     ) -> None:
+        """previous: the stage before; where it saw the same volumes, they are taken from it."""
         self.pair, self.device, self.flat = pair, device, region.flat_axis
-        level, similarity, smooth = stage.level, stage.similarity, stage.smooth(detailed)
-        factor = options.smoothness * (SMOOTH_FACTOR if smooth else 1.0)
+        level, similarity, in_detail = stage.level, stage.similarity, stage.in_detail(detailed)
+        smooth = stage.smooth(detailed)
+        factor = options.smoothness * (SMOOTH_FACTOR[similarity] if smooth else 1.0)
         self.base = float(np.min(region.spacing[region.size > 1]))
         self.grid = working_grid(region, self.base * level.spacing * level.field_ratio)
         self.field_sigma = FIELD_SIGMA[similarity] * factor
-        self.images = self._images(level, similarity, smooth)
+        self.seen = (level.spacing, level.field_ratio, similarity)
+        if previous is not None and previous.seen == self.seen:
+            self.volumes = previous.volumes
+        else:
+            self.volumes = self._volumes(level, similarity)
+        self.images = _Compared(*self._terms(level, similarity, smooth, in_detail), *self.volumes[1:])
         # Each with its weight in the step and in the objective.
         self.parts: list[tuple[float, Callable, Callable]] = []
         if self.images.term.quadratic:
             step, self.patience, self.smallest_gain = (
-                _WindowStep(self.images, options.smoothness),
+                _WindowStep(self.images, factor),
                 WINDOW_PATIENCE,
                 WINDOW_SMALLEST_GAIN,
             )
         else:
             sigma = UPDATE_SIGMA[similarity] * factor
-            part = DETAIL_PART if stage.in_detail(detailed) else 1.0
+            part = DETAIL_PART if in_detail else 1.0
             step, self.patience, self.smallest_gain = _GradientStep(self.images, sigma, part), PATIENCE, SMALLEST_GAIN
         self.parts.append((1.0, step, self.images.similarity))
         if options.label_weight > 0:
@@ -515,7 +559,10 @@ class _Problem:
         margins = np.where(grid.size > 1, margin, 0)
         return grid.cropped(-margins, grid.size + 2 * margins), margin
 
-    def _images(self, level: Level, similarity: str, smooth: bool) -> _Compared:
+    def _volumes(self, level: Level, similarity: str) -> tuple:
+        """Fixed and moving volumes (C, *S), where the moving ones are known and the fixed ones count, the margin of
+        the moving ones in voxels, and the voxels of the images in one of the field.
+        """
         pair = self.pair
         image_grid = _split(self.grid, level.field_ratio)
         wide, margin = self._wide(image_grid, self.base * level.spacing)
@@ -533,13 +580,18 @@ class _Problem:
                 # No window may look at what the mask leaves out.
                 valid = _alone(valid, similarity)[0]
             fixed, moving = fixed[None], moving[None]
+        return fixed, moving, valid, self._weight(image_grid), margin, level.field_ratio
+
+    def _terms(self, level: Level, similarity: str, smooth: bool, in_detail: bool) -> tuple:
+        """The term of the images, and the one that guides it with its weight, if any."""
+        fixed = self.volumes[0]
         if similarity != "lncc":
-            term = TERMS[similarity](fixed)
-        elif level.spacing == 1:
+            return TERMS[similarity](fixed), None
+        if level.spacing == 1:
             term = forces.LocalCorrelation(fixed, *FINEST_WINDOWS)
         else:
             term = forces.LocalCorrelation(fixed, SMOOTH_RADIUS if smooth else forces.WINDOW_RADIUS)
-        return _Compared(term, moving, valid, self._weight(image_grid), margin, level.field_ratio)
+        return term, (forces.LocalCorrelation(fixed, *WIDE_WINDOWS), WIDE_WEIGHT) if in_detail else None
 
     def _volume(self, image: Image, grid: Grid, matrix, window, mask: Image | None):
         """The image on a grid with values in [0, 1], and where it is known (None: everywhere)."""
@@ -571,7 +623,7 @@ class _Problem:
         here = (slice(margin, -margin),) * volumes[0][0].dim()
         support = volumes[0].square().sum(0) + volumes[1].square().sum(0)[here]
         weight = (forces.box_sum((support > 1e-3).float()[None], forces.WINDOW_RADIUS)[0] > 0).float()
-        return _Compared(forces.SquaredDifference(volumes[0]), volumes[1], None, weight, margin, 1)
+        return _Compared(forces.SquaredDifference(volumes[0]), None, volumes[1], None, weight, margin, 1)
 
     def _landmarks(self, sigma: float) -> _LandmarkStep:
         fixed, moving = (np.asarray(points, np.float64) for points in self.pair.points)

@@ -11,7 +11,7 @@ Everything is drawn on the device asked for and depends only on the seed, so a s
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -22,6 +22,15 @@ from .pairs import StepSizes, TrainingPair
 
 INTEGRATION_STEPS = 5
 RIM_LABELS = 3
+# Ultrasound and another modality: nothing in common but structure, and aligned hardly better than by their centres.
+BEFORE_ULTRASOUND = {
+    "foreground": 0.3,
+    "related": 0.0,
+    "blur": (0.5, 2.5),
+    "rotation": 5.0,
+    "scaling": 0.15,
+    "translation": 4.0,
+}
 
 
 @dataclass(frozen=True)
@@ -31,7 +40,8 @@ class ShapeRecipe:
     labels: regions in a map. coarsest: largest noise spacing of a map (a power of two). roughness: exponent b of the
     amplitudes spacing^b (small: ragged shapes). displacement: standard deviation of each copy's smooth displacement.
     rotation (degrees), scaling and translation: the residual affine. foreground: probability of a body with
-    a layered rim on black. related: probability that both images have nearly the same contrast.
+    a layered rim on black. related: probability that both images have nearly the same contrast. ultrasound: share of
+    pairs with one image drawn as ultrasound shows things, in a coarser position.
     """
 
     labels: tuple[int, int] = (5, 16)
@@ -47,6 +57,7 @@ class ShapeRecipe:
     noise: tuple[float, float] = (0.0, 0.04)
     bias: float = 0.25
     gamma: float = 0.25
+    ultrasound: float = 0.0
 
 
 class ShapeSource:
@@ -92,6 +103,9 @@ def random_pair(
 ) -> TrainingPair:
     """The pair that belongs to `seed` (any integers, e.g. run and step) on a grid of `shape` (even sizes)."""
     source = Source(torch.device(device), np.random.default_rng(seed))
+    echoes = recipe.ultrasound > 0 and source.chance(recipe.ultrasound)
+    if echoes:
+        recipe = replace(recipe, **BEFORE_ULTRASOUND)
     labels, count, black = label_map(recipe, shape, source)
     to_base_f, to_base_m, truth = two_warps(recipe, shape, source)
     means_f, means_m = contrasts(recipe, count, source)
@@ -106,10 +120,55 @@ def random_pair(
         outside = moved == 0
     else:
         visible, outside = torch.ones_like(probabilities[:1, :1]), None
+    if echoes:
+        one = int(source.chance(0.5))
+        seen = field_of_view(shape, source)
+        drawn[one] = torch.where(seen, ultrasound(drawn[one : one + 1], source), 0.0)[0]
+        unseen = ~seen if outside is None else outside[one : one + 1] | ~seen
+        outside = torch.zeros_like(moved, dtype=torch.bool) if outside is None else outside.clone()
+        outside[one] = unseen[0]
+        if one == 0:
+            visible = visible * half_resolution_labels(seen.long(), 2)[:, 1:]
     images = [
         finish_image(recipe, drawn[i : i + 1], None if outside is None else outside[i : i + 1], source) for i in (0, 1)
     ]
     return TrainingPair(images[0], images[1], probabilities[:1], probabilities[1:], truth, visible)
+
+
+def ultrasound(image: torch.Tensor, source: Source) -> torch.Tensor:
+    """What ultrasound shows of mean intensities (1, 1, *S): echoes at interfaces, speckle, and less with depth."""
+    volume = image[0, 0]
+    edges = torch.stack(torch.gradient(gaussian_smooth(image, (1.0,) * volume.dim())[0, 0])).norm(dim=0)
+    volume = source.within((0.3, 1.0)) * volume + source.within((0.0, 4.0)) * edges
+    # The length of a smooth complex noise is speckle (Rayleigh).
+    grain = (source.within((0.5, 2.5)),) * volume.dim()
+    speckle = gaussian_smooth(source.normal(1, 2, *volume.shape), grain)[0].norm(dim=0)
+    volume = volume * torch.lerp(torch.ones_like(speckle), speckle / speckle.mean(), source.within((0.0, 0.8)))
+    axis = int(source.numbers.integers(volume.dim()))
+    depth = torch.linspace(0.0, 1.0, volume.shape[axis], device=source.device)
+    if source.chance(0.5):
+        depth = depth.flip(0)
+    loss = torch.exp(-source.within((0.0, 3.0)) * depth).reshape([-1 if a == axis else 1 for a in range(volume.dim())])
+    blurred = gaussian_smooth((volume * loss)[None, None], (source.within((0.3, 2.0)),) * volume.dim())
+    # Logarithmic compression, as scanners show it.
+    strength = source.within((0.5, 10.0))
+    return torch.log1p(strength * blurred) / float(np.log1p(strength))
+
+
+def field_of_view(shape: tuple[int, ...], source: Source) -> torch.Tensor:
+    """Where a probe sees, (1, 1, *S) of bool: near a point on one side and within a cone, or in an ellipsoid."""
+    lines = [torch.linspace(-1.0, 1.0, size, device=source.device) for size in shape]
+    place = torch.stack(torch.meshgrid(*lines, indexing="ij"))
+    if source.chance(0.5):
+        radius = place.new_tensor([source.within((0.6, 1.3)) for _ in shape]).reshape(-1, *[1] * len(shape))
+        return ((place / radius).square().sum(0) < 1.0)[None, None]
+    axis = int(source.numbers.integers(len(shape)))
+    probe = torch.zeros(len(shape), device=source.device)
+    probe[axis] = source.within((1.0, 1.4)) * (1 if source.chance(0.5) else -1)
+    away = place - probe.reshape(-1, *[1] * len(shape))
+    length = away.norm(dim=0)
+    along = away[axis].abs()
+    return ((length < source.within((1.6, 2.4))) & (along > np.cos(source.within((0.6, 1.2))) * length))[None, None]
 
 
 def pyramid_noise(channels: int, shape: tuple[int, ...], amplitudes: dict[int, float], source: Source) -> torch.Tensor:
