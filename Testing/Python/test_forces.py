@@ -26,7 +26,8 @@ TERMS = {
 
 @pytest.mark.parametrize("shape", [(11, 12, 10), (24, 26)])
 @pytest.mark.parametrize("name", TERMS)
-def test_slope_is_the_derivative_by_the_values(name, shape):
+@pytest.mark.parametrize("partly", [False, True])
+def test_slope_is_the_derivative_by_the_values(name, shape, partly):
     kind, channels = TERMS[name]
     generator = torch.Generator().manual_seed(1)
     fixed = torch.rand((channels, *shape), generator=generator)
@@ -36,23 +37,44 @@ def test_slope_is_the_derivative_by_the_values(name, shape):
     place = warped * (forces.BINS - 1)
     warped = (place.floor() + (place - place.floor()).clamp(0.1, 0.9)) / (forces.BINS - 1)
     weight = (torch.rand(shape, generator=generator) > 0.3).float()
+    known = (torch.rand(shape, generator=generator) > 0.2).float() if partly else None
     term = kind(fixed)
-    _, slope = term.evaluate(warped, weight)
+    _, slope = term.evaluate(warped, weight, known)
     # Single precision carries a sum over all voxels, so all are moved at once.
     direction = torch.sign(slope) * torch.rand(slope.shape, generator=generator)
     step = 1e-3
-    change = term.evaluate(warped + step * direction, weight, False)[0]
-    change = (change - term.evaluate(warped - step * direction, weight, False)[0]) / (2 * step)
+    change = term.evaluate(warped + step * direction, weight, known, with_slope=False)[0]
+    change = (change - term.evaluate(warped - step * direction, weight, known, with_slope=False)[0]) / (2 * step)
+    if partly:
+        weight = weight * known
     expected = term.factor * float((slope * direction).sum()) / float(weight.sum())
     assert change == pytest.approx(expected, rel=0.02)
     assert float(slope[:, weight == 0].abs().max()) == 0 or "lncc" in name
+
+
+@pytest.mark.parametrize("block", [1, 2])
+def test_correlation_looks_at_nothing_that_is_not_known(block):
+    generator = torch.Generator().manual_seed(5)
+    shape = (12, 10, 8)
+    fixed, warped = torch.rand((2, 1, *shape), generator=generator)
+    known = (torch.rand(shape, generator=generator) > 0.5).float()
+    found, _ = forces.LocalCorrelation(fixed, 1, block).evaluate(warped, torch.ones(shape), known, with_slope=False)
+    total, weights = 0.0, 0.0
+    for place in np.ndindex(*[n // block for n in shape]):
+        window = tuple(slice(max(block * (p - 1), 0), block * (p + 2)) for p in place)
+        own = float(known[tuple(slice(block * p, block * (p + 1)) for p in place)].mean())
+        f, m = (volume[0][window][known[window] > 0].double() for volume in (fixed, warped))
+        f, m = f - f.mean(), m - m.mean()
+        total += own * float((f @ m) ** 2 / ((f @ f) * (m @ m) + forces.FLAT)) if own else 0.0
+        weights += own
+    assert found == pytest.approx(total / weights, rel=1e-3)
 
 
 @pytest.mark.parametrize("shape", [(12, 10, 8), (24, 26)])
 def test_correlation_in_blocks_is_that_of_the_windows_around_them(shape):
     generator = torch.Generator().manual_seed(4)
     fixed, warped = torch.rand((2, 1, *shape), generator=generator)
-    found, _ = forces.LocalCorrelation(fixed, 1, 2).evaluate(warped, torch.ones(shape), False)
+    found, _ = forces.LocalCorrelation(fixed, 1, 2).evaluate(warped, torch.ones(shape), with_slope=False)
     expected = []
     for block in np.ndindex(*[n // 2 for n in shape]):
         window = tuple(slice(max(2 * (b - 1), 0), 2 * (b + 2)) for b in block)

@@ -1,8 +1,9 @@
 """How alike two images are, and which way every voxel of the warped one would have to change: terms of a refinement.
 
 A term is built from the fixed volumes (C, *S) of one level, S being (K, J, I) or (J, I), with intensities in [0, 1].
-Its `evaluate(warped, weight)` gives the similarity, larger for more similar volumes, and its slope (C, *S): the exact
-derivative by the warped values, times the sum of the weights and 1 / `factor`.
+Its `evaluate(warped, weight, known)` gives the similarity, larger for more similar volumes, and its slope (C, *S): the
+exact derivative by the warped values, times the sum of the weights and 1 / `factor`. weight (*S): where it counts.
+known (*S): 1 where the warped values are known, 0 elsewhere; nothing is looked at there (None: known everywhere).
 """
 
 from __future__ import annotations
@@ -39,8 +40,12 @@ class Term(Protocol):
     quadratic: bool
 
     def evaluate(
-        self, warped: torch.Tensor, weight: torch.Tensor, with_slope: bool = True
+        self, warped: torch.Tensor, weight: torch.Tensor, known: torch.Tensor | None = None, with_slope: bool = True
     ) -> tuple[float, torch.Tensor | None]: ...
+
+
+def _counting(weight: torch.Tensor, known: torch.Tensor | None) -> torch.Tensor:
+    return weight if known is None else weight * known
 
 
 class SquaredDifference:
@@ -52,7 +57,8 @@ class SquaredDifference:
         self.fixed = fixed
         self.factor = 2.0 / len(fixed)
 
-    def evaluate(self, warped, weight, with_slope=True):
+    def evaluate(self, warped, weight, known=None, with_slope=True):
+        weight = _counting(weight, known)
         slope = self.fixed - warped
         value = float((slope.square().sum(0) * weight).sum() / weight.sum().clamp_min(1.0)) / len(warped)
         return -value, slope.mul_(weight) if with_slope else None
@@ -73,9 +79,17 @@ class LocalCorrelation:
     def __init__(self, fixed: torch.Tensor, radius: int = WINDOW_RADIUS, block: int = 1) -> None:
         """radius: of the windows, in blocks. block: voxels a side."""
         self.fixed, self.radius, self.block = fixed[0], radius, block
-        self.inverse_count = 1.0 / box_sum(pooled(torch.ones_like(fixed), block), radius)[0]
-        mean, square = self._means(torch.stack([self.fixed, self.fixed * self.fixed]))
-        self.mean, self.variance = mean, (square - mean * mean).clamp_min_(0)
+        self.everywhere = self._in_windows(None)
+
+    def _in_windows(self, known: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """One over the known blocks of a window, and the mean and variance of the fixed values there."""
+        volumes = torch.stack([torch.ones_like(self.fixed), self.fixed, self.fixed * self.fixed])
+        if known is not None:
+            volumes *= known
+        count, mean, square = box_sum(pooled(volumes, self.block), self.radius)
+        inverse_count = count.reciprocal_() if known is None else torch.where(count > 0, 1.0 / count, 0.0)
+        mean, square = mean.mul_(inverse_count), square.mul_(inverse_count)
+        return inverse_count, mean, square.addcmul_(mean, mean, value=-1).clamp_min_(0)
 
     def _voxels(self, blocks: torch.Tensor) -> torch.Tensor:
         """What the blocks of (C, *S / block) hold, at each of their voxels."""
@@ -85,24 +99,27 @@ class LocalCorrelation:
                 blocks = blocks.repeat_interleave(self.block, axis).narrow(axis, 0, size)
         return blocks
 
-    def _means(self, volumes: torch.Tensor) -> torch.Tensor:
-        return box_sum(pooled(volumes, self.block), self.radius).mul_(self.inverse_count)
-
-    def evaluate(self, warped, weight, with_slope=True):
-        warped, weight = warped[0], pooled(weight[None], self.block)[0]
-        mean, square, product = self._means(torch.stack([warped, warped * warped, self.fixed * warped]))
+    def evaluate(self, warped, weight, known=None, with_slope=True):
+        warped, weight = warped[0], pooled(_counting(weight, known)[None], self.block)[0]
+        if known is None:
+            inverse_count, mean_fixed, variance_fixed = self.everywhere
+        else:
+            inverse_count, mean_fixed, variance_fixed = self._in_windows(known)
+            warped = warped * known
+        volumes = pooled(torch.stack([warped, warped * warped, self.fixed * warped]), self.block)
+        mean, square, product = box_sum(volumes, self.radius).mul_(inverse_count)
         variance = square.addcmul_(mean, mean, value=-1).clamp_min_(0)
-        covariance = product.addcmul_(self.mean, mean, value=-1)
-        a = covariance / (self.variance * variance).add_(FLAT)
+        covariance = product.addcmul_(mean_fixed, mean, value=-1)
+        a = covariance / (variance_fixed * variance).add_(FLAT)
         similarity = float((covariance * a).mul_(weight).sum() / weight.sum().clamp_min(1.0))
         if not with_slope:
             return similarity, None
-        b = (a * a).mul_(self.variance).mul_(weight)
+        b = (a * a).mul_(variance_fixed).mul_(weight)
         a.mul_(weight)
-        coefficients = torch.stack([a, b, (a * self.mean).addcmul_(b, mean, value=-1)]).mul_(self.inverse_count)
+        coefficients = torch.stack([a, b, (a * mean_fixed).addcmul_(b, mean, value=-1)]).mul_(inverse_count)
         of_fixed, of_warped, constant = self._voxels(box_sum(coefficients, self.radius))
         slope = (of_fixed * self.fixed).addcmul_(of_warped, warped, value=-1).sub_(constant)
-        return similarity, slope[None]
+        return similarity, (slope if known is None else slope.mul_(known))[None]
 
 
 class MutualInformation:
@@ -121,7 +138,8 @@ class MutualInformation:
         kernel = torch.exp(-0.5 * ((line[:, None] - line) / PARZEN_SIGMA) ** 2)
         self.blur = kernel / kernel.sum(0)
 
-    def evaluate(self, warped, weight, with_slope=True):
+    def evaluate(self, warped, weight, known=None, with_slope=True):
+        weight = _counting(weight, known)
         low, part = _bins(warped[0])
         index = (self.low * BINS).add_(low)
         counts = torch.zeros(BINS * BINS, dtype=torch.float64, device=weight.device)

@@ -64,11 +64,11 @@ TERMS = {
 REACH = {"lncc": forces.WINDOW_RADIUS, "mind": forces.PATCH_RADIUS + forces.NEIGHBOUR_DISTANCE, "mi": 0, "mse": 0}
 # Smoothing of the update and of the field, in voxels of the level's field. Gauss-Newton: of the window, and of the
 # update. Of the correlation, that for detail.
-UPDATE_SIGMA = {"lncc": 1.2, "mi": 3.0}
-FIELD_SIGMA = {"lncc": 0.35, "mi": 0.5, "mind": 0.5, "mse": 0.5}
+UPDATE_SIGMA = {"lncc": 1.3, "mi": 3.0}
+FIELD_SIGMA = {"lncc": 0.38, "mi": 0.5, "mind": 0.5, "mse": 0.5}
 WINDOW_SIGMA, WINDOW_UPDATE_SIGMA = 3.3, 2.2
 # With much smoothing: the factor of both, and the radius of the correlation's windows.
-SMOOTH_FACTOR, SMOOTH_RADIUS = {"lncc": 1.7, "mind": 1.4}, 2
+SMOOTH_FACTOR, SMOOTH_RADIUS = {"lncc": 1.57, "mind": 1.4}, 2
 # Windows of the correlation at the finest spacing, where they cost most: three blocks of two voxels a side.
 FINEST_WINDOWS = (1, 2)
 # In detail, windows of five blocks of eight voxels lead along with this weight: small ones do not see which of two
@@ -87,7 +87,7 @@ WINDOW_PATIENCE, WINDOW_SMALLEST_GAIN = 3, 0.002
 # of different people.
 LEAD_STEPS, LEAD_EXPLAINED = 12, 0.475
 # Detail is real where the trial explained at least this part of the difference. Correlation: 0.61 between brains of
-# different people, 0.19 to 0.30 of one person's under a smooth warp; descriptors: 0.11, 0.014 to 0.019.
+# different people, 0.19 to 0.30 of one person's under a smooth warp; descriptors: 0.105, 0.015 to 0.018.
 REAL_DETAIL = {"lncc": 0.45, "mind": 0.045}
 # How far a landmark pulls, in voxels of the field; distances count in units of a centimetre.
 LANDMARK_SIGMA, LANDMARK_UNIT_MM = 3.0, 10.0
@@ -166,7 +166,7 @@ def refine(
     ends = np.concatenate([[0.0], np.cumsum(weights) / weights.sum()])
     own = [n for n, stage in enumerate(stages) if stage.similarity == options.similarity and stage.level.steps]
     judge = own[-2] if len(own) > 1 else own[-1]
-    field, made, problem, scores, detailed, lead = start, [], None, None, None, True
+    field, earlier, made, problem, scores, detailed, lead = start, start, [], None, None, None, True
     for number, stage in enumerate(stages):
         if (stage.kind == "lead" and not lead) or not stage.steps(detailed):
             made.append(0)
@@ -177,6 +177,9 @@ def refine(
         flow = problem.flow_of(field)
         least = stage.least_explained
         before = problem.images.similarity(flow) if least else 0.0
+        if stage.anew:
+            flow = problem.flow_of(earlier)
+        earlier = field
         steps, count = stage.steps(detailed), 0
         for made_steps in _descend(problem, flow, steps):
             count = made_steps
@@ -219,6 +222,11 @@ class _Stage:
     def in_detail(self, detailed: bool | None) -> bool:
         """Whether the correlation works with little smoothing here."""
         return self.kind == "trial" or (self.kind == "chosen" and bool(detailed))
+
+    @property
+    def anew(self) -> bool:
+        """Whether it begins where the stage before began: descriptors fit noise when they go on and on."""
+        return self.kind == "trial" and self.similarity == "mind"
 
     @property
     def least_explained(self) -> float | None:
@@ -384,15 +392,15 @@ class _Compared:
         self.channels = len(moving)
         self.moving = moving if valid is None else torch.cat([moving, valid[None]])
 
-    def warped(self, flow: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The moving volumes at the image voxels, and where they count."""
+    def warped(self, flow: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """The moving volumes at the image voxels, where they count, and where they are known (None: everywhere)."""
         if self.ratio > 1:
             mode = "trilinear" if flow.dim() == 5 else "bilinear"
             flow = F.interpolate(flow * self.ratio, scale_factor=float(self.ratio), mode=mode, align_corners=False)
         positions = sampling.voxel_positions(flow).add_(self.margin)
         warped = sampling.sample(self.moving[None], positions)[0]
-        counts = len(warped) == self.channels
-        return warped[: self.channels], self.weight if counts else self.weight * (warped[-1] > 0.999)
+        known = None if len(warped) == self.channels else (warped[-1] > 0.999).float()
+        return warped[: self.channels], self.weight, known
 
     def similarity(self, flow: torch.Tensor) -> float:
         """The mean where it counts."""
@@ -402,12 +410,15 @@ class _Compared:
         """Similarity, and its gradient by the flow, (1, d, *S) on the field grid, up to a factor: that of the term
         over the sum of the weights, and in front of a finer image the voxels of a block and its scale.
         """
-        warped, weight = self.warped(flow)
-        similarity, slope = self.term.evaluate(warped, weight)
+        seen = self.warped(flow)
+        similarity, slope = self.term.evaluate(*seen)
         if self.guide is not None:
             term, share = self.guide
-            slope.add_(term.evaluate(warped, weight)[1], alpha=share)
-        force = sum(forces.gradient(volume).mul_(part) for volume, part in zip(warped, slope, strict=True))
+            slope.add_(term.evaluate(*seen)[1], alpha=share)
+        if seen[2] is not None:
+            # At the edge of what is known the volume drops to zero: no slope of the image.
+            slope.mul_(forces.box_sum(1 - seen[2][None], 1) == 0)
+        force = sum(forces.gradient(volume).mul_(part) for volume, part in zip(seen[0], slope, strict=True))
         return similarity, forces.pooled(force, self.ratio)[None]
 
 
@@ -450,8 +461,7 @@ class _WindowStep:
         self.inverse = torch.linalg.inv(normal.movedim((0, 1), (-2, -1))).movedim((-2, -1), (0, 1)).contiguous()
 
     def __call__(self, flow: torch.Tensor) -> tuple[float, torch.Tensor]:
-        warped, weight = self.compared.warped(flow)
-        value, slope = self.compared.term.evaluate(warped, weight)
+        value, slope = self.compared.term.evaluate(*self.compared.warped(flow))
         slope = forces.pooled(slope, self.compared.ratio)
         force = sum(own * part for own, part in zip(self.slopes, slope, strict=True))
         force = sampling.gaussian_smooth(force[None], self.sigmas[0])[0]
@@ -576,9 +586,6 @@ class _Problem:
             if valid is not None:
                 valid = forces.pooled(_alone(valid, similarity), pool)[0]
         else:
-            if similarity == "lncc" and pair.moving_mask is not None and valid is not None:
-                # No window may look at what the mask leaves out.
-                valid = _alone(valid, similarity)[0]
             fixed, moving = fixed[None], moving[None]
         return fixed, moving, valid, self._weight(image_grid), margin, level.field_ratio
 
