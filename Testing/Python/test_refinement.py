@@ -170,21 +170,21 @@ def test_detail_is_taken_for_real_where_it_explains_what_was_left():
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_in_detail_wide_windows_tell_apart_what_looks_alike_in_small_ones(seed):
     """Layers of tissue, shifted by more than half their width: the edge nearest to each one is a wrong one."""
-    grid, shift = make_grid((96, 16, 16)), 6.0
-    edges = np.arange(4, 96, 10)
+    grid = make_grid((96, 16, 16))
+    edges = np.arange(-43, 48, 10)
     levels = np.random.default_rng(seed).uniform(0, 1, len(edges) + 1).cumsum() % 1.0
 
-    def layers(shift):
-        line = np.arange(96) - shift
-        steps = np.diff(levels)[:, None] / (1 + np.exp((edges[:, None] - line) / 0.5))
+    def layers(grid, shift):
+        line = grid.positions()[..., 0] - shift
+        steps = sum(step / (1 + np.exp((edge - line) / 0.5)) for step, edge in zip(np.diff(levels), edges, strict=True))
         noise = np.random.default_rng(int(shift)).normal(0, 0.005, grid.shape)
-        return Image((1000 * (levels[0] + steps.sum(0) + noise)).astype(np.float32), grid, "layers")
+        return Image((1000 * (levels[0] + steps + noise)).astype(np.float32), grid, "layers")
+
+    fixed, moving = layers(grid, 0.0), layers(make_grid((128, 64, 64)), 6.0)
 
     def pull(kind):
         """Towards where the layers went, along i."""
-        pair = refinement.Pair(
-            layers(0.0), layers(shift), np.eye(4), ((0.0, 1e-3), (0.0, 1e-3)), np.ones(grid.shape, bool)
-        )
+        pair = refinement.Pair(fixed, moving, np.eye(4), ((0.0, 1e-3), (0.0, 1e-3)), np.ones(grid.shape, bool))
         stage = refinement._Stage(refinement.Level(1, 1, 1, 1), "lncc", kind)
         problem = refinement._Problem(pair, grid, stage, None, refinement.Options(), "cpu")
         _, force = problem.images.force(torch.zeros(1, 3, *grid.shape))

@@ -33,11 +33,12 @@ _BLOCK_ROWS = 12
 class Term(Protocol):
     """See the head of this file. quadratic: a sum of squares, which Gauss-Newton steps suit.
 
-    Terms whose similarity has a largest value name it as `best`.
+    reach: how many voxels around one it looks at. Terms whose similarity has a largest value name it as `best`.
     """
 
     factor: float
     quadratic: bool
+    reach: int
 
     def evaluate(
         self, warped: torch.Tensor, weight: torch.Tensor, known: torch.Tensor | None = None, with_slope: bool = True
@@ -51,7 +52,7 @@ def _counting(weight: torch.Tensor, known: torch.Tensor | None) -> torch.Tensor:
 class SquaredDifference:
     """Minus the mean squared difference: of images with equal intensities, of descriptors, or of label channels."""
 
-    quadratic, best = True, 0.0
+    quadratic, best, reach = True, 0.0, 0
 
     def __init__(self, fixed: torch.Tensor) -> None:
         self.fixed = fixed
@@ -71,7 +72,7 @@ class LocalCorrelation:
     2 a (f - mean_f) - 2 b (m - mean_m) with a = c / (v_f v_m) and b = a^2 v_f.
 
     With blocks of several voxels a side the windows consist of whole blocks, one around each of them: their sums cost
-    a fraction, and the derivative stays that of the similarity.
+    a fraction, and the derivative stays that of the similarity. Blocks that are not known as a whole are left out.
     """
 
     quadratic, factor, best = False, 2.0, 1.0
@@ -79,15 +80,15 @@ class LocalCorrelation:
     def __init__(self, fixed: torch.Tensor, radius: int = WINDOW_RADIUS, block: int = 1) -> None:
         """radius: of the windows, in blocks. block: voxels a side."""
         self.fixed, self.radius, self.block = fixed[0], radius, block
+        self.reach = (radius + 1) * block
+        ones = torch.ones_like(self.fixed)
+        self.blocks = pooled(torch.stack([ones, self.fixed, self.fixed * self.fixed]), block)
         self.everywhere = self._in_windows(None)
 
     def _in_windows(self, known: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """One over the known blocks of a window, and the mean and variance of the fixed values there."""
-        volumes = torch.stack([torch.ones_like(self.fixed), self.fixed, self.fixed * self.fixed])
-        if known is not None:
-            volumes *= known
-        count, mean, square = box_sum(pooled(volumes, self.block), self.radius)
-        inverse_count = count.reciprocal_() if known is None else torch.where(count > 0, 1.0 / count, 0.0)
+        """One over the blocks of a window that are known, and the mean and variance of the fixed values there."""
+        count, mean, square = box_sum(self.blocks if known is None else self.blocks * known, self.radius)
+        inverse_count = torch.where(count > 0, 1.0 / count, 0.0)
         mean, square = mean.mul_(inverse_count), square.mul_(inverse_count)
         return inverse_count, mean, square.addcmul_(mean, mean, value=-1).clamp_min_(0)
 
@@ -100,13 +101,13 @@ class LocalCorrelation:
         return blocks
 
     def evaluate(self, warped, weight, known=None, with_slope=True):
-        warped, weight = warped[0], pooled(_counting(weight, known)[None], self.block)[0]
-        if known is None:
-            inverse_count, mean_fixed, variance_fixed = self.everywhere
-        else:
-            inverse_count, mean_fixed, variance_fixed = self._in_windows(known)
-            warped = warped * known
+        warped, weight = warped[0], pooled(weight[None], self.block)[0]
         volumes = pooled(torch.stack([warped, warped * warped, self.fixed * warped]), self.block)
+        inverse_count, mean_fixed, variance_fixed = self.everywhere
+        if known is not None:
+            known = (pooled(known[None], self.block)[0] >= self.blocks[0]).float()
+            inverse_count, mean_fixed, variance_fixed = self._in_windows(known)
+            weight, volumes = weight * known, volumes.mul_(known)
         mean, square, product = box_sum(volumes, self.radius).mul_(inverse_count)
         variance = square.addcmul_(mean, mean, value=-1).clamp_min_(0)
         covariance = product.addcmul_(mean_fixed, mean, value=-1)
@@ -117,9 +118,10 @@ class LocalCorrelation:
         b = (a * a).mul_(variance_fixed).mul_(weight)
         a.mul_(weight)
         coefficients = torch.stack([a, b, (a * mean_fixed).addcmul_(b, mean, value=-1)]).mul_(inverse_count)
-        of_fixed, of_warped, constant = self._voxels(box_sum(coefficients, self.radius))
+        coefficients = box_sum(coefficients, self.radius)
+        of_fixed, of_warped, constant = self._voxels(coefficients if known is None else coefficients.mul_(known))
         slope = (of_fixed * self.fixed).addcmul_(of_warped, warped, value=-1).sub_(constant)
-        return similarity, (slope if known is None else slope.mul_(known))[None]
+        return similarity, slope[None]
 
 
 class MutualInformation:
@@ -130,7 +132,7 @@ class MutualInformation:
     cancel, as their sums stay one.
     """
 
-    quadratic, factor = False, 1.0
+    quadratic, factor, reach = False, 1.0, 0
 
     def __init__(self, fixed: torch.Tensor) -> None:
         self.low, self.part = _bins(fixed[0])

@@ -91,8 +91,8 @@ LEAD_STEPS, LEAD_EXPLAINED = 12, 0.475
 REAL_DETAIL = {"lncc": 0.45, "mind": 0.045}
 # How far a landmark pulls, in voxels of the field; distances count in units of a centimetre.
 LANDMARK_SIGMA, LANDMARK_UNIT_MM = 3.0, 10.0
-# How far beyond the fixed region the moving image is read.
-MARGIN_MM = 16.0
+# How far beyond the fixed region the moving image is read, and up to where values in [0, 1] are background.
+MARGIN_MM, BACKGROUND = 16.0, 0.02
 # A level needs this many voxels along every axis; larger finest grids are thinned to this many voxels.
 SMALLEST_SIZE, LARGEST_GRID = 16, 16_000_000
 # Of `choose_similarity`: voxels looked at, bins, the least of the variance that the other image must explain, and the
@@ -390,35 +390,41 @@ class _Compared:
     ) -> None:
         self.term, self.guide, self.weight, self.margin, self.ratio = term, guide, weight, margin, ratio
         self.channels = len(moving)
+        inside = torch.nonzero(weight)
+        self.box = [(int(low), int(high) + 1) for low, high in zip(inside.amin(0), inside.amax(0), strict=True)]
         self.moving = moving if valid is None else torch.cat([moving, valid[None]])
 
-    def warped(self, flow: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """The moving volumes at the image voxels, where they count, and where they are known (None: everywhere)."""
+    def evaluate(self, term: forces.Term, warped, known, with_slope: bool = True) -> tuple[float, torch.Tensor | None]:
+        """The term's, without `known` where all that it looks at is."""
+        if known is not None:
+            box = tuple(slice(max(low - term.reach, 0), high + term.reach) for low, high in self.box)
+            known = None if known[box].all() else known
+        return term.evaluate(warped, self.weight, known, with_slope)
+
+    def warped(self, flow: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The moving volumes at the image voxels, and where they are known (None: everywhere)."""
         if self.ratio > 1:
             mode = "trilinear" if flow.dim() == 5 else "bilinear"
             flow = F.interpolate(flow * self.ratio, scale_factor=float(self.ratio), mode=mode, align_corners=False)
         positions = sampling.voxel_positions(flow).add_(self.margin)
         warped = sampling.sample(self.moving[None], positions)[0]
         known = None if len(warped) == self.channels else (warped[-1] > 0.999).float()
-        return warped[: self.channels], self.weight, known
+        return warped[: self.channels], known
 
     def similarity(self, flow: torch.Tensor) -> float:
         """The mean where it counts."""
-        return self.term.evaluate(*self.warped(flow), with_slope=False)[0]
+        return self.evaluate(self.term, *self.warped(flow), with_slope=False)[0]
 
     def force(self, flow: torch.Tensor) -> tuple[float, torch.Tensor]:
         """Similarity, and its gradient by the flow, (1, d, *S) on the field grid, up to a factor: that of the term
         over the sum of the weights, and in front of a finer image the voxels of a block and its scale.
         """
-        seen = self.warped(flow)
-        similarity, slope = self.term.evaluate(*seen)
+        warped, known = self.warped(flow)
+        similarity, slope = self.evaluate(self.term, warped, known)
         if self.guide is not None:
             term, share = self.guide
-            slope.add_(term.evaluate(*seen)[1], alpha=share)
-        if seen[2] is not None:
-            # At the edge of what is known the volume drops to zero: no slope of the image.
-            slope.mul_(forces.box_sum(1 - seen[2][None], 1) == 0)
-        force = sum(forces.gradient(volume).mul_(part) for volume, part in zip(seen[0], slope, strict=True))
+            slope.add_(self.evaluate(term, warped, known)[1], alpha=share)
+        force = sum(forces.gradient(volume).mul_(part) for volume, part in zip(warped, slope, strict=True))
         return similarity, forces.pooled(force, self.ratio)[None]
 
 
@@ -461,7 +467,7 @@ class _WindowStep:
         self.inverse = torch.linalg.inv(normal.movedim((0, 1), (-2, -1))).movedim((-2, -1), (0, 1)).contiguous()
 
     def __call__(self, flow: torch.Tensor) -> tuple[float, torch.Tensor]:
-        value, slope = self.compared.term.evaluate(*self.compared.warped(flow))
+        value, slope = self.compared.evaluate(self.compared.term, *self.compared.warped(flow))
         slope = forces.pooled(slope, self.compared.ratio)
         force = sum(own * part for own, part in zip(self.slopes, slope, strict=True))
         force = sampling.gaussian_smooth(force[None], self.sigmas[0])[0]
@@ -508,9 +514,16 @@ class _LandmarkStep:
         return value, spots[:, :-1] / spots[:, -1:].clamp_min(1.0)
 
 
-def _alone(valid: torch.Tensor, similarity: str) -> torch.Tensor:
-    """(1, *S): 1 where nothing that the similarity looks at around a voxel is invalid (*S)."""
-    return (forces.box_sum(1 - valid[None], REACH[similarity]) == 0).float()
+def _ends_in_background(image: Image, window: tuple[float, float]) -> bool:
+    """Whether all of its outermost voxels are background: then there is nothing beyond them either."""
+    low, scale = window
+    faces = [image.array.take(end, axis) for axis in range(3) if image.array.shape[axis] > 1 for end in (0, -1)]
+    return all(((face - low) * scale <= BACKGROUND).all() for face in faces)
+
+
+def _alone(valid: torch.Tensor, reach: int) -> torch.Tensor:
+    """(1, *S): 1 where nothing within `reach` voxels of one is invalid (*S)."""
+    return (forces.box_sum(1 - valid[None], reach) == 0).float()
 
 
 class _Problem:
@@ -584,9 +597,11 @@ class _Problem:
             noise = forces.descriptor_noise(fixed, moving)
             fixed, moving = (forces.mind_ssc(volume, pool, noise) for volume in (fixed, moving))
             if valid is not None:
-                valid = forces.pooled(_alone(valid, similarity), pool)[0]
+                valid = forces.pooled(_alone(valid, REACH["mind"]), pool)[0]
         else:
             fixed, moving = fixed[None], moving[None]
+            # At the edge the volume drops to zero, which is no slope of the image.
+            valid = None if valid is None else _alone(valid, 1)[0]
         return fixed, moving, valid, self._weight(image_grid), margin, level.field_ratio
 
     def _terms(self, level: Level, similarity: str, smooth: bool, in_detail: bool) -> tuple:
@@ -603,7 +618,8 @@ class _Problem:
     def _volume(self, image: Image, grid: Grid, matrix, window, mask: Image | None):
         """The image on a grid with values in [0, 1], and where it is known (None: everywhere)."""
         low, scale = window
-        seen = resample(image, grid, matrix, low if matrix is None else np.nan, smooth=True).array
+        outside = low if matrix is None or _ends_in_background(image, window) else np.nan
+        seen = resample(image, grid, matrix, outside, smooth=True).array
         valid = np.isfinite(seen)
         seen = np.where(valid, (seen - low) * scale, 0.0).astype(np.float32)
         if mask is not None:
