@@ -102,7 +102,8 @@ class LocalCorrelation:
 
     def evaluate(self, warped, weight, known=None, with_slope=True):
         warped, weight = warped[0], pooled(weight[None], self.block)[0]
-        volumes = pooled(torch.stack([warped, warped * warped, self.fixed * warped]), self.block)
+        parts = warped, warped * warped, self.fixed * warped
+        volumes = torch.cat([pooled(part[None], self.block) for part in parts])
         inverse_count, mean_fixed, variance_fixed = self.everywhere
         if known is not None:
             known = (pooled(known[None], self.block)[0] >= self.blocks[0]).float()

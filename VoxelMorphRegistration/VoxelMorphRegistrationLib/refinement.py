@@ -71,8 +71,9 @@ WINDOW_SIGMA, WINDOW_UPDATE_SIGMA = 3.3, 2.2
 SMOOTH_FACTOR, SMOOTH_RADIUS = {"lncc": 1.57, "mind": 1.4}, 2
 # Windows of the correlation at the finest spacing, where they cost most: three blocks of two voxels a side.
 FINEST_WINDOWS = (1, 2)
-# In detail, windows of five blocks of eight voxels lead along with this weight: small ones do not see which of two
-# tissues is the brighter. Under smooth warps they draw the steps to the edges and away from what is faint.
+# In detail and between different people, windows of five blocks of eight voxels lead along with this weight: small ones
+# do not see which of two tissues is the brighter. Under smooth warps of one person they draw the steps to the edges and
+# away from what is faint: 1.3 became 2.3 mm.
 WIDE_WINDOWS, WIDE_WEIGHT = (2, 8), 2.0
 # Largest displacement of one step, in voxels of the field: small against 1, so that no step folds. In detail, what is
 # longer than this part of the voxels' steps is cut to it instead of holding up the rest; every fifth is looked at.
@@ -171,7 +172,7 @@ def refine(
         if (stage.kind == "lead" and not lead) or not stage.steps(detailed):
             made.append(0)
             continue
-        problem = _Problem(pair, region, stage, detailed, options, device, problem)
+        problem = _Problem(pair, region, stage, detailed, options, device, not lead, problem)
         if number == judge:
             scores = problem
         flow = problem.flow_of(field)
@@ -390,7 +391,8 @@ class _Compared:
     ) -> None:
         self.term, self.guide, self.weight, self.margin, self.ratio = term, guide, weight, margin, ratio
         self.channels = len(moving)
-        inside = torch.nonzero(weight)
+        # From the first to the last voxel that counts, along each axis.
+        inside = torch.nonzero(weight if weight.any() else torch.ones_like(weight))
         self.box = [(int(low), int(high) + 1) for low, high in zip(inside.amin(0), inside.amax(0), strict=True)]
         self.moving = moving if valid is None else torch.cat([moving, valid[None]])
 
@@ -406,8 +408,7 @@ class _Compared:
         if self.ratio > 1:
             mode = "trilinear" if flow.dim() == 5 else "bilinear"
             flow = F.interpolate(flow * self.ratio, scale_factor=float(self.ratio), mode=mode, align_corners=False)
-        positions = sampling.voxel_positions(flow).add_(self.margin)
-        warped = sampling.sample(self.moving[None], positions)[0]
+        warped = sampling.warp(self.moving[None], flow, self.margin)[0]
         known = None if len(warped) == self.channels else (warped[-1] > 0.999).float()
         return warped[: self.channels], known
 
@@ -537,9 +538,12 @@ class _Problem:
         detailed: bool | None,
         options: Options,
         device: str,
+        unlike: bool = False,
         previous: _Problem | None = None,
     ) -> None:
-        """previous: the stage before; where it saw the same volumes, they are taken from it."""
+        """unlike: the coarse level found too little in common for one person. previous: the stage before; where it saw
+        the same volumes, they are taken from it.
+        """
         self.pair, self.device, self.flat = pair, device, region.flat_axis
         level, similarity, in_detail = stage.level, stage.similarity, stage.in_detail(detailed)
         smooth = stage.smooth(detailed)
@@ -552,7 +556,7 @@ class _Problem:
             self.volumes = previous.volumes
         else:
             self.volumes = self._volumes(level, similarity)
-        self.images = _Compared(*self._terms(level, similarity, smooth, in_detail), *self.volumes[1:])
+        self.images = _Compared(*self._terms(level, similarity, smooth, unlike or in_detail), *self.volumes[1:])
         # Each with its weight in the step and in the objective.
         self.parts: list[tuple[float, Callable, Callable]] = []
         if self.images.term.quadratic:
@@ -604,8 +608,8 @@ class _Problem:
             valid = None if valid is None else _alone(valid, 1)[0]
         return fixed, moving, valid, self._weight(image_grid), margin, level.field_ratio
 
-    def _terms(self, level: Level, similarity: str, smooth: bool, in_detail: bool) -> tuple:
-        """The term of the images, and the one that guides it with its weight, if any."""
+    def _terms(self, level: Level, similarity: str, smooth: bool, guided: bool) -> tuple:
+        """The term of the images, and, if `guided`, the one that guides it with its weight, where there is one."""
         fixed = self.volumes[0]
         if similarity != "lncc":
             return TERMS[similarity](fixed), None
@@ -613,7 +617,7 @@ class _Problem:
             term = forces.LocalCorrelation(fixed, *FINEST_WINDOWS)
         else:
             term = forces.LocalCorrelation(fixed, SMOOTH_RADIUS if smooth else forces.WINDOW_RADIUS)
-        return term, (forces.LocalCorrelation(fixed, *WIDE_WINDOWS), WIDE_WEIGHT) if in_detail else None
+        return term, (forces.LocalCorrelation(fixed, *WIDE_WINDOWS), WIDE_WEIGHT) if guided else None
 
     def _volume(self, image: Image, grid: Grid, matrix, window, mask: Image | None):
         """The image on a grid with values in [0, 1], and where it is known (None: everywhere)."""

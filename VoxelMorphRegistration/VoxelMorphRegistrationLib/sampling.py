@@ -45,12 +45,22 @@ def sample(volume: torch.Tensor, positions: torch.Tensor, mode: str = "bilinear"
     return F.grid_sample(volume, normalised, mode=mode, padding_mode="border", align_corners=False)
 
 
-def warp(volume: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
+def warp(volume: torch.Tensor, displacement: torch.Tensor, margin: int = 0) -> torch.Tensor:
     """The spatial transformer: warped(p) = volume(p + u(p)), linear (Balakrishnan et al. 2019, eq. 3).
 
-    volume (N, C, *S), displacement (N, d, *S) in voxels of the same grid. Returns (N, C, *S).
+    volume (N, C, *S), displacement (N, d, *P) in voxels of the volume, its channel c along tensor axis c. margin: how
+    many voxels the volume begins before the displacement's first one, along each axis. Returns (N, C, *P).
     """
-    return sample(volume, voxel_positions(displacement))
+    # As `sample`, its scaling done along with the sum.
+    parts = []
+    for axis in reversed(range(displacement.dim() - 2)):
+        size = volume.shape[2 + axis]
+        shape = [1] * (displacement.dim() - 1)
+        shape[1 + axis] = -1
+        line = torch.arange(displacement.shape[2 + axis], dtype=displacement.dtype, device=displacement.device)
+        line = (2.0 * (line + margin) + 1.0) / size - 1.0
+        parts.append(torch.add(line.reshape(shape), displacement[:, axis], alpha=2.0 / size))
+    return F.grid_sample(volume, torch.stack(parts, -1), mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def compose(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
