@@ -265,6 +265,21 @@ def test_cancelling_is_heard_at_every_step():
     assert len(steps) == 4 and steps == sorted(steps)
 
 
+@pytest.mark.parametrize("least", [-1.0, 2.0], ids=["in detail", "smooth"])
+def test_progress_rises_to_its_end_whatever_is_left_out(monkeypatch, least):
+    monkeypatch.setitem(refinement.REAL_DETAIL, "lncc", least)
+    seen = []
+    settings = Settings(model="none", refinement="default", alignment="none", device="cpu")
+    report = register(
+        *known_pair(*GRIDS[0]),
+        settings=settings,
+        progress=lambda stage, fraction: seen.append(fraction) if stage == "refining" else None,
+    ).report
+    assert report.refinement["detailed"] is (least < 0) and seen == sorted(seen)
+    # But for the steps that the last stage saves when it converges.
+    assert 0.8 < seen[-1] <= 1.0
+
+
 def test_too_little_memory_is_told(monkeypatch):
     from VoxelMorphRegistrationLib import registration
 

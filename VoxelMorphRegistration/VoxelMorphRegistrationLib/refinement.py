@@ -163,15 +163,16 @@ def refine(
     """
     region = _region(pair.fixed.grid, pair.mask)
     stages = _stages(options, region)
-    weights = np.array([stage.steps(True) / stage.level.spacing**3 for stage in stages])
-    ends = np.concatenate([[0.0], np.cumsum(weights) / weights.sum()])
     own = [n for n, stage in enumerate(stages) if stage.similarity == options.similarity and stage.level.steps]
     judge = own[-2] if len(own) > 1 else own[-1]
-    field, earlier, made, problem, scores, detailed, lead = start, start, [], None, None, None, True
+    field, earlier, made, problem, scores, detailed, lead, done = start, start, [], None, None, None, True, 0.0
     for number, stage in enumerate(stages):
-        if (stage.kind == "lead" and not lead) or not stage.steps(detailed):
+        # By what is known so far of what is still to do.
+        costs = [later.cost(detailed, lead) for later in stages[number:]]
+        if not costs[0]:
             made.append(0)
             continue
+        share = (1.0 - done) * costs[0] / sum(costs)
         problem = _Problem(pair, region, stage, detailed, options, device, not lead, problem)
         if number == judge:
             scores = problem
@@ -184,8 +185,9 @@ def refine(
         steps, count = stage.steps(detailed), 0
         for made_steps in _descend(problem, flow, steps):
             count = made_steps
-            progress(float(ends[number] + (ends[number + 1] - ends[number]) * count / steps))
+            progress(done + share * count / steps)
         made.append(count)
+        done += share
         if least:
             worth = problem.images.similarity(flow) - before >= least * (problem.images.term.best - before)
             if stage.kind == "coarse":
@@ -235,6 +237,10 @@ class _Stage:
         if self.kind == "trial":
             return REAL_DETAIL[self.similarity]
         return LEAD_EXPLAINED if self.kind == "coarse" else None
+
+    def cost(self, detailed: bool | None, lead: bool) -> float:
+        """Of all its steps, in those of the finest images; 0 where it is left out."""
+        return 0.0 if self.kind == "lead" and not lead else self.steps(detailed) / self.level.spacing**3
 
     def steps(self, detailed: bool | None) -> int:
         return self.level.detail_steps if self.in_detail(detailed) else self.level.steps
