@@ -193,6 +193,25 @@ def test_in_detail_wide_windows_tell_apart_what_looks_alike_in_small_ones(seed):
     assert pull("smooth") < 0 < pull("trial")
 
 
+def test_what_a_start_has_explained_does_not_make_the_images_unlike(monkeypatch):
+    """Wide windows lead smooth steps where the coarsest level explains little, unless a start did so before."""
+    fixed, moving = known_pair(*GRIDS[0])
+    pair = refinement.Pair(fixed, moving, np.eye(4), ((0.0, 1e-3), (0.0, 1e-3)), np.ones(fixed.grid.shape, bool))
+    monkeypatch.setattr(refinement, "LEAD_EXPLAINED", 2.0)
+    guided = []
+
+    class Recorded(refinement._Problem):
+        def __init__(self, pair, region, stage, *others):
+            super().__init__(pair, region, stage, *others)
+            if stage.kind == "smooth":
+                guided.append(self.images.guide is not None)
+
+    monkeypatch.setattr(refinement, "_Problem", Recorded)
+    for start in (None, DisplacementField.identity(fixed.grid)):
+        refinement.refine(pair, start, refinement.Options())
+    assert guided == [True, False]
+
+
 def test_noise_in_an_empty_background_is_no_structure():
     fixed, moving = known_pair(*GRIDS[0])
     fixed = fixed.with_array(np.where(fixed.array > 40, fixed.array, 0).astype(np.float32))

@@ -166,6 +166,7 @@ def refine(
     own = [n for n, stage in enumerate(stages) if stage.similarity == options.similarity and stage.level.steps]
     judge = own[-2] if len(own) > 1 else own[-1]
     field, earlier, made, problem, scores, detailed, lead, done = start, start, [], None, None, None, True, 0.0
+    unlike = False
     for number, stage in enumerate(stages):
         # By what is known so far of what is still to do.
         costs = [later.cost(detailed, lead) for later in stages[number:]]
@@ -173,7 +174,7 @@ def refine(
             made.append(0)
             continue
         share = (1.0 - done) * costs[0] / sum(costs)
-        problem = _Problem(pair, region, stage, detailed, options, device, not lead, problem)
+        problem = _Problem(pair, region, stage, detailed, options, device, unlike, problem)
         if number == judge:
             scores = problem
         flow = problem.flow_of(field)
@@ -192,6 +193,8 @@ def refine(
             worth = problem.images.similarity(flow) - before >= least * (problem.images.term.best - before)
             if stage.kind == "coarse":
                 lead = worth
+                # A network has explained a part before: that what is left is little says nothing.
+                unlike = not worth and start is None
             else:
                 detailed = worth
                 if not worth:
