@@ -136,9 +136,9 @@ class Options:
 @dataclass(frozen=True)
 class Refined:
     """field: on a grid that covers the fixed image. similarity: as the options name it, at start and end, at its
-    second finest stage. steps: made at each stage, coarse to fine, 0 where one was left out. detailed: whether the
-    correlation went on with little smoothing (None: another similarity). improved: False when the start was returned
-    as the better one.
+    second finest stage. steps: made at each stage, coarse to fine, 0 where one was left out. detailed: whether little
+    smoothing was worth it for the correlation or the descriptors (None: another similarity). improved: False when the
+    start was returned as the better one.
     """
 
     field: DisplacementField
@@ -226,7 +226,7 @@ class _Stage:
         return self.kind == "smooth" or (self.kind == "chosen" and not detailed)
 
     def in_detail(self, detailed: bool | None) -> bool:
-        """Whether the correlation works with little smoothing here."""
+        """Whether it works with little smoothing here."""
         return self.kind == "trial" or (self.kind == "chosen" and bool(detailed))
 
     @property

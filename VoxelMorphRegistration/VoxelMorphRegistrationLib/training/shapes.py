@@ -116,22 +116,17 @@ def random_pair(
     moved = sample(labels.float().expand(2, *labels.shape[1:]), voxel_positions(warps), mode="nearest").long()
     probabilities = half_resolution_labels(moved, count)
     if black:
-        visible = 1.0 - probabilities[:1, :1]
-        outside = moved == 0
+        visible, outside = 1.0 - probabilities[:1, :1], moved == 0
     else:
-        visible, outside = torch.ones_like(probabilities[:1, :1]), None
+        visible, outside = torch.ones_like(probabilities[:1, :1]), torch.zeros_like(moved, dtype=torch.bool)
     if echoes:
         one = int(source.chance(0.5))
         seen = field_of_view(shape, source)
         drawn[one] = torch.where(seen, ultrasound(drawn[one : one + 1], source), 0.0)[0]
-        unseen = ~seen if outside is None else outside[one : one + 1] | ~seen
-        outside = torch.zeros_like(moved, dtype=torch.bool) if outside is None else outside.clone()
-        outside[one] = unseen[0]
+        outside[one] |= ~seen[0]
         if one == 0:
             visible = visible * half_resolution_labels(seen.long(), 2)[:, 1:]
-    images = [
-        finish_image(recipe, drawn[i : i + 1], None if outside is None else outside[i : i + 1], source) for i in (0, 1)
-    ]
+    images = [finish_image(recipe, drawn[i : i + 1], outside[i : i + 1], source) for i in (0, 1)]
     return TrainingPair(images[0], images[1], probabilities[:1], probabilities[1:], truth, visible)
 
 
