@@ -5,6 +5,7 @@ import torch
 
 from VoxelMorphRegistrationLib import sampling
 from VoxelMorphRegistrationLib.networks import UNet
+from VoxelMorphRegistrationLib.training.symmetric import Symmetric
 
 
 def pair(*shape):
@@ -50,6 +51,31 @@ def test_scripted_network_equals_the_original():
     for shape in ((8, 12, 16), (9, 10, 11)):
         images = pair(*shape)
         torch.testing.assert_close(scripted(*images), network(*images))
+
+
+@pytest.mark.parametrize(("encoder", "decoder"), [((4, 6, 8), (8, 6, 5, 4)), ((4, 6), (8, 5)), ((4,), (6, 5))])
+@pytest.mark.parametrize("half", [True, False])
+@pytest.mark.parametrize("shape", [(24, 16, 40), (70, 24), (17, 10, 9), (6, 3000, 8), (70, 5000)])
+def test_registering_computes_what_was_trained(shape, half, encoder, decoder):
+    network = UNet(len(shape), encoder, decoder, half_resolution=half).double()
+    torch.nn.init.normal_(network.flow.weight, std=0.1)
+    images = [image.double() for image in pair(*shape)]
+    trained = network.train()(*images)
+    torch.testing.assert_close(network.eval()(*images), trained)
+
+
+def test_both_directions_are_the_mean_of_what_the_network_says():
+    network = UNet(3, (4, 8), (8, 8, 4)).double()
+    for parameters in (network.flow.weight, network.flow.bias):
+        torch.nn.init.normal_(parameters, std=0.1)
+    moving, fixed = (image.double() for image in pair(9, 12, 14))
+    both = Symmetric(network)
+    for mode in (True, False):
+        both.train(mode)
+        expected = 0.5 * (network(moving, fixed) - network(fixed, moving))
+        torch.testing.assert_close(both(moving, fixed), expected)
+        torch.testing.assert_close(both(fixed, moving), -expected)
+    assert both(fixed, fixed).abs().max() == 0
 
 
 def test_spatial_transformer_follows_the_definition():

@@ -150,8 +150,11 @@ class DisplacementField:
         volume = torch.from_numpy(np.moveaxis(values, -1, 0))
         if grid.same_as(self.grid, 1e-6):
             return lambda rows: volume[:, rows]
-        volume = volume.contiguous()[None]
         to_field = self.grid.ras_to_ijk @ grid.ijk_to_ras
+        straight = sampling.AxisReader.of(volume, to_field, grid.shape)
+        if straight is not None:
+            return straight
+        volume = volume.contiguous()[None]
         return lambda rows: sampling.sample(volume, sampling.affine_positions(to_field, grid.shape, rows)[None])[0]
 
     def padded(self, voxels: int = 1, across: bool = False) -> DisplacementField:
@@ -502,8 +505,6 @@ def integrate_velocity(velocity: DisplacementField, steps: int = 7, backward: bo
 
 def _warped_positions(reference: Grid, field: DisplacementField | None, matrix: np.ndarray | None, source: Grid):
     """Yield (slice of k, ijk voxel positions in `source` of A (x + u(x))) over the voxels of `reference`."""
-    import torch
-
     from . import sampling
 
     linear = np.eye(4) if matrix is None else np.asarray(matrix, dtype=np.float64)
@@ -512,10 +513,10 @@ def _warped_positions(reference: Grid, field: DisplacementField | None, matrix: 
         for rows in sampling.slabs(reference.shape):
             yield rows, sampling.affine_positions(base, reference.shape, rows)
         return
-    to_voxels = torch.from_numpy((source.ras_to_ijk @ linear)[:3, :3].astype(np.float32))
-    for rows, values in field._slabs(reference):
+    read = field._reader(reference, (source.ras_to_ijk @ linear)[:3, :3])
+    for rows in sampling.slabs(reference.shape):
         positions = sampling.affine_positions(base, reference.shape, rows)
-        yield rows, positions + torch.from_numpy(values) @ to_voxels.T
+        yield rows, positions.add_(read(rows).movedim(0, -1))
 
 
 def warp_image(

@@ -92,6 +92,68 @@ def affine_positions(matrix: np.ndarray, shape: tuple[int, ...], rows: slice) ->
     return parts[0][:, None, None] + parts[1][None, :, None] + parts[2][None, None]
 
 
+class AxisReader:
+    """Linear interpolation on a grid whose axes run along those of the source: one band matrix for each axis.
+
+    The same as `sample` at `affine_positions`, border repeated, in a third of the time. volume (C, K', J', I').
+    """
+
+    def __init__(self, volume: torch.Tensor, order: list[int], bands: list[torch.Tensor]) -> None:
+        self._volume = volume.permute(0, *(1 + axis for axis in order)).contiguous()
+        self._bands = bands
+
+    @staticmethod
+    def of(
+        volume: torch.Tensor,
+        matrix: np.ndarray,
+        shape: tuple[int, ...],
+        sigmas: tuple[float, ...] = (0.0, 0.0, 0.0),
+    ) -> AxisReader | None:
+        """For output voxels ijk of `shape` (K, J, I), which `matrix` (4, 4) maps to source voxels ijk; None where it
+        turns the axes by other than right angles. sigmas: of a Gaussian beforehand, in voxels of each source axis.
+        """
+        along = np.abs(matrix[:3, :3]).argmax(1)
+        across = np.array(matrix[:3, :3], np.float64)
+        across[np.arange(3), along] = 0.0
+        # What float32 positions are good for in a large volume.
+        if sorted(along) != [0, 1, 2] or (np.abs(across) @ (np.array(shape[::-1]) - 1.0)).max() > 1e-4:
+            return None
+        order, bands = [], []
+        for axis, size in enumerate(shape):
+            source = int(np.flatnonzero(along == 2 - axis)[0])
+            order.append(2 - source)
+            positions = matrix[source, 2 - axis] * np.arange(size) + matrix[source, 3]
+            bands.append(_linear_band(positions, volume.shape[1 + order[-1]], sigmas[order[-1]]).to(volume))
+        return AxisReader(volume, order, bands)
+
+    def __call__(self, rows: slice) -> torch.Tensor:
+        """The slab `rows` of the output, (C, k, J, I)."""
+        first, second, third = self._bands
+        band = first[rows]
+        used = torch.nonzero(band.any(0))[:, 0]
+        low, high = int(used[0]), int(used[-1]) + 1
+        part = self._volume[:, low:high]
+        count, _, height, width = part.shape
+        # Axis by axis, the one whose product is largest last.
+        part = torch.matmul(band[:, low:high], part.reshape(count, high - low, -1)).reshape(count, -1, height, width)
+        return torch.matmul(second, part) @ third.T
+
+
+def _linear_band(positions: np.ndarray, size: int, sigma: float) -> torch.Tensor:
+    """(len(positions), size): the weights of linear interpolation at positions in voxels, after a Gaussian."""
+    positions = np.clip(positions, 0.0, size - 1.0)
+    low = np.minimum(positions.astype(np.intp), max(size - 2, 0))
+    high = np.minimum(low + 1, size - 1)
+    band = np.zeros((len(positions), size))
+    rows = np.arange(len(positions))
+    np.add.at(band, (rows, low), 1.0 - (positions - low))
+    np.add.at(band, (rows, high), positions - low)
+    radius = _gaussian_radius(size, sigma)
+    if radius:
+        band = band @ _gaussian_band(size, sigma, radius).double().numpy()
+    return torch.from_numpy(band.astype(np.float32))
+
+
 def slabs(shape: tuple[int, ...], voxels: int | None = None) -> Iterator[slice]:
     """Slices along the first axis of (K, J, I), each of about `voxels` (SLAB_VOXELS when None) voxels."""
     step = max(1, (voxels or SLAB_VOXELS) // max(1, shape[1] * shape[2]))
@@ -103,7 +165,14 @@ def inside(positions: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     """True where ijk `positions` (..., 3) lie within the voxels, edges included, of `shape` (K, J, I)."""
     size = torch.tensor(shape[::-1], dtype=positions.dtype, device=positions.device)
     # The margin absorbs float32 rounding, so that a voxel on the very edge is not lost.
-    kept = positions.clamp(torch.full_like(size, -0.501), size - 0.499) == positions
+    lowest, highest = torch.full_like(size, -0.501), size - 0.499
+    lines = positions.reshape(-1, positions.shape[-2] * 3)
+    if len(lines) and bool(
+        (lines.amin(0).reshape(-1, 3) >= lowest).all() and (lines.amax(0).reshape(-1, 3) <= highest).all()
+    ):
+        # As nearly always: five times as fast.
+        return torch.ones(positions.shape[:-1], dtype=torch.bool, device=positions.device)
+    kept = positions.clamp(lowest, highest) == positions
     return kept[..., 0] & kept[..., 1] & kept[..., 2]
 
 
@@ -116,7 +185,7 @@ def gaussian_smooth(volume: torch.Tensor, sigmas: tuple[float, ...]) -> torch.Te
     shape = volume.shape
     for axis, sigma in enumerate(sigmas, start=2):
         size = shape[axis]
-        radius = min(int(np.ceil(3.0 * sigma)), size - 1) if sigma > 1e-3 else 0
+        radius = _gaussian_radius(size, sigma)
         if radius == 0:
             continue
         band = _gaussian_band(size, sigma, radius).to(volume)
@@ -126,6 +195,10 @@ def gaussian_smooth(volume: torch.Tensor, sigmas: tuple[float, ...]) -> torch.Te
             volume = torch.matmul(band, volume.reshape(int(np.prod(shape[:axis])), size, -1))
         volume = volume.reshape(shape)
     return volume
+
+
+def _gaussian_radius(size: int, sigma: float) -> int:
+    return min(int(np.ceil(3.0 * sigma)), size - 1) if sigma > 1e-3 else 0
 
 
 def _gaussian_band(size: int, sigma: float, radius: int) -> torch.Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ..networks import UNet
+
 
 class Symmetric(nn.Module):
     """v(m, f) = (g(m, f) - g(f, m)) / 2 for a velocity network g, with g's inputs and outputs.
@@ -14,11 +16,18 @@ class Symmetric(nn.Module):
     "Anatomy-aware and acquisition-agnostic joint registration with SynthMorph", Imaging Neuroscience 2024).
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: UNet) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
         # One after the other, not as a batch: half the memory when registering.
-        forth = self.network(moving, fixed)
-        return 0.5 * (forth - self.network(fixed, moving))
+        difference = self.network.features(moving, fixed).to(self.network.flow.weight.dtype)
+        difference = difference - self.network.features(fixed, moving)
+        # The last convolution is linear: once for both directions, without what it adds to each.
+        sizes = list(moving.shape[2:])
+        flow = self.network.flow_of(difference, sizes)
+        bias = self.network.flow.bias
+        if bias is not None:
+            flow = flow - bias.reshape([1, -1] + [1] * len(sizes))
+        return 0.5 * flow
