@@ -602,7 +602,7 @@ def overview(
     picture = draw_overview(registration, fixed, moving, fixed_labels).picture
     part = path.with_name(path.name + ".part")
     try:
-        picture.save(part, format="PNG")
+        picture.save(part, format="PNG", compress_level=1)
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)

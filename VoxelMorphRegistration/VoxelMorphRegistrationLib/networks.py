@@ -126,9 +126,17 @@ class UNet(nn.Module):
             x = self._joined(x, skips.pop())
         return x
 
-    def flow_of(self, features: torch.Tensor, sizes: list[int]) -> torch.Tensor:
-        """The last convolution, which is linear, cropped to what images of `sizes` need."""
-        flow = self.flow(features.to(self.flow.weight.dtype))
+    def flow_of(self, features: torch.Tensor, sizes: list[int], offset: bool = True) -> torch.Tensor:
+        """The last convolution, which is linear, with its bias or without, cropped to what images of `sizes` need."""
+        features = features.to(self.flow.weight.dtype)
+        bias = self.flow.bias
+        if bias is not None and not offset:
+            # Not left out: every parameter of a training has a gradient.
+            bias = 0.0 * bias
+        if self.dimension == 3:
+            flow = F.conv3d(features, self.flow.weight, bias, padding=1)
+        else:
+            flow = F.conv2d(features, self.flow.weight, bias, padding=1)
         for axis in range(len(sizes)):
             size = (sizes[axis] + 1) // 2 if self.half_resolution else sizes[axis]
             flow = flow.narrow(2 + axis, 0, size)

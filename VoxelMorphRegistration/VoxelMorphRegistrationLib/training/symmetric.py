@@ -24,10 +24,5 @@ class Symmetric(nn.Module):
         # One after the other, not as a batch: half the memory when registering.
         difference = self.network.features(moving, fixed).to(self.network.flow.weight.dtype)
         difference = difference - self.network.features(fixed, moving)
-        # The last convolution is linear: once for both directions, without what it adds to each.
-        sizes = list(moving.shape[2:])
-        flow = self.network.flow_of(difference, sizes)
-        bias = self.network.flow.bias
-        if bias is not None:
-            flow = flow - bias.reshape([1, -1] + [1] * len(sizes))
-        return 0.5 * flow
+        # The last convolution is linear: once for both directions, and what it adds to each cancels out.
+        return 0.5 * self.network.flow_of(difference, list(moving.shape[2:]), False)
