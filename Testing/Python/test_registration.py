@@ -133,7 +133,7 @@ def test_the_network_sees_the_foreground_and_the_field_covers_the_whole_image(ki
     result = register(ball(wide), pair()[1], settings=settings(model))
     seen = result.report.working_grid
     size = np.array(seen["shape_kji"][::-1]) * np.linalg.norm(np.array(seen["ijk_to_ras"])[:3, :3], axis=0)
-    # The ball is bright for about 10 mm around its centre; 8 mm are added, and at most a stride of voxels.
+    # The ball is bright for about 10 mm around its centre; SURROUNDINGS_MM are added, and at most a stride of voxels.
     assert (size < 2 * (12 + registration.SURROUNDINGS_MM) + 6).all()
     assert result.field.grid.contains(wide.to_ras(np.array([[0, 0, 0], wide.size - 1]))).all()
     np.testing.assert_allclose(result.transform_points(np.zeros((1, 3)))[0], SHIFT, atol=0.2)

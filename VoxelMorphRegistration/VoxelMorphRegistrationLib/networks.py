@@ -33,8 +33,8 @@ class ConvBlock(nn.Module):
 class UNet(nn.Module):
     """g(m, f) = flow: the registration network.
 
-    forward(moving, fixed): two tensors (N, 1, *S), values in [0, 1], any sizes (padded with zeros to a multiple of
-    the stride and cropped again). Returns (N, d, *S'), channel c along tensor axis c, in voxels of the flow grid:
+    forward(moving, fixed): two tensors (N, 1, *S), values in [0, 1], any sizes. Returns (N, d, *S'), channel c along
+    tensor axis c, in voxels of the flow grid:
     S' = S, or ceil(S / 2) with `half_resolution`, where flow voxel p covers input voxels 2p and 2p + 1.
 
     encoder: features before each of the len(encoder) max-poolings by two. decoder: first len(encoder) entries are
@@ -83,17 +83,11 @@ class UNet(nn.Module):
         nn.init.zeros_(self.flow.bias)
 
     def forward(self, moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
-        sizes = list(moving.shape[2:])
-        return self.flow_of(self.features(moving, fixed), sizes)
+        return self.flow_of(self.features(moving, fixed))
 
     def features(self, moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
-        """What the flow is computed from: (N, C, *S'), sizes padded to the stride."""
+        """What the flow is computed from: (N, C, *S')."""
         x = torch.cat([moving, fixed], 1).to(self.down[0].conv.weight.dtype)
-        pad: list[int] = []
-        for size in list(x.shape[2:])[::-1]:
-            pad.extend([0, (self.stride - size % self.stride) % self.stride])
-        if sum(pad) > 0:
-            x = F.pad(x, pad)
         skips: list[torch.Tensor] = []
         for level, block in enumerate(self.down):
             if level == 0 and self.half_resolution and not self.training:
@@ -103,14 +97,15 @@ class UNet(nn.Module):
                 # At half resolution the full-resolution features are no skip: let them go.
                 if level > 0 or not self.half_resolution:
                     skips.append(x)
-                x = F.max_pool3d(x, 2) if self.dimension == 3 else F.max_pool2d(x, 2)
+                x = self._pooled(x)
         # From here on every block but the first sees the upsampled features beside a skip, while there are skips.
         joining = False
         for block in self.up:
             if not joining:
                 x = block(x)
             elif self.training:
-                x = block(self._joined(x, skips.pop()))
+                skip = skips.pop()
+                x = self._cropped(block(self._joined(x, skip)), list(skip.shape))
             else:
                 x = self._joined_block(x, skips.pop(), block.conv.weight, block.conv.bias)
             joining = len(skips) > 0
@@ -118,16 +113,18 @@ class UNet(nn.Module):
             if not joining:
                 x = block(x)
             elif self.training:
-                x = block(self._joined(x, skips.pop()))
+                skip = skips.pop()
+                x = self._cropped(block(self._joined(x, skip)), list(skip.shape))
             else:
                 x = self._joined_block(x, skips.pop(), block.conv.weight, block.conv.bias)
             joining = len(skips) > 0
         if joining:
-            x = self._joined(x, skips.pop())
+            skip = skips.pop()
+            x = self._cropped(self._joined(x, skip), list(skip.shape))
         return x
 
-    def flow_of(self, features: torch.Tensor, sizes: list[int], offset: bool = True) -> torch.Tensor:
-        """The last convolution, which is linear, with its bias or without, cropped to what images of `sizes` need."""
+    def flow_of(self, features: torch.Tensor, offset: bool = True) -> torch.Tensor:
+        """The last convolution, which is linear, with its bias or without."""
         features = features.to(self.flow.weight.dtype)
         bias = self.flow.bias
         if bias is not None and not offset:
@@ -137,13 +134,23 @@ class UNet(nn.Module):
             flow = F.conv3d(features, self.flow.weight, bias, padding=1)
         else:
             flow = F.conv2d(features, self.flow.weight, bias, padding=1)
-        for axis in range(len(sizes)):
-            size = (sizes[axis] + 1) // 2 if self.half_resolution else sizes[axis]
-            flow = flow.narrow(2 + axis, 0, size)
         return flow
 
+    def _pooled(self, x: torch.Tensor) -> torch.Tensor:
+        return F.max_pool3d(x, 2, ceil_mode=True) if self.dimension == 3 else F.max_pool2d(x, 2, ceil_mode=True)
+
     def _joined(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
-        return torch.cat([F.interpolate(x, scale_factor=2.0, mode="nearest"), skip], 1)
+        """x upsampled and the skip, which lacks up to a voxel along each axis; zeros are put there."""
+        x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        pad: list[int] = []
+        for axis in range(x.dim() - 1, 1, -1):
+            pad.extend([0, x.shape[axis] - skip.shape[axis]])
+        return torch.cat([x, F.pad(skip, pad) if sum(pad) > 0 else skip], 1)
+
+    def _cropped(self, x: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+        for axis in range(2, x.dim()):
+            x = x.narrow(axis, 0, sizes[axis])
+        return x
 
     def _joined_block(
         self, x: torch.Tensor, skip: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
@@ -164,10 +171,10 @@ class UNet(nn.Module):
         direct = weight.narrow(1, inner, weight.shape[1] - inner)
         if self.dimension == 3:
             y = F.conv3d(skip, direct, bias, padding=1)
-            y += F.conv_transpose3d(x, doubled, stride=2, padding=1)
+            y += self._cropped(F.conv_transpose3d(x, doubled, stride=2, padding=1), list(skip.shape))
         else:
             y = F.conv2d(skip, direct, bias, padding=1)
-            y += F.conv_transpose2d(x, doubled, stride=2, padding=1)
+            y += self._cropped(F.conv_transpose2d(x, doubled, stride=2, padding=1), list(skip.shape))
         return F.leaky_relu_(y, 0.2)
 
     def _first_level(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -187,8 +194,8 @@ class UNet(nn.Module):
             stop = min(start + rows, size)
             part = x.narrow(2, start, stop - start + 2)
             if self.dimension == 3:
-                part = F.max_pool3d(F.conv3d(part, weight, bias, padding=[0, 1, 1]), 2)
+                part = F.conv3d(part, weight, bias, padding=[0, 1, 1])
             else:
-                part = F.max_pool2d(F.conv2d(part, weight, bias, padding=[0, 1]), 2)
-            pooled.append(F.leaky_relu_(part, 0.2))
+                part = F.conv2d(part, weight, bias, padding=[0, 1])
+            pooled.append(F.leaky_relu_(self._pooled(part), 0.2))
         return torch.cat(pooled, 2)

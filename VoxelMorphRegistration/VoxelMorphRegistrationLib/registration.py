@@ -30,7 +30,7 @@ SIMILARITIES = ("auto", "lncc", "mind", "mi", "mse")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "float32")
 # The network sees this much around what is brighter than the background.
-SURROUNDINGS_MM = 8.0
+SURROUNDINGS_MM = 5.0
 # A report warns when less of the fixed anatomy, in percent, is covered by the moving image.
 SMALLEST_COVERAGE = 75.0
 

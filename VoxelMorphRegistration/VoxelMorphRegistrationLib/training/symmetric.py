@@ -25,4 +25,4 @@ class Symmetric(nn.Module):
         difference = self.network.features(moving, fixed).to(self.network.flow.weight.dtype)
         difference = difference - self.network.features(fixed, moving)
         # The last convolution is linear: once for both directions, and what it adds to each cancels out.
-        return 0.5 * self.network.flow_of(difference, list(moving.shape[2:]), False)
+        return 0.5 * self.network.flow_of(difference, False)
