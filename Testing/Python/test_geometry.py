@@ -3,7 +3,7 @@ import pytest
 import SimpleITK as sitk
 
 from grids import KINDS, make_grid, rotation, smooth_function, smooth_image
-from VoxelMorphRegistrationLib import geometry
+from VoxelMorphRegistrationLib import geometry, sampling
 from VoxelMorphRegistrationLib.errors import InputError, OutputError
 from VoxelMorphRegistrationLib.geometry import Grid, Image
 
@@ -214,3 +214,29 @@ def test_unwritable_place_is_told(tmp_path):
     image = smooth_image(make_grid((8, 8, 8)))
     with pytest.raises(OutputError, match="could not be written"):
         geometry.write_image(image, tmp_path / "missing" / "a.nii.gz")
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize("axes", [((1, 0, 0), (0, 1, 0), (0, 0, 1)), ((0, 0, 1), (-1, 0, 0), (0, -1, 0))])
+def test_axis_by_axis_is_what_interpolating_everywhere_gives(axes, smooth, monkeypatch):
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.array(axes) @ np.diag([1.2, 0.9, 2.0])
+    matrix[:3, 3] = matrix[:3, :3] @ [-10, -9, -8]
+    image = Image(np.random.default_rng(0).random((17, 20, 23), np.float32), Grid((17, 20, 23), matrix))
+    wide = np.diag([-1.5, 1.1, 2.3, 1.0])
+    wide[:3, 3] = [30.0, -28.0, -26.0]
+    grid = Grid((24, 50, 40), wide)
+    quick = geometry.resample(image, grid, background=-3.0, smooth=smooth).array
+    monkeypatch.setattr(sampling.AxisReader, "of", lambda *arguments: None)
+    everywhere = geometry.resample(image, grid, background=-3.0, smooth=smooth).array
+    assert 0.01 < np.mean(quick != -3.0) < 0.99
+    np.testing.assert_array_equal(quick == -3.0, everywhere == -3.0)
+    np.testing.assert_allclose(quick, everywhere, atol=2e-5)
+
+
+def test_a_voxel_that_is_not_finite_spoils_only_its_surroundings():
+    array = np.ones((8, 8, 8), np.float32)
+    array[2, 2, 2] = np.nan
+    half = np.diag([1.5, 1.5, 1.5, 1.0])
+    found = geometry.resample(Image(array, Grid((8, 8, 8), np.eye(4))), Grid((5, 5, 5), half)).array
+    assert 0 < np.isnan(found).sum() <= 8
