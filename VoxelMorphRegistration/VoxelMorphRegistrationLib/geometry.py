@@ -310,10 +310,9 @@ def resample(
     if bool(source.isfinite().all()):
         straight = sampling.AxisReader.of(source[None], to_source, grid.shape, sigmas)
     if straight is not None:
-        known = _known_lines(to_source, grid.shape, image.grid.size)
         for rows in sampling.slabs(grid.shape):
             out[rows] = straight(rows)[0].numpy()
-        for axis, line in enumerate(known):
+        for axis, line in enumerate(straight.inside):
             out[(slice(None),) * axis + (~line,)] = background
         return Image(out, grid, image.name)
     source = (sampling.gaussian_smooth(source[None, None], sigmas) if smooth else source[None, None]).contiguous()
@@ -343,17 +342,6 @@ def _smoothing(to_source: np.ndarray) -> tuple[float, ...]:
     """The Gaussian of `smoothed`: sigmas in voxels of the image, along its array axes."""
     ratio = np.abs(to_source[:3, :3]).max(axis=1)
     return tuple(0.5 * np.sqrt(np.maximum(ratio**2 - 1.0, 0.0))[::-1])
-
-
-def _known_lines(to_source: np.ndarray, shape: tuple[int, ...], size: np.ndarray) -> list[np.ndarray]:
-    """For each array axis of a grid along the image's axes: which of its planes lie within the image's voxels."""
-    along = np.abs(to_source[:3, :3]).argmax(1)
-    known = [np.ones(0, bool)] * 3
-    for source in range(3):
-        axis = 2 - int(along[source])
-        positions = to_source[source, along[source]] * np.arange(shape[axis]) + to_source[source, 3]
-        known[axis] = (positions >= -0.501) & (positions <= size[source] - 0.499)
-    return known
 
 
 def _same_lattice(to_source: np.ndarray) -> bool:

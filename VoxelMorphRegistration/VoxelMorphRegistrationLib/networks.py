@@ -17,6 +17,21 @@ DEFAULT_ENCODER = (16, 32, 32, 32)
 DEFAULT_DECODER = (32, 32, 32, 32, 32, 16, 16)
 
 
+def _joined(x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
+    """x upsampled and the skip, which lacks up to a voxel along each axis; zeros are put there."""
+    x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+    pad: list[int] = []
+    for axis in range(x.dim() - 1, 1, -1):
+        pad.extend([0, x.shape[axis] - skip.shape[axis]])
+    return torch.cat([x, F.pad(skip, pad) if sum(pad) > 0 else skip], 1)
+
+
+def _cropped(x: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+    for axis in range(2, x.dim()):
+        x = x.narrow(axis, 0, sizes[axis])
+    return x
+
+
 class ConvBlock(nn.Module):
     """A 3x3(x3) convolution and LeakyReLU 0.2."""
 
@@ -28,6 +43,32 @@ class ConvBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         # In place: the full-resolution features are the largest tensors of all.
         return F.leaky_relu_(self.conv(x), 0.2)
+
+    def joined(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
+        """The block after _joined(x, skip); not in training, in half the time.
+
+        What reads the upsampled features, three voxels wide, reads at most two different ones: a transposed
+        convolution with a kernel of four, each of its weights the sum of those that meet the same voxel.
+        """
+        if self.training:
+            return _cropped(self.forward(_joined(x, skip)), list(skip.shape))
+        weight, bias = self.conv.weight, self.conv.bias
+        inner = x.shape[1]
+        doubled = weight.narrow(1, 0, inner).transpose(0, 1)
+        # In float32: sums of eight weights would lose too much in bfloat16.
+        doubled = doubled.flip(list(range(2, weight.dim()))).to(torch.promote_types(weight.dtype, torch.float32))
+        for axis in range(weight.dim() - 2):
+            sides = [0, 0] * axis
+            doubled = F.pad(doubled, sides + [0, 1]) + F.pad(doubled, sides + [1, 0])
+        doubled = doubled.to(weight.dtype)
+        direct = weight.narrow(1, inner, weight.shape[1] - inner)
+        if weight.dim() == 5:
+            y = F.conv3d(skip, direct, bias, padding=1)
+            y += _cropped(F.conv_transpose3d(x, doubled, stride=2, padding=1), list(skip.shape))
+        else:
+            y = F.conv2d(skip, direct, bias, padding=1)
+            y += _cropped(F.conv_transpose2d(x, doubled, stride=2, padding=1), list(skip.shape))
+        return F.leaky_relu_(y, 0.2)
 
 
 class UNet(nn.Module):
@@ -101,26 +142,14 @@ class UNet(nn.Module):
         # From here on every block but the first sees the upsampled features beside a skip, while there are skips.
         joining = False
         for block in self.up:
-            if not joining:
-                x = block(x)
-            elif self.training:
-                skip = skips.pop()
-                x = self._cropped(block(self._joined(x, skip)), list(skip.shape))
-            else:
-                x = self._joined_block(x, skips.pop(), block.conv.weight, block.conv.bias)
+            x = block.joined(x, skips.pop()) if joining else block(x)
             joining = len(skips) > 0
         for block in self.final:
-            if not joining:
-                x = block(x)
-            elif self.training:
-                skip = skips.pop()
-                x = self._cropped(block(self._joined(x, skip)), list(skip.shape))
-            else:
-                x = self._joined_block(x, skips.pop(), block.conv.weight, block.conv.bias)
+            x = block.joined(x, skips.pop()) if joining else block(x)
             joining = len(skips) > 0
         if joining:
             skip = skips.pop()
-            x = self._cropped(self._joined(x, skip), list(skip.shape))
+            x = _cropped(_joined(x, skip), list(skip.shape))
         return x
 
     def flow_of(self, features: torch.Tensor, offset: bool = True) -> torch.Tensor:
@@ -138,44 +167,6 @@ class UNet(nn.Module):
 
     def _pooled(self, x: torch.Tensor) -> torch.Tensor:
         return F.max_pool3d(x, 2, ceil_mode=True) if self.dimension == 3 else F.max_pool2d(x, 2, ceil_mode=True)
-
-    def _joined(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
-        """x upsampled and the skip, which lacks up to a voxel along each axis; zeros are put there."""
-        x = F.interpolate(x, scale_factor=2.0, mode="nearest")
-        pad: list[int] = []
-        for axis in range(x.dim() - 1, 1, -1):
-            pad.extend([0, x.shape[axis] - skip.shape[axis]])
-        return torch.cat([x, F.pad(skip, pad) if sum(pad) > 0 else skip], 1)
-
-    def _cropped(self, x: torch.Tensor, sizes: list[int]) -> torch.Tensor:
-        for axis in range(2, x.dim()):
-            x = x.narrow(axis, 0, sizes[axis])
-        return x
-
-    def _joined_block(
-        self, x: torch.Tensor, skip: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
-    ) -> torch.Tensor:
-        """A block after _joined(x, skip), in half the time.
-
-        What reads the upsampled features, three voxels wide, reads at most two different ones: a transposed
-        convolution with a kernel of four, each of its weights the sum of those that meet the same voxel.
-        """
-        inner = x.shape[1]
-        doubled = weight.narrow(1, 0, inner).transpose(0, 1)
-        # In float32: sums of eight weights would lose too much in bfloat16.
-        doubled = doubled.flip(list(range(2, weight.dim()))).to(self.flow.weight.dtype)
-        for axis in range(self.dimension):
-            sides = [0, 0] * axis
-            doubled = F.pad(doubled, sides + [0, 1]) + F.pad(doubled, sides + [1, 0])
-        doubled = doubled.to(weight.dtype)
-        direct = weight.narrow(1, inner, weight.shape[1] - inner)
-        if self.dimension == 3:
-            y = F.conv3d(skip, direct, bias, padding=1)
-            y += self._cropped(F.conv_transpose3d(x, doubled, stride=2, padding=1), list(skip.shape))
-        else:
-            y = F.conv2d(skip, direct, bias, padding=1)
-            y += self._cropped(F.conv_transpose2d(x, doubled, stride=2, padding=1), list(skip.shape))
-        return F.leaky_relu_(y, 0.2)
 
     def _first_level(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """First block and pooling, slab by slab: the full-resolution features never exist as a whole.
