@@ -29,16 +29,18 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleTest,
     ScriptedLoadableModuleWidget,
 )
-from VoxelMorphRegistrationLib import registration, scene
-from VoxelMorphRegistrationLib.alignment import METHODS as ALIGNMENTS
+from VoxelMorphRegistrationLib.alignment.align import METHODS as ALIGNMENTS
 from VoxelMorphRegistrationLib.errors import Cancelled, InputError, VoxelMorphError
+from VoxelMorphRegistrationLib.mrml.inputs import read_inputs
+from VoxelMorphRegistrationLib.mrml.targets import Outputs, Targets, check_targets
+from VoxelMorphRegistrationLib.mrml.view_state import CHECK_ATTRIBUTE
 from VoxelMorphRegistrationLib.panel.apply import ApplySection
 from VoxelMorphRegistrationLib.panel.check import CheckSection
 from VoxelMorphRegistrationLib.panel.messages import tell, told
 from VoxelMorphRegistrationLib.panel.models import ModelList
 from VoxelMorphRegistrationLib.panel.results import ResultsSection, write_table
 from VoxelMorphRegistrationLib.panel.run import NodeRun, keep, shared_client, whole_fraction
-from VoxelMorphRegistrationLib.view_state import CHECK_ATTRIBUTE
+from VoxelMorphRegistrationLib.registration.settings import DEVICES, PRECISIONS, REFINEMENTS, SIMILARITIES, Settings
 
 TORCH_REQUIREMENT = ">=2.5"
 SAMPLE_CATEGORY = "VoxelMorph"
@@ -152,14 +154,14 @@ class VoxelMorphRegistrationParameterNode:
     applyToMoving: bool = False
     alignment: Annotated[str, Choice(list(ALIGNMENTS)), Default("affine")]
     passes: Annotated[int, WithinRange(0, 10), Default(0)]
-    refinement: Annotated[str, Choice(list(registration.REFINEMENTS)), Default("off")]
-    device: Annotated[str, Choice(list(registration.DEVICES)), Default("auto")]
-    similarity: Annotated[str, Choice(list(registration.SIMILARITIES)), Default("auto")]
+    refinement: Annotated[str, Choice(list(REFINEMENTS)), Default("off")]
+    device: Annotated[str, Choice(list(DEVICES)), Default("auto")]
+    similarity: Annotated[str, Choice(list(SIMILARITIES)), Default("auto")]
     smoothness: Annotated[float, WithinRange(0.2, 5.0), Default(1.0)]
     labelWeight: Annotated[float, WithinRange(0.0, 100.0), Default(0.0)]
     landmarkWeight: Annotated[float, WithinRange(0.0, 100.0), Default(0.0)]
     workingSpacing: Annotated[float, WithinRange(0.0, 100.0), Default(0.0)]
-    precision: Annotated[str, Choice(list(registration.PRECISIONS)), Default("auto")]
+    precision: Annotated[str, Choice(list(PRECISIONS)), Default("auto")]
     seed: Annotated[int, WithinRange(0, 1000000), Default(0)]
     labelInterpolation: Annotated[str, Choice(["nearest", "linear"]), Default("nearest")]
     jacobianKind: Annotated[str, Choice(["total", "deformable"]), Default("total")]
@@ -396,7 +398,7 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
     def settings(self):
         """The panel's choices as settings of the library. Raises SettingsError."""
         parameters = self._parameterNode
-        return registration.Settings(
+        return Settings(
             model=parameters.model,
             alignment=parameters.alignment,
             passes=parameters.passes or None,
@@ -748,7 +750,7 @@ class VoxelMorphRegistrationLogic(ScriptedLoadableModuleLogic):
         def ignore(*unused):
             return None
 
-        settings = settings or registration.Settings()
+        settings = settings or Settings()
         if model is not None:
             settings = settings.replace(model=str(model))
         if Path(settings.model).is_file():
@@ -787,7 +789,7 @@ class VoxelMorphRegistrationLogic(ScriptedLoadableModuleLogic):
         applyToMoving=False,
     ):
         """What is read from the scene and where the results go; nothing is changed. Raises VoxelMorphError."""
-        targets = scene.Targets(
+        targets = Targets(
             transform=outputTransform,
             volume=outputVolume,
             labels=outputLabels,
@@ -796,10 +798,10 @@ class VoxelMorphRegistrationLogic(ScriptedLoadableModuleLogic):
             linear=linear,
             apply=applyToMoving,
         )
-        scene.check_targets(targets, fixedNode, movingNode, fixedLabels, movingLabels, fixedMask, movingMask)
+        check_targets(targets, fixedNode, movingNode, fixedLabels, movingLabels, fixedMask, movingMask)
 
         def read():
-            return scene.read_inputs(
+            return read_inputs(
                 fixedNode,
                 movingNode,
                 fixed_labels=fixedLabels,
@@ -867,7 +869,7 @@ class VoxelMorphRegistrationTest(ScriptedLoadableModuleTest):
         self.requireTorch()
         self.delayDisplay("Registering two small volumes")
         fixed, moving = self.addVolume("Fixed", 10), self.addVolume("Moving", 14)
-        settings = registration.Settings(alignment="none", device="cpu")
+        settings = Settings(alignment="none", device="cpu")
         nodes = VoxelMorphRegistrationLogic().register(fixed, moving, settings=settings)
         self.assertTrue(nodes.transform.IsA("vtkMRMLGridTransformNode"))
         self.assertEqual(slicer.util.arrayFromVolume(nodes.volume).shape, (40, 40, 40))
@@ -880,7 +882,7 @@ class VoxelMorphRegistrationTest(ScriptedLoadableModuleTest):
         self.requireTorch()
         self.delayDisplay("Registering two small volumes in the worker's process")
         fixed, moving = self.addVolume("Fixed", 10), self.addVolume("Moving", 14)
-        settings = registration.Settings(alignment="none", device="cpu")
+        settings = Settings(alignment="none", device="cpu")
         ended, stages = [], set()
         VoxelMorphRegistrationLogic().registerAsync(
             fixed,
@@ -896,7 +898,7 @@ class VoxelMorphRegistrationTest(ScriptedLoadableModuleTest):
             slicer.app.processEvents()
             time.sleep(0.01)
         self.assertEqual(len(ended), 1)
-        self.assertIsInstance(ended[0], scene.Outputs)
+        self.assertIsInstance(ended[0], Outputs)
         self.assertIn("registering", stages)
         self.assertEqual(slicer.util.arrayFromVolume(ended[0].volume).shape, (40, 40, 40))
         self.delayDisplay("Test passed")

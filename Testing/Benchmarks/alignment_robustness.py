@@ -20,9 +20,11 @@ import numpy as np
 from cases import POINTS, foreground, generator, read
 from resources import BenchmarkError
 
-from VoxelMorphRegistrationLib import alignment
+from VoxelMorphRegistrationLib.alignment.align import align
 from VoxelMorphRegistrationLib.errors import VoxelMorphError
-from VoxelMorphRegistrationLib.geometry import Image, reoriented, resample, to_sitk
+from VoxelMorphRegistrationLib.images.files import to_sitk
+from VoxelMorphRegistrationLib.images.grid import reoriented
+from VoxelMorphRegistrationLib.images.image import Image, resample
 
 RECOVERED_MM = 2.0
 OURS, PEER = "ours", "SimpleITK"
@@ -143,7 +145,7 @@ def displacement(rng: np.random.Generator, center: np.ndarray, degrees: float, m
 
 
 def ours(kind: str, fixed: Image, moving: Image) -> tuple[np.ndarray, str]:
-    found = alignment.align(fixed, moving, kind)
+    found = align(fixed, moving, kind)
     return found.matrix, " ".join(found.warnings)
 
 

@@ -16,9 +16,11 @@ from pathlib import Path
 import numpy as np
 from resources import BenchmarkError
 
-from VoxelMorphRegistrationLib import sampling
-from VoxelMorphRegistrationLib.field import warp_labels
-from VoxelMorphRegistrationLib.geometry import Grid, Image, read_image, reoriented, resample, working_grid
+from VoxelMorphRegistrationLib.fields.warp import warp_labels
+from VoxelMorphRegistrationLib.images import sampling
+from VoxelMorphRegistrationLib.images.files import read_image
+from VoxelMorphRegistrationLib.images.grid import Grid, reoriented, working_grid
+from VoxelMorphRegistrationLib.images.image import Image, resample
 
 POINTS = 2000
 # The largest |a.k| of one wave; each alone changes volumes by at most this part.
@@ -355,7 +357,7 @@ def _prostate(data: Path, number: int) -> Pair:
 def _first_channel(path: Path) -> Image:
     import SimpleITK as sitk
 
-    from VoxelMorphRegistrationLib.geometry import from_sitk
+    from VoxelMorphRegistrationLib.images.files import from_sitk
 
     if not path.is_file():
         raise BenchmarkError(f"The data folder has no {path.name} ({path}).")

@@ -24,8 +24,9 @@ from scores import score
 
 import VoxelMorphRegistrationLib
 from VoxelMorphRegistrationLib.errors import VoxelMorphError
-from VoxelMorphRegistrationLib.field import DisplacementField
-from VoxelMorphRegistrationLib.geometry import resample, write_image
+from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
+from VoxelMorphRegistrationLib.images.files import write_image
+from VoxelMorphRegistrationLib.images.image import resample
 
 DONE = "done"
 BEFORE, ALIGNED = "before", "aligned"

@@ -36,8 +36,9 @@ import qt  # noqa: E402
 import slicer  # noqa: E402
 import slicer_application  # noqa: E402
 import worker_cases  # noqa: E402
-from VoxelMorphRegistrationLib import scene as room  # noqa: E402
-from VoxelMorphRegistrationLib.geometry import Grid, read_image  # noqa: E402
+from VoxelMorphRegistrationLib.images.files import read_image  # noqa: E402
+from VoxelMorphRegistrationLib.images.grid import Grid  # noqa: E402
+from VoxelMorphRegistrationLib.mrml.names import REPORT_ATTRIBUTE  # noqa: E402
 
 SIZE = (160, 192, 224)
 WAIT_S = 3600.0
@@ -115,7 +116,7 @@ def cpu_seconds(pid: int) -> float:
 
 def reported_seconds(widget) -> float:
     """What the library itself took for the last result."""
-    report = json.loads(widget._parameterNode.outputTransform.GetAttribute(room.REPORT_ATTRIBUTE))
+    report = json.loads(widget._parameterNode.outputTransform.GetAttribute(REPORT_ATTRIBUTE))
     return report["seconds"]["total"]
 
 

@@ -94,10 +94,10 @@ def _zero_field(image):
 
 def align(fixed: str, moving: str, output: str, kind: str) -> None:
     """This project's linear alignment: a text file with the 4x4 matrix, fixed to moving in RAS mm."""
-    from VoxelMorphRegistrationLib import alignment
-    from VoxelMorphRegistrationLib.geometry import read_image
+    from VoxelMorphRegistrationLib.alignment.align import align as alignment_align
+    from VoxelMorphRegistrationLib.images.files import read_image
 
-    found = alignment.align(read_image(fixed), read_image(moving), kind)
+    found = alignment_align(read_image(fixed), read_image(moving), kind)
     np.savetxt(output, found.matrix)
     print(*found.warnings, sep="\n")
 

@@ -19,10 +19,12 @@ import SimpleITK as sitk
 from cases import Case
 from resources import COMMAND, BenchmarkError, run_measured
 
-from VoxelMorphRegistrationLib import models
 from VoxelMorphRegistrationLib.errors import VoxelMorphError
-from VoxelMorphRegistrationLib.field import DisplacementField, read_field
-from VoxelMorphRegistrationLib.geometry import Grid
+from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
+from VoxelMorphRegistrationLib.fields.files import read_field
+from VoxelMorphRegistrationLib.images.grid import Grid
+from VoxelMorphRegistrationLib.networks.model import read_card
+from VoxelMorphRegistrationLib.networks.shelf import find_model, model_names
 
 PROGRAMS = Path(__file__).with_name("peer_programs.py")
 PUBLISHED = Path("voxelmorph_official") / "vxm_dense_brain_T1_3D_mse.h5"
@@ -83,7 +85,7 @@ class Ours:
 
     @cached_property
     def dimension(self) -> int | None:
-        return None if self.model == "none" else models.read_card(models.find_model(self.model)).dimension
+        return None if self.model == "none" else read_card(find_model(self.model)).dimension
 
     def unsuitable(self, case: Case) -> str | None:
         if self.model == "none" and self.refinement == "off":
@@ -319,5 +321,5 @@ def find(name: str, case: Case, chosen_models: list[str] | None, data: Path | No
 
 def _shipped(case: Case) -> list[str]:
     """Shipped models for the dimension of a case; those of brains for brains only."""
-    names = [name for name in models.model_names() if case.anatomy == "brain" or not name.startswith("brain")]
-    return [name for name in names if models.read_card(models.find_model(name)).dimension == case.dimension]
+    names = [name for name in model_names() if case.anatomy == "brain" or not name.startswith("brain")]
+    return [name for name in names if read_card(find_model(name)).dimension == case.dimension]

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from cases import Pair, foreground
 
-from VoxelMorphRegistrationLib import evaluation
-from VoxelMorphRegistrationLib.field import DisplacementField, warp_labels
+from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
+from VoxelMorphRegistrationLib.fields.warp import warp_labels
+from VoxelMorphRegistrationLib.registration import evaluation
 
 
 @dataclass(frozen=True)

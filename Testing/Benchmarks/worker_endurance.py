@@ -24,8 +24,10 @@ import numpy as np  # noqa: E402
 
 import qt  # noqa: E402
 import worker_cases as cases  # noqa: E402
-from VoxelMorphRegistrationLib.geometry import Grid, Image, read_image  # noqa: E402
-from VoxelMorphRegistrationLib.registration import Settings  # noqa: E402
+from VoxelMorphRegistrationLib.images.files import read_image  # noqa: E402
+from VoxelMorphRegistrationLib.images.grid import Grid  # noqa: E402
+from VoxelMorphRegistrationLib.images.image import Image  # noqa: E402
+from VoxelMorphRegistrationLib.registration.settings import Settings  # noqa: E402
 from VoxelMorphRegistrationLib.worker.client import WorkerClient  # noqa: E402
 from VoxelMorphRegistrationLib.worker.messages import Job  # noqa: E402
 

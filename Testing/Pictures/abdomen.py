@@ -9,7 +9,8 @@ import cases
 import numpy as np
 
 import slicer
-from VoxelMorphRegistrationLib.geometry import Image, read_image
+from VoxelMorphRegistrationLib.images.files import read_image
+from VoxelMorphRegistrationLib.images.image import Image
 
 SEED, LARGEST_MM, NOISE_HU, LANDMARKS = 5, 25.0, 8.0, 4
 WINDOW_HU = (-160.0, 240.0)

@@ -52,25 +52,26 @@ def model_file(tmp_path_factory):
     """An untrained network that moves everything by the same known flow of some voxels."""
     import torch
 
-    from VoxelMorphRegistrationLib import models
-    from VoxelMorphRegistrationLib.networks import UNet
+    from VoxelMorphRegistrationLib.networks.card import ModelCard
+    from VoxelMorphRegistrationLib.networks.model import save_model
+    from VoxelMorphRegistrationLib.networks.unet import UNet
 
     torch.manual_seed(0)
     network = UNet(3, [4, 4], [4, 4, 4])
     with torch.no_grad():
         network.flow.bias.copy_(torch.tensor([0.4, -0.3, 0.6]))
     path = tmp_path_factory.mktemp("models") / "shift.pt"
-    card = models.ModelCard(
+    card = ModelCard(
         "shift", stride=4, spacing_mm=(2.0, 2.0, 2.0), architecture={"encoder": [4, 4], "decoder": [4, 4, 4]}
     )
-    models.save_model(network, card, path)
+    save_model(network, card, path)
     return str(path)
 
 
 @pytest.fixture
 def quick(model_file):
     """Settings of a registration that takes a fraction of a second."""
-    from VoxelMorphRegistrationLib.registration import Settings
+    from VoxelMorphRegistrationLib.registration.settings import Settings
 
     return Settings(model=model_file, alignment="none", device="cpu")
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from VoxelMorphRegistrationLib.geometry import Grid, Image
+from VoxelMorphRegistrationLib.images.grid import Grid
+from VoxelMorphRegistrationLib.images.image import Image
 
 
 def rotation(degrees: tuple[float, float, float]) -> np.ndarray:

@@ -7,9 +7,13 @@ import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
 import slicer
-from VoxelMorphRegistrationLib.field import DisplacementField, warp_image, warp_labels
-from VoxelMorphRegistrationLib.geometry import Grid, Image, working_grid
-from VoxelMorphRegistrationLib.registration import Registration, Report, Settings
+from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
+from VoxelMorphRegistrationLib.fields.warp import warp_image, warp_labels
+from VoxelMorphRegistrationLib.images.grid import Grid, working_grid
+from VoxelMorphRegistrationLib.images.image import Image
+from VoxelMorphRegistrationLib.registration.report import Report
+from VoxelMorphRegistrationLib.registration.result import Registration
+from VoxelMorphRegistrationLib.registration.settings import Settings
 
 
 def rotation(x: float, y: float, z: float) -> np.ndarray:

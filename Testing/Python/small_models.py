@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from VoxelMorphRegistrationLib import models
-from VoxelMorphRegistrationLib.models import ModelCard
+from VoxelMorphRegistrationLib.networks.card import ModelCard
+from VoxelMorphRegistrationLib.networks.model import save_model
 
 
 class CentroidNetwork(nn.Module):
@@ -43,7 +43,7 @@ def save_centroid_model(path, dimension=3, part=1.0, scale=1, **facts):
         output_scale=float(scale),
         normalization={"method": "percentile", "low": 0.0, "high": 100.0},
     )
-    models.save_model(CentroidNetwork(dimension, part, scale), ModelCard(**{**card, **facts}), path)
+    save_model(CentroidNetwork(dimension, part, scale), ModelCard(**{**card, **facts}), path)
     return path
 
 
@@ -59,5 +59,5 @@ class HungryNetwork(nn.Module):
 def save_hungry_model(path):
     """A model file of a HungryNetwork."""
     card = ModelCard("hungry", spacing_mm=(1.0,) * 3, stride=4, output="displacement", output_scale=1.0)
-    models.save_model(HungryNetwork(), card, path)
+    save_model(HungryNetwork(), card, path)
     return path

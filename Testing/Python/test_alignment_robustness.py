@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "Benchmarks"))
 import alignment_robustness as robustness
 
 from grids import make_grid
-from VoxelMorphRegistrationLib.geometry import Image
+from VoxelMorphRegistrationLib.images.image import Image
 
 
 def test_displacements_stay_within_their_limits_and_turn_about_the_centre():

@@ -20,8 +20,9 @@ from scores import score
 
 from grids import blobs, make_grid
 from small_models import save_centroid_model
-from VoxelMorphRegistrationLib.field import DisplacementField
-from VoxelMorphRegistrationLib.geometry import Image, read_image
+from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
+from VoxelMorphRegistrationLib.images.files import read_image
+from VoxelMorphRegistrationLib.images.image import Image
 
 GRID = make_grid((30, 26, 14), (1.2, 1.5, 2.4), (20.0, -15.0, 35.0), left_handed=True, center=(12, -30, 7))
 

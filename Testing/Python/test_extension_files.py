@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from VoxelMorphRegistrationLib.networks import shelf
+
 ROOT = Path(__file__).parents[2]
 MODULE = ROOT / "VoxelMorphRegistration"
 
@@ -49,12 +51,12 @@ def test_every_resource_is_installed():
 
 
 def test_models_are_installed_where_the_library_looks_for_them():
-    from VoxelMorphRegistrationLib import models
+    pass
 
     text = cmake_text(MODULE / "CMakeLists.txt")
     assert "${Slicer_INSTALL_QTSCRIPTEDMODULES_LIB_DIR}/Resources/Models" in text
     # Installed, the library's folder lies beside the module file, and Resources/Models, too.
-    source = Path(models.__file__).read_text(encoding="utf-8")
+    source = Path(shelf.__file__).read_text(encoding="utf-8")
     assert 'library.parent / "Resources" / "Models"' in source
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 import qt
-from VoxelMorphRegistrationLib.geometry import Grid, Image
-from VoxelMorphRegistrationLib.registration import Settings
+from VoxelMorphRegistrationLib.images.grid import Grid
+from VoxelMorphRegistrationLib.images.image import Image
+from VoxelMorphRegistrationLib.registration.settings import Settings
 from VoxelMorphRegistrationLib.worker import files
 from VoxelMorphRegistrationLib.worker.client import WorkerClient
 from VoxelMorphRegistrationLib.worker.messages import Job

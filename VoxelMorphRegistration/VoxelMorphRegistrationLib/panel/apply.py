@@ -6,10 +6,10 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from .. import applying
 from ..errors import VoxelMorphError
-from ..scene import APPLIED_ROLE, INVERSE_ROLE, REPORT_ATTRIBUTE
-from ..view_state import CHECK_ATTRIBUTE
+from ..mrml import applying
+from ..mrml.names import APPLIED_ROLE, INVERSE_ROLE, REPORT_ATTRIBUTE
+from ..mrml.view_state import CHECK_ATTRIBUTE
 from ..worker.messages import Task
 from .messages import tell, told
 from .run import shared_client

@@ -9,9 +9,9 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from .. import check_views, display
-from ..scene import REPORT_ATTRIBUTE
-from ..view_state import ViewState, composite_nodes
+from ..mrml import check_views, display
+from ..mrml.names import REPORT_ATTRIBUTE
+from ..mrml.view_state import ViewState, composite_nodes
 from .messages import told
 
 _FLICKER_MS = 600

@@ -9,9 +9,10 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from .. import models
 from ..errors import ModelError
-from ..registration import default_model
+from ..networks.model import read_card
+from ..networks.shelf import find_model, model_names
+from ..registration.working import default_model
 from .messages import tell
 
 
@@ -22,7 +23,7 @@ class ModelList:
         self._box, self._on_chosen = combo_box, on_chosen
         self._updating = False
         self._descriptions: dict[str, str] = {}
-        for name in ("auto", *models.model_names(), "none"):
+        for name in ("auto", *model_names(), "none"):
             self._add(name)
         combo_box.currentIndexChanged.connect(self._on_index)
         add_button.clicked.connect(self._on_add)
@@ -38,7 +39,7 @@ class ModelList:
 
     def obstacle(self, name: str) -> str:
         """Why a model cannot be used, or nothing."""
-        if name in ("auto", "none") or name in models.model_names() or Path(name).is_file():
+        if name in ("auto", "none") or name in model_names() or Path(name).is_file():
             return ""
         return _("The model file {file} does not exist; choose another model").format(file=name)
 
@@ -53,7 +54,7 @@ class ModelList:
             return _("No network: the refinement alone finds the deformation.")
         try:
             general = default_model(3)
-            card = models.read_card(models.find_model(general if name == "auto" else name))
+            card = read_card(find_model(general if name == "auto" else name))
         except ModelError as error:
             return str(error)
         text = f"{card.name}: {card.description}" if card.description else card.name
@@ -73,7 +74,7 @@ class ModelList:
         if not path:
             return
         try:
-            models.read_card(path)
+            read_card(path)
         except ModelError as error:
             tell(error)
             return

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 
-from .. import scene as room
-from ..applying import stored
 from ..errors import InputError
-from ..registration import Report
+from ..mrml.applying import stored
+from ..mrml.names import REPORT_ATTRIBUTE
+from ..mrml.volumes import image_from_node
+from ..registration.report import Report
 from ..worker.messages import Task
 
 CAPTION = "Fixed, moving and warped volume, comparison before and after, Jacobian map"
@@ -20,16 +21,16 @@ def overview_task(transform, warped_node, jacobian_node) -> Task | None:
     if any(node is None or node.GetScene() is None for node in (fixed_node, moving_node, warped_node, jacobian_node)):
         return None
     try:
-        fixed = room.image_from_node(fixed_node, "fixed volume")
-        moving = room.image_from_node(moving_node, "moving volume", transform)
-        warped = room.image_from_node(warped_node, "warped volume")
-        jacobian = room.image_from_node(jacobian_node, "Jacobian map")
+        fixed = image_from_node(fixed_node, "fixed volume")
+        moving = image_from_node(moving_node, "moving volume", transform)
+        warped = image_from_node(warped_node, "warped volume")
+        jacobian = image_from_node(jacobian_node, "Jacobian map")
         written = stored(transform)
     except InputError:
         # The numbers stand for themselves; what can no longer be drawn is left out.
         return None
     if not (warped.grid.same_as(fixed.grid) and jacobian.grid.same_as(fixed.grid)):
         return None
-    known = json.loads(transform.GetAttribute(room.REPORT_ATTRIBUTE))
+    known = json.loads(transform.GetAttribute(REPORT_ATTRIBUTE))
     report = Report(**{name: value for name, value in known.items() if name in Report.__dataclass_fields__})
     return Task(written, "overview", (fixed, moving, warped, jacobian, report))

@@ -9,9 +9,11 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from .. import results
-from .. import scene as room
 from ..errors import OutputError, VoxelMorphError
+from ..mrml.names import REPORT_ATTRIBUTE
+from ..mrml.table import write_results
+from ..results.html import html_report, write_html_report
+from ..results.table import Row, rows
 from .messages import tell, told
 from .pictures import CAPTION, overview_task
 from .run import shared_client
@@ -45,7 +47,7 @@ class ResultsSection:
     def update(self) -> None:
         """Show the report of the output transform, if it has one."""
         transform = self._transform()
-        text = (transform.GetAttribute(room.REPORT_ATTRIBUTE) or "") if transform else ""
+        text = (transform.GetAttribute(REPORT_ATTRIBUTE) or "") if transform else ""
         self._ui.resultsCollapsibleButton.enabled = bool(text)
         if text == self._shown:
             return
@@ -58,7 +60,7 @@ class ResultsSection:
         return transform if transform is not None and transform.GetScene() is not None else None
 
     def _report(self) -> dict:
-        return json.loads(self._transform().GetAttribute(room.REPORT_ATTRIBUTE))
+        return json.loads(self._transform().GetAttribute(REPORT_ATTRIBUTE))
 
     def _fill_warnings(self) -> None:
         label = self._ui.warningsLabel
@@ -72,7 +74,7 @@ class ResultsSection:
         table.clearSpans()
         table.setRowCount(0)
         group = None
-        for row in results.rows(json.loads(self._shown)) if self._shown else []:
+        for row in rows(json.loads(self._shown)) if self._shown else []:
             if row.group != group:
                 group = row.group
                 self._add_head(group)
@@ -93,7 +95,7 @@ class ResultsSection:
         table.setItem(number, 0, item)
         table.setSpan(number, 0, 1, 4)
 
-    def _add_row(self, row: results.Row) -> None:
+    def _add_row(self, row: Row) -> None:
         table, number = self._ui.resultsTable, self._ui.resultsTable.rowCount
         table.insertRow(number)
         said = not row.unit or row.unit in row.name.split(", ")[0].split()
@@ -163,16 +165,16 @@ class ResultsSection:
 
 def write_table(transform):
     """The numbers of a registration's transform as its table node in the scene."""
-    return room.write_results(transform, results.rows(json.loads(transform.GetAttribute(room.REPORT_ATTRIBUTE))))
+    return write_results(transform, rows(json.loads(transform.GetAttribute(REPORT_ATTRIBUTE))))
 
 
 def _write(path: str | Path, report: dict, pictures: dict[str, bytes]) -> None:
     """Raises OutputError."""
     title = _("Registration report")
     if str(path).lower().endswith(".pdf"):
-        _print_pdf(results.html_report(report, pictures, title=title), str(path))
+        _print_pdf(html_report(report, pictures, title=title), str(path))
     else:
-        results.write_html_report(path, report, pictures, title=title, overwrite=True)
+        write_html_report(path, report, pictures, title=title, overwrite=True)
     slicer.util.showStatusMessage(_("The report was saved to {path}").format(path=path), 5000)
 
 

@@ -7,12 +7,15 @@ from dataclasses import replace
 
 import qt
 
-from .. import scene as room
 from ..errors import InputError, OutputError, VoxelMorphError
-from ..registration import Settings
+from ..mrml.inputs import Inputs
+from ..mrml.targets import Outputs, Targets
+from ..mrml.transforms import transforms_of
+from ..mrml.writer import wanted_fields, write_outputs
+from ..registration.settings import Settings
+from ..results.written import Product
 from ..worker.client import WorkerClient
 from ..worker.messages import Job
-from ..written import Product
 
 # Parts of the whole that the stages take, roughly; refinement counts where it is done.
 _WEIGHTS = {
@@ -68,8 +71,8 @@ class NodeRun:
     def __init__(
         self,
         client: WorkerClient,
-        inputs: room.Inputs,
-        targets: room.Targets,
+        inputs: Inputs,
+        targets: Targets,
         settings: Settings,
         *,
         on_finished: Callable,
@@ -84,7 +87,7 @@ class NodeRun:
         self._tags: list[int] = []
         self._stopped = False
         client.submit(
-            Job(inputs.fixed, inputs.moving, settings, inputs.arguments(), room.wanted_fields(inputs, targets)),
+            Job(inputs.fixed, inputs.moving, settings, inputs.arguments(), wanted_fields(inputs, targets)),
             on_result=self._prepare,
             on_error=self._fail,
             on_cancelled=self._cancelled,
@@ -134,7 +137,7 @@ class NodeRun:
 
     def _prepare(self, product: Product) -> None:
         """The transforms, then the nodes, then what follows, in steps of the event loop: none takes long by itself."""
-        transforms = room.transforms_of(product.fields)
+        transforms = transforms_of(product.fields)
         qt.QTimer.singleShot(0, lambda: self._write(product, transforms))
 
     def _write(self, product: Product, transforms: dict) -> None:
@@ -143,7 +146,7 @@ class NodeRun:
             return
         targets = _present(self._targets, self._scene)
         try:
-            outputs = room.write_outputs(product, self._inputs, targets, transforms)
+            outputs = write_outputs(product, self._inputs, targets, transforms)
         except VoxelMorphError as error:
             self._fail(error)
             return
@@ -154,7 +157,7 @@ class NodeRun:
             raise
         qt.QTimer.singleShot(0, lambda: self._finish(outputs))
 
-    def _finish(self, outputs: room.Outputs) -> None:
+    def _finish(self, outputs: Outputs) -> None:
         self._end()
         # Unless the scene was closed in this very moment.
         if self._scene.IsNodePresent(self._inputs.fixed_node):
@@ -163,7 +166,7 @@ class NodeRun:
             self._on_cancelled()
 
 
-def _present(targets: room.Targets, scene) -> room.Targets:
+def _present(targets: Targets, scene) -> Targets:
     """Targets without the nodes that were removed meanwhile: new ones take their places."""
     names = ("transform", "volume", "labels", "jacobian", "inverse")
     gone = {name: None for name in names if (node := getattr(targets, name)) and not scene.IsNodePresent(node)}

@@ -18,8 +18,10 @@ import numpy as np
 import torch
 
 from ..errors import InputError, SettingsError
-from ..geometry import Grid, Image, bounding_box, read_image, rotation
-from ..sampling import voxel_positions
+from ..images.files import read_image
+from ..images.grid import Grid, bounding_box, rotation
+from ..images.image import Image
+from ..images.sampling import voxel_positions
 from .pairs import TRAINING_STREAM, StepSizes, TrainingPair
 from .shapes import ShapeRecipe, Source, finish_image, half_resolution_labels, two_warps
 from .supervision import Supervision

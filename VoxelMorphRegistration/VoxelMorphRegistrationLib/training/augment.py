@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from ..errors import SettingsError
-from ..losses import displacement_at
-from ..sampling import integrate
+from ..images.sampling import integrate
+from .losses import displacement_at
 from .shapes import INTEGRATION_STEPS, ShapeRecipe, Source, doubled, pyramid_noise, random_velocity, then_affine
 
 # The inverse of a small warp at single points: each round leaves at most the slope of the warp of the error.

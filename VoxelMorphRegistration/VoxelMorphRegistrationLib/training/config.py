@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 
 from ..errors import InputError, SettingsError
-from ..networks import DEFAULT_DECODER, DEFAULT_ENCODER
+from ..networks.unet import DEFAULT_DECODER, DEFAULT_ENCODER
 from .anatomy import AnatomySection, AnatomySource
 from .images import ImageSource, ImagesSection
 from .pairs import PairSource, StepSizes

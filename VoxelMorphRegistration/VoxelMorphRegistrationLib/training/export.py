@@ -7,7 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 
 from ..errors import InputError
-from ..models import ModelCard, save_model
+from ..networks.card import ModelCard
+from ..networks.model import save_model
 from .config import config_from_dict
 from .shapes import ShapeSource
 from .symmetric import Symmetric

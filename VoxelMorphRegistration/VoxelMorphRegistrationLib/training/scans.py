@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import InputError, SettingsError
-from ..geometry import bounding_box, read_image
-from ..sampling import sample
+from ..images.files import read_image
+from ..images.grid import bounding_box
+from ..images.sampling import sample
 from .anatomy import AnatomySource, grid_of_box, placement, seen_voxels
 from .files import SUFFIXES
 from .pairs import TRAINING_STREAM, TrainingPair

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..sampling import compose, gaussian_smooth, integrate, sample, voxel_positions, warp
+from ..images.sampling import compose, gaussian_smooth, integrate, sample, voxel_positions, warp
 from .pairs import StepSizes, TrainingPair
 
 INTEGRATION_STEPS = 5

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .. import losses
 from ..errors import InputError, OutputError, VoxelMorphError
-from ..networks import UNet
-from ..sampling import compose, integrate, warp
+from ..images.sampling import compose, integrate, warp
+from ..networks.unet import UNet
+from . import losses
 from .config import TrainingConfig, config_from_dict
 from .curves import Curves
 from .pairs import TRAINING_STREAM, VALIDATION_STREAM, PairSource, TrainingPair

@@ -18,7 +18,7 @@ from pathlib import Path
 import qt
 
 from ..errors import VoxelMorphError
-from ..registration import Registration
+from ..registration.result import Registration
 from . import files, messages
 from .messages import Job, ProtocolError, Task, WorkerError
 from .process import Slices, WorkerProcess, default_python, garbage

@@ -18,10 +18,13 @@ import numpy as np
 
 from .. import errors
 from ..errors import InputError, VoxelMorphError
-from ..field import DisplacementField
-from ..geometry import Grid, Image
-from ..registration import Registration, Report, Settings
-from ..written import Fields, Product, Stored, Wanted
+from ..fields.displacement import DisplacementField
+from ..images.grid import Grid
+from ..images.image import Image
+from ..registration.report import Report
+from ..registration.result import Registration
+from ..registration.settings import Settings
+from ..results.written import Fields, Product, Stored, Wanted
 
 PROTOCOL = 1
 # A report with thousands of landmarks stays far below it.

@@ -16,9 +16,13 @@ import time
 import traceback
 from pathlib import Path
 
-from .. import models, registration
 from ..errors import Cancelled, DeviceError, VoxelMorphError
-from ..written import Stored, product_of
+from ..networks.model import Model, load_model
+from ..networks.shelf import find_model
+from ..registration.device import choose_device
+from ..registration.register import register
+from ..registration.working import default_model
+from ..results.written import Stored, product_of
 from . import files, messages
 from .messages import Job, ProtocolError, Task, TorchMissingError, WorkerError
 
@@ -72,7 +76,7 @@ class Server:
         self._lock = threading.Lock()
         self._requests: queue.SimpleQueue[dict] = queue.SimpleQueue()
         self._cancelled: set[int] = set()
-        self._kept: tuple[tuple, models.Model] | None = None
+        self._kept: tuple[tuple, Model] | None = None
 
     def run(self, heartbeat_s: float) -> int:
         """Returns only when torch is missing."""
@@ -167,7 +171,7 @@ class Server:
             progress("computing", 0.0)
             return _TASKS[job.method](job.stored, *job.arguments)
         model = self._model(job, request, progress)
-        result = registration.register(job.fixed, job.moving, model, job.settings, progress, **job.keywords)
+        result = register(job.fixed, job.moving, model, job.settings, progress, **job.keywords)
         if job.wanted is None:
             return result
         progress("returning the result", 0.0)
@@ -187,18 +191,18 @@ class Server:
 
         return report
 
-    def _model(self, job: Job, request: int, progress) -> models.Model | None:
+    def _model(self, job: Job, request: int, progress) -> Model | None:
         """The model that the settings name, loaded once for a file as it is and a device."""
         name = job.settings.model
         if name == "none":
             return None
-        path = models.find_model(registration.default_model(job.fixed.grid.dimension) if name == "auto" else name)
-        device = registration.choose_device(job.settings.device)
+        path = find_model(default_model(job.fixed.grid.dimension) if name == "auto" else name)
+        device = choose_device(job.settings.device)
         key = path.resolve(), path.stat().st_mtime_ns, device, job.settings.precision
         if self._kept is None or self._kept[0] != key:
             progress("loading the model", 0.0)
             self._kept = None
-            self._kept = key, models.load_model(path, device, job.settings.precision)
+            self._kept = key, load_model(path, device, job.settings.precision)
             self._send("log", request, text=f"Loaded the model {path.name} on {device}.")
         return self._kept[1]
 

@@ -29,8 +29,8 @@ def by_network(
     fixed: np.ndarray, moving: np.ndarray, spacing: np.ndarray, model: str, refinement: str
 ) -> tuple[np.ndarray, float]:
     """This project's registration on the CPU, its model loaded anew."""
-    from ...models import load_model
-    from ...registration import Settings
+    from ...networks.model import load_model
+    from ...registration.settings import Settings
     from .scores import registered
 
     start = time.process_time()

@@ -10,11 +10,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ... import evaluation, losses, sampling
-from ...field import DisplacementField
-from ...geometry import Grid, Image
-from ...models import Model
-from ...registration import Settings, register
+from ...fields.displacement import DisplacementField
+from ...images import sampling
+from ...images.grid import Grid
+from ...images.image import Image
+from ...networks.model import Model
+from ...registration import evaluation
+from ...registration.register import register
+from ...registration.settings import Settings
+from .. import losses
 from ..pairs import TrainingPair
 from ..shapes import doubled
 from ..supervision import Supervision

@@ -6,10 +6,11 @@ from argparse import Namespace
 from pathlib import Path
 
 from ...errors import InputError, SettingsError
-from ...geometry import read_image, working_grid
+from ...images.files import read_image
+from ...images.grid import working_grid
 from ..config import TrainingConfig, config_from_dict, load_config
 from ..files import cases_in_folder, cases_in_table, is_table_of_pairs, pairs_in_table
-from ..images import across_axis
+from ..stored import across_axis
 
 DEFAULT_STEPS = 2000
 STRIDE = 16

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from ...errors import OutputError, SettingsError
-from ...models import load_model
+from ...networks.model import load_model
 from ..config import TrainingConfig
 from ..curves import CURVES_NAME
 from ..export import export_checkpoint
@@ -22,15 +22,7 @@ from ..images import ImageSource
 from ..pairs import VALIDATION_STREAM, TrainingPair
 from ..supervision import Supervision, SupervisionSection
 from ..trainer import CHECKPOINT_NAME, Trainer, load_checkpoint
-from .scores import (
-    PairScores,
-    Registrar,
-    network_registrar,
-    pipeline_registrar,
-    read_scores,
-    score_pair,
-    write_scores,
-)
+from .scores import PairScores, Registrar, network_registrar, pipeline_registrar, read_scores, score_pair, write_scores
 
 MODEL_NAME = "model.pt"
 OWN_FILES = (CHECKPOINT_NAME, "steps.csv", "validation.csv", CURVES_NAME, MODEL_NAME)

@@ -1,0 +1,308 @@
+import io
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from grids import make_grid
+from small_models import save_centroid_model
+from test_models import write_keras
+from test_registration import SHIFT, ball, ball_labels
+from VoxelMorphRegistrationLib.__main__ import main
+from VoxelMorphRegistrationLib.alignment.files import write_linear_transform
+from VoxelMorphRegistrationLib.commands.terminal import Progress
+from VoxelMorphRegistrationLib.fields.files import read_field
+from VoxelMorphRegistrationLib.images.files import write_image
+from VoxelMorphRegistrationLib.results import outputs
+
+LIBRARY = Path(outputs.__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """Files of a fixed and a moving image on unlike grids, their labels and landmarks, and a model."""
+    folder = tmp_path_factory.mktemp("inputs")
+    fixed = ball(make_grid((40, 36, 30), (1, 1.1, 1.5), (10, 5, -20), left_handed=True))
+    moving = ball(make_grid((44, 40, 38), (1.2, 1, 1), (0, -15, 0), center=SHIFT), SHIFT)
+    for name, image in (("fixed", fixed), ("moving", moving)):
+        write_image(image, folder / f"{name}.nii.gz")
+        write_image(ball_labels(image), folder / f"{name}_labels.nrrd")
+    (folder / "fixed.csv").write_text("x,y,z\n0,0,0\n1,2,3\n")
+    (folder / "moving.csv").write_text("x,y,z\n3,-2,4\n4,0,7\n")
+    save_centroid_model(folder / "model.pt")
+    return folder
+
+
+def register(inputs, output, *options, alignment="none"):
+    arguments = [inputs / "fixed.nii.gz", inputs / "moving.nii.gz", "-o", output, "--model", inputs / "model.pt"]
+    return main(["register", *map(str, arguments), "--device", "cpu", "--alignment", alignment, *map(str, options)])
+
+
+def refused(capsys, *messages):
+    captured = capsys.readouterr()
+    error = captured.err[captured.err.index("Error: ") :]
+    assert "Traceback" not in error
+    for message in messages:
+        assert message in error
+    return True
+
+
+def test_all_results_are_written_and_agree(inputs, tmp_path, capsys):
+    labels = ["--fixed-labels", inputs / "fixed_labels.nrrd", "--moving-labels", inputs / "moving_labels.nrrd"]
+    points = ["--fixed-points", inputs / "fixed.csv", "--moving-points", inputs / "moving.csv"]
+    assert register(inputs, tmp_path / "new" / "out", *labels, *points) == 0
+    out = tmp_path / "new" / "out"
+    assert sorted(p.name for p in out.iterdir()) == sorted(outputs.output_names(True))
+    report = json.loads((out / "report.json").read_text())
+    assert report["dice"]["after"]["mean"] > 0.85 and report["tre_mm"]["after"]["mean"] < 0.3
+    # SimpleITK with the written transform makes the same image as the one written.
+    fixed, moving = (sitk.ReadImage(str(inputs / f"{name}.nii.gz")) for name in ("fixed", "moving"))
+    for transform in (
+        sitk.ReadTransform(str(out / "transform.h5")),
+        sitk.DisplacementFieldTransform(sitk.ReadImage(str(out / "displacement.nii.gz"), sitk.sitkVectorFloat64)),
+    ):
+        resampled = sitk.GetArrayFromImage(sitk.Resample(moving, fixed, transform))
+        warped = sitk.GetArrayFromImage(sitk.ReadImage(str(out / "warped.nii.gz")))
+        inside = resampled > 0
+        assert np.abs(warped - resampled)[inside].max() < 1e-3 * 1000
+    printed = capsys.readouterr().out
+    assert "mean Dice" in printed and "mean landmark error" in printed and "folded voxels" in printed
+
+
+def test_ants_moves_the_image_alike_by_the_written_files(inputs, tmp_path):
+    import ants
+
+    assert register(inputs, tmp_path / "out") == 0
+    fixed, moving = (ants.image_read(str(inputs / f"{name}.nii.gz")) for name in ("fixed", "moving"))
+    warped = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "warped.nii.gz")))
+    for name in ("transform.h5", "displacement.nii.gz"):
+        moved = ants.apply_transforms(fixed, moving, [str(tmp_path / "out" / name)]).numpy().transpose(2, 1, 0)
+        inside = moved > 0
+        assert inside.mean() > 0.3
+        assert np.abs(moved - warped)[inside].max() < 1e-3 * 1000
+
+
+def test_affine_alignment_and_linear_files_go_together(inputs, tmp_path):
+    matrix = np.eye(4)
+    matrix[:3, 3] = SHIFT
+    write_linear_transform(matrix, tmp_path / "start.tfm")
+    assert register(inputs, tmp_path / "out", "--initial-transform", tmp_path / "start.tfm") == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    np.testing.assert_allclose(report["linear"], matrix, atol=1e-6)
+    assert report["largest_displacement_mm"] < 0.2
+
+
+def test_existing_results_are_kept_unless_overwriting(inputs, tmp_path, capsys):
+    assert register(inputs, tmp_path) == 0
+    before = {p.name: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
+    assert register(inputs, tmp_path) == 1
+    assert refused(capsys, "already holds transform.h5", "--overwrite")
+    assert {p.name: p.stat().st_mtime_ns for p in tmp_path.iterdir()} == before
+    assert register(inputs, tmp_path, "--overwrite") == 0
+    assert {p.name: p.stat().st_mtime_ns for p in tmp_path.iterdir()} != before
+
+
+def test_foreign_files_in_the_folder_are_left_alone(inputs, tmp_path):
+    (tmp_path / "notes.txt").write_text("keep")
+    assert register(inputs, tmp_path) == 0
+    assert (tmp_path / "notes.txt").read_text() == "keep"
+
+
+def test_options_go_before_the_settings_file(inputs, tmp_path):
+    (tmp_path / "s.json").write_text('{"passes": 3, "jacobian": "deformable"}')
+    assert register(inputs, tmp_path / "out", "--settings", tmp_path / "s.json", "--passes", "2") == 0
+    used = json.loads((tmp_path / "out" / "report.json").read_text())["settings"]
+    assert (used["passes"], used["jacobian"]) == (2, "deformable")
+
+
+@pytest.mark.parametrize(
+    ("options", "messages"),
+    [
+        (["--model", "none"], ["nothing to do when refinement is off"]),
+        (["--settings", "missing.json"], ["settings file missing.json cannot be read"]),
+        (["--fixed-mask", "missing.nrrd"], ["fixed mask cannot be read: there is no file"]),
+        (["--initial-transform", "missing.tfm"], ["missing.tfm"]),
+        (["--fixed-points", "missing.csv"], ["fixed landmarks cannot be read"]),
+        (["--model", "missing.pt"], ["no model file or shipped model 'missing.pt'"]),
+        (["--passes", "0"], ["passes is 0"]),
+    ],
+)
+def test_bad_options_are_told_and_nothing_is_left(options, messages, inputs, tmp_path, capsys):
+    assert register(inputs, tmp_path / "out", *options) == 1
+    assert refused(capsys, *messages)
+    assert not (tmp_path / "out").exists()
+
+
+def test_same_file_twice_is_refused(inputs, tmp_path, capsys):
+    image = str(inputs / "fixed.nii.gz")
+    assert main(["register", image, image, "-o", str(tmp_path / "out")]) == 1
+    assert refused(capsys, "are the same file")
+
+
+def test_missing_image_is_named(tmp_path, capsys):
+    assert main(["register", "a.nii", "b.nii", "-o", str(tmp_path / "out")]) == 1
+    assert refused(capsys, "The fixed image cannot be read: there is no file a.nii")
+    assert not (tmp_path / "out").exists()
+
+
+def test_output_that_is_a_file_is_refused(inputs, tmp_path, capsys):
+    (tmp_path / "out").write_text("")
+    assert register(inputs, tmp_path / "out") == 1
+    assert refused(capsys, "is a file. Give a folder")
+    assert register(inputs, tmp_path / "out" / "deeper") == 1
+    assert refused(capsys, "Nothing can be written to")
+
+
+def run_limited(inputs, out, *, limit=None, piped=True):
+    """The command in a process of its own, in which no file may grow beyond `limit` bytes (as on a full disk)."""
+    command = [sys.executable, "-m", "VoxelMorphRegistrationLib", "register", inputs / "fixed.nii.gz"]
+    command += [inputs / "moving.nii.gz", "-o", out, "--model", inputs / "model.pt", "--alignment", "none"]
+
+    def restrict():
+        if limit:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    return subprocess.run(
+        [str(part) for part in command],
+        env={**os.environ, "PYTHONPATH": str(LIBRARY), "OMP_NUM_THREADS": "1"},
+        capture_output=piped,
+        text=True,
+        preexec_fn=restrict,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("limit", [2_000, 50_000, 400_000])
+def test_full_disk_is_told_and_nothing_is_half_written(inputs, tmp_path, limit):
+    (tmp_path / "kept.txt").write_text("kept")
+    done = run_limited(inputs, tmp_path, limit=limit)
+    assert done.returncode == 1, done.stderr
+    assert "Error: " in done.stderr and "Traceback" not in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["kept.txt"]
+
+
+def test_piped_output_is_plain_lines(inputs, tmp_path):
+    done = run_limited(inputs, tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[:3] == ["checking ...", "loading the model ...", "aligning ..."]
+    assert "\r" not in done.stderr and "Results are in" in done.stdout
+
+
+def test_terminal_gets_a_bar():
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    stream = Terminal()
+    with Progress(stream) as progress:
+        progress("aligning", 0.5)
+        progress("aligning", 1.0)
+    text = stream.getvalue()
+    assert "[###############...............]  50 %  aligning" in text and "100 %  aligning" in text
+    assert text.endswith("\r\033[K")
+
+
+def test_interrupting_leaves_nothing(inputs, tmp_path, monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    for place in ("write_field", "_verify"):
+        monkeypatch.setattr(outputs, place, interrupt)
+        assert register(inputs, tmp_path / "out") == 130
+        assert not (tmp_path / "out").exists()
+    assert "Cancelled. Nothing was written." in capsys.readouterr().err
+
+
+def test_usage_errors_exit_with_2(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["register"])
+    assert stop.value.code == 2 and "usage" in capsys.readouterr().err
+
+
+# --- models -----------------------------------------------------------------------------------------------------
+
+
+def test_models_are_listed_described_and_checked(inputs, capsys):
+    assert main(["models", "list"]) == 0
+    assert "general-3d" in capsys.readouterr().out
+    assert main(["models", "describe", "general-3d"]) == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "general-3d"
+    assert main(["models", "check", str(inputs / "model.pt")]) == 0
+    assert "usable 3D model 'centroid'" in capsys.readouterr().out
+
+
+def test_bad_model_file_is_told(tmp_path, capsys):
+    (tmp_path / "a.pt").write_bytes(b"x")
+    assert main(["models", "check", str(tmp_path / "a.pt")]) == 1
+    assert refused(capsys, "no TorchScript model file")
+
+
+def test_keras_weights_are_imported_and_kept_unless_overwriting(tmp_path, capsys):
+    write_keras(tmp_path / "w.h5")
+    command = ["models", "import", str(tmp_path / "w.h5"), "-o", str(tmp_path / "m.pt"), "--name", "mine"]
+    assert main(command) == 0
+    assert main(command) == 1
+    assert refused(capsys, "exists. Give another name, or --overwrite")
+    assert main([*command, "--overwrite"]) == 0
+
+
+class Foreign(torch.nn.Module):
+    def forward(self, source: torch.Tensor, target: torch.Tensor):
+        return source, torch.ones(1, 3, 1, 1, 1) * (source + target * 0 + 1)
+
+
+def test_traced_network_is_imported_with_facts_and_registers(inputs, tmp_path, capsys):
+    images = [torch.zeros(1, 1, 16, 20, 24), torch.zeros(1, 1, 16, 20, 24)]
+    torch.jit.save(torch.jit.trace(Foreign(), images), tmp_path / "foreign.pt")
+    command = ["models", "import", str(tmp_path / "foreign.pt"), "-o", str(tmp_path / "own.pt")]
+    assert main(command) == 1
+    assert refused(capsys, "does not say what it expects")
+    facts = {"shape": [16, 20, 24], "returns": "moved and field", "output": "displacement", "output_scale": 1.0}
+    (tmp_path / "foreign.json").write_text(json.dumps({**facts, "spacing_mm": [2, 2, 2], "stride": 1}))
+    assert main(command) == 0
+    assert main(["models", "check", str(tmp_path / "own.pt")]) == 0
+    assert "locked to 16x20x24 voxels" in capsys.readouterr().out
+    assert register(inputs, tmp_path / "out", "--model", tmp_path / "own.pt") == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["working_grid"]["shape_kji"] == [16, 20, 24]
+
+
+def test_written_field_equals_the_transform(inputs, tmp_path):
+    assert register(inputs, tmp_path) == 0
+    first, second = (read_field(tmp_path / name) for name in ("transform.h5", "displacement.nii.gz"))
+    np.testing.assert_allclose(first.displacement_ras, second.displacement_ras, atol=1e-5)
+
+
+def test_inverse_is_written_where_asked_for_and_undoes_the_transform(inputs, tmp_path, capsys):
+    assert register(inputs, tmp_path, "--inverse") == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(outputs.output_names(False, True))
+    assert "inverse.h5" in capsys.readouterr().out
+    forward, backward = (sitk.ReadTransform(str(tmp_path / name)) for name in ("transform.h5", "inverse.h5"))
+    for point in np.random.default_rng(0).uniform(-12, 12, (20, 3)):
+        np.testing.assert_allclose(forward.TransformPoint(backward.TransformPoint(point)), point, atol=5e-3)
+    # An older inverse does not outlive the transform that it belongs to.
+    assert register(inputs, tmp_path, "--overwrite") == 0
+    assert not (tmp_path / "inverse.h5").exists()
+
+
+def test_dicom_folder_and_two_dimensional_files_are_told_apart(inputs, tmp_path, capsys):
+    (tmp_path / "series").mkdir()
+    command = ["register", str(tmp_path / "series"), str(inputs / "moving.nii.gz"), "-o", str(tmp_path / "out")]
+    assert main(command) == 1
+    assert refused(capsys, "holds no DICOM series")
+    for name in ("a", "b"):
+        pixels = np.random.default_rng(ord(name)).integers(0, 255, (40, 50)).astype(np.uint8)
+        sitk.WriteImage(sitk.GetImageFromArray(pixels), str(tmp_path / f"{name}.png"))
+    command = ["register", str(tmp_path / "a.png"), str(tmp_path / "b.png"), "-o", str(tmp_path / "out")]
+    assert main([*command, "--alignment", "none", "--model", str(inputs / "model.pt")]) == 1
+    assert refused(capsys, "images are 2D, but the model 'centroid' is for 3D images")
+    save_centroid_model(tmp_path / "flat.pt", dimension=2)
+    assert main([*command, "--alignment", "none", "--model", str(tmp_path / "flat.pt")]) == 0
+    assert (tmp_path / "out" / "overview.png").is_file()

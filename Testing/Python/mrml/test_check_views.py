@@ -1,0 +1,397 @@
+"""The checks of a result, on real view nodes and Slicer's own slice pipeline without a window."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import vtk
+from vtk.util.numpy_support import vtk_to_numpy
+
+import mrml_cases as cases
+import slicer
+from VoxelMorphRegistrationLib.errors import InputError
+from VoxelMorphRegistrationLib.mrml import applying, check_views, display, view_state
+from VoxelMorphRegistrationLib.mrml.inputs import read_inputs
+from VoxelMorphRegistrationLib.mrml.labels import labels_from_node
+from VoxelMorphRegistrationLib.mrml.targets import Targets
+from VoxelMorphRegistrationLib.mrml.volumes import image_from_node
+from VoxelMorphRegistrationLib.mrml.writer import write_outputs
+
+GRID = cases.centred_grid((20, 40, 40), (2.0, 2.0, 2.0))
+FIXED_GREY, WARPED_GREY = 60, 180
+
+
+class Views:
+    """Slicer's three slice views without windows."""
+
+    def __init__(self, scene) -> None:
+        self.application = slicer.vtkMRMLApplicationLogic()
+        self.application.SetMRMLScene(scene)
+        # Registers the colour legend, as the application does at its start.
+        self.colors = slicer.vtkSlicerColorLogic()
+        self.colors.SetMRMLApplicationLogic(self.application)
+        self.colors.SetMRMLScene(scene)
+        scene.AddNode(slicer.vtkMRMLCrosshairNode())
+        self.logics = {}
+        for name, orientation in (("Red", "Axial"), ("Green", "Coronal"), ("Yellow", "Sagittal")):
+            logic = slicer.vtkMRMLSliceLogic()
+            logic.SetMRMLApplicationLogic(self.application)
+            logic.SetMRMLScene(scene)
+            logic.AddSliceNode(name)
+            logic.GetSliceNode().SetOrientation(orientation)
+            logic.GetSliceNode().SetDimensions(200, 200, 1)
+            self.logics[name] = logic
+
+    def fit(self) -> None:
+        for logic in self.logics.values():
+            logic.FitSliceToBackground()
+            logic.SnapSliceOffsetToIJK()
+
+    def picture(self, name="Red") -> np.ndarray:
+        """The view as (rows, columns, 3), the first row at the bottom."""
+        logic = self.logics[name]
+        logic.UpdatePipeline()
+        producer = logic.GetImageDataConnection().GetProducer()
+        producer.Update()
+        image = producer.GetOutputDataObject(0)
+        size = image.GetDimensions()
+        return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(size[1], size[0], 4)[..., :3].astype(int)
+
+    def middle(self) -> int:
+        return int(self.picture()[100, 100, 0])
+
+
+@pytest.fixture
+def views(scene) -> Views:
+    return Views(scene)
+
+
+def flat_volume(name: str, value: float, grid=GRID):
+    """One value throughout; shown as value of 255."""
+    node = cases.add_volume(np.full(grid.shape, value, np.float32), grid, name)
+    node.CreateDefaultDisplayNodes()
+    node.GetDisplayNode().AutoWindowLevelOff()
+    node.GetDisplayNode().SetWindowLevelMinMax(0, 255)
+    return node
+
+
+@pytest.fixture
+def pair(views):
+    fixed, warped = flat_volume("Fixed", FIXED_GREY), flat_volume("Warped", WARPED_GREY)
+    check_views.show_pair(fixed, warped)
+    views.fit()
+    return fixed, warped
+
+
+def box_labels(name: str, start: int, grid=GRID):
+    array = np.zeros(grid.shape, np.uint8)
+    array[:, start : start + 10, 12:22] = 3
+    return cases.add_volume(array, grid, name, "vtkMRMLLabelMapVolumeNode")
+
+
+# --- layers -----------------------------------------------------------------------------------------------------
+
+
+def test_result_is_shown_half_and_half_in_linked_views(scene, views, pair):
+    composites = view_state.composite_nodes(scene)
+    assert len(composites) == 3
+    assert {(c.GetBackgroundVolumeID(), c.GetForegroundVolumeID()) for c in composites} == {
+        (pair[0].GetID(), pair[1].GetID())
+    }
+    assert all(c.GetLinkedControl() and c.GetHotLinkedControl() for c in composites)
+    assert views.middle() == pytest.approx((FIXED_GREY + WARPED_GREY) / 2, abs=2)
+    assert check_views.show_pair(*pair) is False
+    assert check_views.show_pair(*pair[::-1]) is True
+
+
+def test_fade_and_flicker_go_from_one_volume_to_the_other(scene, views, pair):
+    for opacity, grey in ((0.0, FIXED_GREY), (0.25, 90), (1.0, WARPED_GREY), (7.0, WARPED_GREY)):
+        check_views.fade(scene, opacity)
+        assert views.middle() == pytest.approx(grey, abs=2)
+    assert check_views.flick(scene) == 0.0
+    assert views.middle() == FIXED_GREY
+    assert check_views.flick(scene) == 1.0
+    assert views.middle() == WARPED_GREY
+
+
+def test_checkerboard_takes_squares_of_both_volumes_in_turn(scene, views, pair):
+    fixed, warped = pair
+    node = check_views.show_checkerboard(fixed, warped, square_mm=20)
+    assert slicer.util.arrayFromVolume(node).dtype == np.uint8
+    squares = slicer.util.arrayFromVolume(node)
+    assert set(np.unique(squares)) == {FIXED_GREY, WARPED_GREY}
+    # 20 mm are 10 voxels along every axis.
+    assert (squares[0, 0, 0], squares[0, 0, 10], squares[0, 10, 10], squares[10, 10, 10]) == (
+        FIXED_GREY,
+        WARPED_GREY,
+        FIXED_GREY,
+        WARPED_GREY,
+    )
+    picture = views.picture()[..., 0]
+    # The view spans 80 mm with 200 points: squares of 50, the middles of neighbours differ.
+    middles = picture[25::50, 25::50]
+    assert {FIXED_GREY, WARPED_GREY} == set(middles.ravel().tolist())
+    assert (np.abs(np.diff(middles, axis=0)) == WARPED_GREY - FIXED_GREY).all()
+    count = scene.GetNumberOfNodes()
+    assert check_views.show_checkerboard(fixed, warped) is node
+    assert scene.GetNumberOfNodes() == count
+    assert not node.GetSaveWithScene()
+
+
+def test_checkerboard_shows_each_volume_in_its_own_window(scene, views):
+    fixed, warped = flat_volume("Fixed", -500.0), flat_volume("Warped", 0.5)
+    fixed.GetDisplayNode().SetWindowLevelMinMax(-1000, 0)
+    warped.GetDisplayNode().SetWindowLevelMinMax(0, 2)
+    squares = slicer.util.arrayFromVolume(check_views.show_checkerboard(fixed, warped))
+    assert set(np.unique(squares)) == {127, 63}
+    with pytest.raises(InputError, match="one grid; 'Fixed' and 'Small'"):
+        check_views.show_checkerboard(fixed, flat_volume("Small", 1, cases.centred_grid((5, 5, 5), (2, 2, 2))))
+
+
+def test_checkerboard_lies_where_the_fixed_volume_lies(scene, views, pair):
+    parent = cases.add_parent(scene, pair[0], cases.affine(cases.rotation(10, 20, 30), (4, 5, 6)))
+    node = check_views.show_checkerboard(*pair)
+    assert node.GetParentTransformNode() is parent
+    assert image_from_node(node).grid.same_as(image_from_node(pair[0]).grid, 1e-6)
+
+
+@pytest.mark.parametrize("forget", [False, True])
+def test_moving_volume_is_shown_as_it_lay_even_under_the_transform(scene, views, forget):
+    fixed_node, moving_node = cases.make_nodes(scene, "oblique", "both moved")
+    read = read_inputs(fixed_node, moving_node)
+    nodes = write_outputs(cases.make_registration(read.fixed, read.moving), read, Targets(jacobian=False))
+    check_views.show_before_after(moving_node, nodes.volume, nodes.transform)
+    composite = view_state.composite_nodes(scene)[0]
+    assert composite.GetForegroundVolumeID() == moving_node.GetID()
+    assert composite.GetBackgroundVolumeID() == nodes.volume.GetID()
+    if forget:
+        # As in a scene from elsewhere: nothing on the volume tells where it was, the transform does.
+        moving_node.SetAndObserveTransformNodeID(nodes.transform.GetID())
+    else:
+        applying.apply_transform(nodes.transform, [moving_node])
+    check_views.show_before_after(moving_node, nodes.volume, nodes.transform)
+    before = scene.GetNodeByID(composite.GetForegroundVolumeID())
+    assert before is not moving_node
+    assert before.GetImageData() is moving_node.GetImageData()
+    assert image_from_node(before).grid.same_as(read.moving.grid, 1e-5)
+
+
+# --- Jacobian -----------------------------------------------------------------------------------------------------
+
+
+def test_jacobian_lies_over_the_anatomy_with_its_legend(scene, views, pair):
+    values = np.full(GRID.shape, 1.0, np.float32)
+    values[:, :20] = 1.15
+    values[:, :, :20] = -0.5
+    jacobian = cases.add_volume(values, GRID, "Jacobian")
+    check_views.show_jacobian(pair[0], jacobian, opacity=1.0, change=0.2)
+    legend = display.legend_node(jacobian)
+    assert legend.GetVisibility()
+    colors = {tuple(color) for color in views.picture().reshape(-1, 3).tolist()}
+    fold = tuple(round(255 * c) for c in display.FOLD_COLOR)
+    grown = tuple(round(255 * c) for c in display.jacobian_color(1.15, 0.2)[:3])
+    assert fold in colors
+    assert min(np.abs(np.subtract(grown, color)).max() for color in colors) <= 8
+    # Unchanged.
+    assert (round(255 * display.UNCHANGED_GREY),) * 3 in colors
+    check_views.show_jacobian(pair[0], jacobian, legend=False)
+    assert display.legend_node(jacobian) is legend and not legend.GetVisibility()
+
+
+# --- deformation ----------------------------------------------------------------------------------------------------
+
+
+def test_grid_and_arrows_are_shown_over_the_fixed_volume_and_hidden_again(scene, pair):
+    transform = scene.AddNewNodeByClass("vtkMRMLGridTransformNode", "Warp")
+    check_views.show_deformation(transform, pair[0], None)
+    assert transform.GetDisplayNode() is None
+    check_views.show_deformation(transform, pair[0], check_views.GRID, 8.0)
+    shown = transform.GetDisplayNode()
+    # Not in a 3D view, where it is millions of points.
+    assert shown.GetVisibility() and shown.GetVisibility2D() and not shown.GetVisibility3D()
+    assert shown.GetVisualizationMode() == shown.VIS_MODE_GRID
+    assert shown.GetGridSpacingMm() == 8.0 and shown.GetGridScalePercent() == 100
+    assert shown.GetRegionNode() is pair[0]
+    check_views.show_deformation(transform, pair[0], check_views.ARROWS)
+    assert shown.GetVisualizationMode() == shown.VIS_MODE_GLYPH
+    assert check_views.shown_deformation(transform) == check_views.ARROWS
+    # A 25th of the longest side, 80 mm.
+    assert shown.GetGlyphSpacingMm() == pytest.approx(80 / 25)
+    check_views.show_deformation(transform, pair[0], None)
+    assert not shown.GetVisibility() and not shown.GetVisibility2D()
+    assert check_views.shown_deformation(transform) is None
+    with pytest.raises(InputError, match="'grid' or 'arrows', not as 'lines'"):
+        check_views.show_deformation(transform, pair[0], "lines")
+
+
+# --- outlines -------------------------------------------------------------------------------------------------------
+
+
+def test_each_side_is_outlined_in_its_own_colour(scene, pair):
+    drawn = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Drawn")
+    source = box_labels("source", 5)
+    slicer.vtkSlicerSegmentationsModuleLogic.ImportLabelmapToSegmentationNode(source, drawn)
+    own = drawn.GetSegmentation().GetNthSegment(0).GetColor()
+    parent = cases.affine(shift=(3, 0, 0))
+    warped = box_labels("warped", 8)
+    cases.add_parent(scene, warped, parent)
+    drawn.CreateDefaultDisplayNodes()
+    former = drawn.GetDisplayNode().GetSliceIntersectionThickness()
+    for width in (3, 5):
+        check_views.show_outlines({"fixed": drawn, "warped": warped, "moving": None}, width)
+    segmentations = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+    assert len(segmentations) == 2
+    for node, side in zip(segmentations, ("fixed", "warped"), strict=True):
+        shown = node.GetDisplayNode()
+        segment_id = node.GetSegmentation().GetNthSegmentID(0)
+        assert shown.GetVisibility2DOutline() and not shown.GetVisibility2DFill()
+        color = vtk.vtkVector3d()
+        shown.GetSegmentColor(segment_id, color)
+        assert list(color) == pytest.approx(check_views.OUTLINE_COLORS[side])
+    assert drawn.GetSegmentation().GetNthSegment(0).GetColor() == own
+    made = segmentations[1]
+    assert made.GetTransformNodeID() == warped.GetTransformNodeID()
+    array = labels_from_node(made).image
+    # A segmentation keeps only the part of the grid that holds something.
+    assert (array.array != 0).sum() == (slicer.util.arrayFromVolume(warped) != 0).sum()
+    check_views.hide_outlines(scene)
+    assert slicer.util.getNodesByClass("vtkMRMLSegmentationNode") == [drawn]
+    shown = drawn.GetDisplayNode()
+    assert shown.GetVisibility2DFill() and shown.GetSliceIntersectionThickness() == former
+    shown.GetSegmentColor(drawn.GetSegmentation().GetNthSegmentID(0), color)
+    assert list(color) == pytest.approx(list(own))
+    with pytest.raises(InputError, match="no side 'atlas'"):
+        check_views.show_outlines({"atlas": drawn})
+
+
+# --- places ---------------------------------------------------------------------------------------------------------
+
+
+def test_all_views_jump_to_a_point_and_mark_it(scene, views, pair):
+    point = np.array([10.0, -14.0, 8.0])
+    zoomed = views.logics["Red"].GetSliceNode()
+    zoomed.SetFieldOfView(10, 10, 1)
+    check_views.jump_to(scene, point)
+    for node in view_state.slice_nodes(scene):
+        to_xy = vtk.vtkMatrix4x4()
+        vtk.vtkMatrix4x4.Invert(node.GetXYToRAS(), to_xy)
+        x, y, z = to_xy.MultiplyPoint([*point, 1.0])[:3]
+        assert abs(z) < 1e-6
+        assert 0 <= x < 200 and 0 <= y < 200
+    crosshair = scene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+    assert crosshair.GetCrosshairRAS() == pytest.approx(tuple(point))
+    assert crosshair.GetCrosshairMode() != crosshair.NoCrosshair
+
+
+def test_worst_voxel_is_found_in_the_world(scene):
+    values = np.ones(GRID.shape, np.float32)
+    values[3, 7, 30] = -2.5
+    values[0, 0, 0] = np.nan
+    node = cases.add_volume(values, GRID, "Jacobian")
+    matrix = cases.affine(cases.rotation(10, 20, 30), (4, 5, 6))
+    cases.add_parent(scene, node, matrix)
+    point, value = check_views.worst_voxel(node)
+    local = GRID.to_ras(np.array([30, 7, 3]))
+    assert value == -2.5
+    assert point == pytest.approx(matrix[:3, :3] @ local + matrix[:3, 3])
+
+
+# --- remembering ----------------------------------------------------------------------------------------------------
+
+
+def view_facts(scene) -> list:
+    """All that a user sees of the views."""
+    facts = []
+    for node in view_state.composite_nodes(scene):
+        facts.append([getattr(node, f"Get{name}")() for name in (*view_state._LAYERS, *view_state._COMPOSITE)])
+    for node in view_state.slice_nodes(scene):
+        matrix = slicer.util.arrayFromVTKMatrix(node.GetSliceToRAS())
+        facts.append([matrix.tolist(), node.GetFieldOfView(), node.GetXYZOrigin(), node.GetUseLabelOutline()])
+    crosshair = scene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+    return [*facts, crosshair.GetCrosshairMode(), crosshair.GetCrosshairRAS()]
+
+
+def everything_on(scene, pair, transform, segmentation) -> None:
+    jacobian = cases.add_volume(np.ones(GRID.shape, np.float32), GRID, "Jacobian")
+    check_views.show_jacobian(pair[0], jacobian)
+    check_views.show_checkerboard(*pair)
+    check_views.show_deformation(transform, pair[0], check_views.GRID)
+    check_views.show_outlines({"fixed": segmentation, "warped": box_labels("warped", 8)})
+    check_views.jump_to(scene, (5, 6, 7))
+    for node in view_state.slice_nodes(scene):
+        node.SetFieldOfView(33, 33, 1)
+        node.SetUseLabelOutline(True)
+        node.SetXYZOrigin(4, 5, 0)
+
+
+@pytest.fixture
+def busy(scene, views, pair):
+    """Views set up by a user: own volumes, an own display of a transform and of a segmentation."""
+    mine = flat_volume("Mine", 10)
+    for n, node in enumerate(view_state.composite_nodes(scene)):
+        node.SetBackgroundVolumeID(mine.GetID())
+        node.SetForegroundVolumeID(pair[0].GetID() if n else None)
+        node.SetForegroundOpacity(0.1 * n)
+        node.SetLinkedControl(0)
+    for n, node in enumerate(view_state.slice_nodes(scene)):
+        node.SetSliceOffset(3.0 * n)
+    transform = scene.AddNewNodeByClass("vtkMRMLGridTransformNode", "Warp")
+    transform.CreateDefaultDisplayNodes()
+    transform.GetDisplayNode().SetVisualizationMode(transform.GetDisplayNode().VIS_MODE_CONTOUR)
+    segmentation = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Drawn")
+    slicer.vtkSlicerSegmentationsModuleLogic.ImportLabelmapToSegmentationNode(box_labels("source", 5), segmentation)
+    segmentation.CreateDefaultDisplayNodes()
+    return mine, transform, segmentation
+
+
+def test_views_are_put_back_in_one_call(scene, views, pair, busy):
+    mine, transform, segmentation = busy
+    before = view_facts(scene)
+    state = view_state.ViewState.of(scene)
+    everything_on(scene, pair, transform, segmentation)
+    assert view_facts(scene) != before
+    state.restore()
+    assert view_facts(scene) == before
+    shown = transform.GetDisplayNode()
+    assert shown.GetVisualizationMode() == shown.VIS_MODE_CONTOUR and not shown.GetVisibility()
+    drawn = segmentation.GetDisplayNode()
+    assert drawn.GetVisibility2DFill()
+    color = vtk.vtkVector3d()
+    drawn.GetSegmentColor(segmentation.GetSegmentation().GetNthSegmentID(0), color)
+    assert list(color) == pytest.approx(list(segmentation.GetSegmentation().GetNthSegment(0).GetColor()))
+    left = [
+        n.GetName() for n in slicer.util.getNodesByClass("vtkMRMLNode") if n.GetAttribute(view_state.CHECK_ATTRIBUTE)
+    ]
+    assert left == []
+    assert not display.legend_node(scene.GetFirstNodeByName("Jacobian")).GetVisibility()
+    state.restore()
+    assert view_facts(scene) == before
+
+
+def test_views_are_put_back_as_far_as_their_nodes_still_exist(scene, views, pair, busy):
+    mine, transform, segmentation = busy
+    state = view_state.ViewState.of(scene)
+    everything_on(scene, pair, transform, segmentation)
+    composites, slices = view_state.composite_nodes(scene), view_state.slice_nodes(scene)
+    for node in (
+        mine,
+        transform,
+        segmentation,
+        composites[2],
+        slices[2],
+        scene.GetFirstNodeByClass("vtkMRMLCrosshairNode"),
+    ):
+        scene.RemoveNode(node)
+    state.restore()
+    assert [c.GetBackgroundVolumeID() for c in composites[:2]] == [None, None]
+    assert [c.GetForegroundVolumeID() for c in composites[:2]] == [None, pair[0].GetID()]
+    assert composites[1].GetForegroundOpacity() == pytest.approx(0.1)
+
+
+def test_what_the_user_showed_meanwhile_stays(scene, views, pair):
+    state = view_state.ViewState.of(scene)
+    own = scene.AddNewNodeByClass("vtkMRMLGridTransformNode", "Own")
+    own.CreateDefaultDisplayNodes()
+    own.GetDisplayNode().SetVisibility(True)
+    state.restore()
+    assert own.GetDisplayNode().GetVisibility()

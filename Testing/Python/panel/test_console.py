@@ -1,0 +1,128 @@
+"""The recipes of docs/console.md do what they say, in their order, in one console."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK
+
+import mrml_cases as cases
+import slicer
+import worker_cases
+from VoxelMorphRegistrationLib.images.files import read_image
+
+RECIPES = Path(__file__).parents[3] / "docs/console.md"
+
+
+def blocks() -> dict[str, list[str]]:
+    """{heading: its blocks of Python}."""
+    found: dict[str, list[str]] = {}
+    for part in re.split(r"^#+ ", RECIPES.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
+        found[part.splitlines()[0]] = re.findall(r"```python\n(.*?)```", part, re.DOTALL)
+    return found
+
+
+@pytest.fixture
+def console(module, scene, quick, worker_client, monkeypatch):
+    """A console after the first block, with the quick settings. load and save stand in for those of the application."""
+    saved = []
+
+    def load(path):
+        image = read_image(path)
+        return cases.add_volume(image.array, image.grid, Path(path).stem)
+
+    monkeypatch.setattr(slicer.util, "loadVolume", load)
+    monkeypatch.setattr(slicer.util, "saveNode", lambda node, path: saved.append((node.GetClassName(), path)))
+    cases.make_nodes(scene)
+    names = {"slicer": slicer, "saved": saved}
+    exec(blocks()["Recipes for Slicer's Python console"][0], names)
+    # register calls it, too.
+    asynchronous = names["logic"].registerAsync
+    names["logic"].registerAsync = lambda *nodes, settings=None, **more: asynchronous(
+        *nodes, settings=settings or quick, **more
+    )
+    return names
+
+
+def write_volume(path: Path, seed: int) -> str:
+    image = SimpleITK.GetImageFromArray(cases.blobs(cases.centred_grid((20, 20, 20), (2.0, 2.0, 2.0)), seed))
+    image.SetSpacing((2.0, 2.0, 2.0))
+    SimpleITK.WriteImage(image, str(path))
+    return str(path)
+
+
+def run_recipe(console, heading: str, number: int = 0) -> None:
+    exec(blocks()[heading][number], console)
+
+
+def test_two_volumes(console, capsys):
+    run_recipe(console, "Two volumes of the scene")
+    assert capsys.readouterr().out.startswith("Moving to Fixed Moving registered")
+
+
+def test_two_volumes_without_waiting(console, capsys):
+    run_recipe(console, "Two volumes of the scene", 1)
+    said = []
+    worker_cases.spin(lambda: said.append(capsys.readouterr().out) or "done: Moving registered" in "".join(said))
+    assert "registering: " in "".join(said)
+
+
+def test_settings_from_a_file(console, tmp_path, quick):
+    console["settingsFile"] = str(tmp_path / "settings.json")
+    run_recipe(console, "Settings from a JSON file")
+    kept = json.loads(console["result"].transform.GetAttribute("VoxelMorph.Settings"))
+    assert kept == json.loads((tmp_path / "settings.json").read_text())
+
+
+def test_loop_over_files_goes_on_after_a_failed_one(console, scene, quick, tmp_path, capsys):
+    flat = SimpleITK.GetImageFromArray(np.ones((8, 8, 8), np.float32))
+    SimpleITK.WriteImage(flat, str(tmp_path / "flat.nrrd"))
+    console["fixedFile"] = write_volume(tmp_path / "fixed.nrrd", 1)
+    console["movingFiles"] = [str(tmp_path / "flat.nrrd"), write_volume(tmp_path / "second.nrrd", 2)]
+    console["settings"] = quick
+    volumes = len(slicer.util.getNodesByClass("vtkMRMLVolumeNode"))
+    run_recipe(console, "A loop over files")
+    assert "flat.nrrd: The moving volume" in capsys.readouterr().out
+    assert console["saved"] == [
+        ("vtkMRMLScalarVolumeNode", str(tmp_path / "second_registered.nrrd")),
+        ("vtkMRMLGridTransformNode", str(tmp_path / "second_transform.h5")),
+    ]
+    # The fixed volume stays.
+    assert len(slicer.util.getNodesByClass("vtkMRMLVolumeNode")) == volumes + 1
+
+
+def test_sequence_frame_by_frame(console, scene, quick):
+    sequence = scene.AddNewNodeByClass("vtkMRMLSequenceNode", "Sequence")
+    grid = cases.centred_grid((20, 20, 20), (2.0, 2.0, 2.0))
+    for n in range(3):
+        frame = cases.add_volume(cases.blobs(grid, n), grid, "frame")
+        sequence.SetDataNodeAtValue(frame, str(n))
+        scene.RemoveNode(frame)
+    console["settings"] = quick
+    volumes = len(slicer.util.getNodesByClass("vtkMRMLVolumeNode"))
+    run_recipe(console, "A sequence (4D), frame by frame onto one of its frames")
+    registered = console["registered"]
+    assert registered.GetNumberOfDataNodes() == 3
+    arrays = [slicer.util.arrayFromVolume(registered.GetNthDataNode(n)) for n in range(3)]
+    assert arrays[0].shape == arrays[2].shape == (20, 20, 20)
+    assert not np.array_equal(arrays[1], arrays[2])
+    # The fixed frame, and one registered volume for all.
+    assert len(slicer.util.getNodesByClass("vtkMRMLVolumeNode")) == volumes + 2
+
+
+def test_atlas_to_many_subjects(console, scene, quick, tmp_path):
+    from test_scene import add_segmentation
+
+    grid = cases.centred_grid((20, 20, 20), (2.0, 2.0, 2.0), center=(-19.0, -19.0, 19.0))
+    atlas = cases.add_volume(cases.blobs(grid, 5), grid, "Atlas")
+    add_segmentation(scene, atlas, name="Atlas structures")
+    console["subjectFiles"] = [write_volume(tmp_path / f"subject{n}.nrrd", n) for n in (1, 2)]
+    console["settings"] = quick
+    run_recipe(console, "One atlas to many subjects, its segmentation carried over")
+    names = [node.GetName() for node in console["segmentations"].values()]
+    assert names == ["subject1 structures", "subject2 structures"]
+    assert all(node.GetSegmentation().GetNumberOfSegments() == 2 for node in console["segmentations"].values())

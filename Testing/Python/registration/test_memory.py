@@ -1,0 +1,43 @@
+"""Memory that is kept during a computation and given back afterwards, with the C library of Linux."""
+
+import resource
+
+import pytest
+import torch
+
+from VoxelMorphRegistrationLib.registration import heap as memory
+
+MEGABYTE = 1 << 20
+
+
+def _page_faults(megabytes: int, times: int) -> int:
+    """Pages asked of the kernel while a tensor of this size is made and freed so many times."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(times):
+        torch.zeros(megabytes * MEGABYTE // 4).add_(1.0)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def _resident_megabytes() -> float:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize() / MEGABYTE
+
+
+def test_a_tensor_made_again_takes_the_memory_of_the_last_one():
+    freely = _page_faults(64, 10)
+    with memory.kept():
+        _page_faults(64, 2)
+        assert _page_faults(64, 10) < 0.5 * freely
+
+
+def test_memory_is_given_back_at_the_end():
+    before = _resident_megabytes()
+    with memory.kept(), memory.kept():
+        _page_faults(256, 2)
+    assert _resident_megabytes() < before + 64
+
+
+def test_an_error_within_passes_through_and_ends_it():
+    with pytest.raises(KeyError), memory.kept():
+        raise KeyError
+    assert memory._users == 0

@@ -1,0 +1,248 @@
+"""Results in rows and as a page: every number of the report, readable, complete and safe."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import os
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image as Picture
+
+from grids import make_grid
+from VoxelMorphRegistrationLib.errors import OutputError
+from VoxelMorphRegistrationLib.images.image import Image
+from VoxelMorphRegistrationLib.registration import evaluation
+from VoxelMorphRegistrationLib.registration.report import Report
+from VoxelMorphRegistrationLib.registration.settings import Settings
+from VoxelMorphRegistrationLib.results.html import html_report, write_html_report
+from VoxelMorphRegistrationLib.results.table import Row
+from VoxelMorphRegistrationLib.results.table import rows as results_rows
+
+STAGES = ("before", "aligned", "after")
+
+
+def staged(*values):
+    return dict(zip(STAGES, values, strict=True))
+
+
+def full_report(**changes) -> Report:
+    facts = {
+        "similarity": staged({"ncc": 0.5, "mi": 0.2}, {"ncc": 0.6, "mi": 0.3}, {"ncc": 0.9, "mi": math.nan}),
+        "folding": {
+            "inside": {
+                "voxels": 1000,
+                "count": 2,
+                "percent": 0.2,
+                "any_corner_count": 7,
+                "any_corner_percent": 0.7,
+                "minimum": -0.25,
+                "maximum": 3.5,
+                "sd_log": 0.31,
+            },
+            "volume": {"count": 12345, "voxels": 500000},
+        },
+        "largest_displacement_mm": 9.87,
+        "linear": np.eye(4).tolist(),
+        "dice": staged(*({"mean": m, "labels": {3: m, 17: m + 0.05}} for m in (0.4, 0.5, 0.8))),
+        "hd95_mm": staged(*({"mean": m, "labels": {3: m, 17: math.nan}} for m in (6.0, 4.0, 1.5))),
+        "tre_mm": staged(*({"mean": m, "max": 2 * m, "each": [m, 2 * m]} for m in (5.0, 3.0, 1.0))),
+        "volume_change_percent": {3: -4.2, 17: 12.5},
+        "covered_percent": 98.5,
+        "seconds": {"registering": 3.2, "total": 4.5},
+        "device": "cuda",
+        "model": {"name": "general-3d", "file": None},
+        "passes": 2,
+        "refinement": {"preset": "fast", "steps": [10, 5], "improved": True},
+        "working_grid": {"shape_kji": [80, 96, 112]},
+        "settings": Settings(seed=4).__dict__,
+        "inputs": {"fixed": "Fixed <1>", "moving": "Moving & co"},
+        "warnings": ["The deformation folds in 2 voxels."],
+    }
+    return Report(**{**facts, **changes})
+
+
+def by_name(rows, group) -> dict:
+    return {row.name: row for row in rows if row.group == group}
+
+
+def numbers(row) -> tuple:
+    return row.before, row.aligned, row.after
+
+
+# --- rows --------------------------------------------------------------------------------------------------------
+
+
+def test_rows_hold_every_measure_at_every_stage():
+    rows = results_rows(full_report(), {3: "Thalamus", 17: "Hippocampus"})
+    assert numbers(by_name(rows, "Similarity")["Correlation"]) == (0.5, 0.6, 0.9)
+    assert numbers(by_name(rows, "Dice")["Hippocampus"]) == pytest.approx((0.45, 0.55, 0.85))
+    assert numbers(by_name(rows, "Surface distance (95 %)")["mean"]) == (6.0, 4.0, 1.5)
+    assert numbers(by_name(rows, "Landmark error")["max"]) == (10.0, 6.0, 2.0)
+    assert numbers(by_name(rows, "Landmark error")["point 2"]) == (10.0, 6.0, 2.0)
+    assert by_name(rows, "Volume change")["Thalamus"].after == -4.2
+    assert by_name(rows, "Time")["total"].after == 4.5
+    run = by_name(rows, "Run")
+    assert (run["model"].text, run["device"].text) == ("general-3d", "cuda")
+    assert run["working grid"].text == "112x96x80 voxels"
+    assert run["refinement"].text == "fast, 15 steps"
+    settings = by_name(rows, "Settings")
+    assert set(settings) == set(Settings().__dict__)
+    assert settings["seed"].text == "4" and settings["passes"].text == "automatic"
+
+
+def test_what_decides_over_trust_comes_first():
+    rows = results_rows(full_report())
+    groups = list(dict.fromkeys(row.group for row in rows))
+    assert groups == [
+        "Deformation",
+        "Similarity",
+        "Dice",
+        "Surface distance (95 %)",
+        "Landmark error",
+        "Volume change",
+        "Time",
+        "Run",
+        "Settings",
+    ]
+    assert rows[0].name == "folded voxels"
+    first = {group: next(row.name for row in rows if row.group == group) for group in groups}
+    assert (first["Dice"], first["Landmark error"]) == ("mean", "mean")
+
+
+def test_rows_hold_both_fold_counts_and_the_range_of_determinants():
+    rows = [row for row in results_rows(full_report()) if row.group == "Deformation"]
+    found = {(row.name, row.unit): row.after for row in rows}
+    assert found["folded voxels", "voxels"] == 2 and found["folded voxels", "%"] == 0.2
+    assert found["folded voxels, strict count", "voxels"] == 7 and found["folded voxels, strict count", "%"] == 0.7
+    assert found["smallest determinant", ""] == -0.25 and found["largest determinant", ""] == 3.5
+    assert found["largest displacement", "mm"] == 9.87
+
+
+def test_what_was_not_measured_is_empty_and_never_nan():
+    rows = results_rows(full_report())
+    assert numbers(by_name(rows, "Similarity")["Mutual information"]) == (0.2, 0.3, None)
+    assert by_name(rows, "Surface distance (95 %)")["Label 17"].cells()[2:5] == ("", "", "")
+    bare = full_report(dice=None, hd95_mm=None, tre_mm=None, volume_change_percent=None, refinement=None)
+    groups = {row.group for row in results_rows(bare)}
+    assert not groups & {"Dice", "Surface distance (95 %)", "Landmark error", "Volume change"}
+    assert all("nan" not in cell.split() for row in rows for cell in row.cells())
+
+
+def test_rows_of_a_report_and_of_its_json_are_the_same():
+    report = full_report()
+    kept = json.loads(report.to_json())
+    assert results_rows(kept) == results_rows(report)
+    kept["label_names"] = {"3": "Thalamus"}
+    assert by_name(results_rows(kept), "Dice").keys() == {"mean", "Thalamus", "Label 17"}
+
+
+def test_cells_are_rounded_for_reading():
+    row = Row("Time", "total", after=1234.567, unit="s", digits=1)
+    assert row.cells() == ("Time", "total", "", "", "1,234.6", "s", "")
+
+
+# --- volume change ------------------------------------------------------------------------------------------------
+
+
+def test_volume_change_is_the_mean_determinant_of_each_structure():
+    grid = make_grid((6, 6, 6))
+    labels, determinant = np.zeros(grid.shape, np.uint8), np.full(grid.shape, 5.0, np.float32)
+    labels[:2], labels[4:] = 1, 9
+    determinant[0], determinant[1], determinant[4:] = 0.5, 1.0, 2.0
+    changes = evaluation.volume_change(Image(labels, grid, "l"), Image(determinant, grid, "d"), factor=1.1)
+    assert changes == {1: pytest.approx(100 * (0.75 * 1.1 - 1)), 9: pytest.approx(120)}
+    assert evaluation.volume_change(Image(0 * labels, grid, "l"), Image(determinant, grid, "d")) == {}
+
+
+# --- the page -----------------------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """Texts, pictures and whether every tag is closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open, self.texts, self.pictures = [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        if tag == "img":
+            self.pictures.append(dict(attributes)["src"])
+        if tag not in ("img", "br", "meta"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data.strip())
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "overview.png"
+    Picture.new("RGB", (60, 40), (200, 30, 30)).save(path)
+    return path
+
+
+def test_page_holds_the_results_the_pictures_and_the_settings(tmp_path, picture):
+    path = write_html_report(
+        tmp_path / "report.html", full_report(), {"Overview": picture, "Again": picture.read_bytes()}, {3: "Thalamus"}
+    )
+    page = Page(path.read_text(encoding="utf-8"))
+    for text in ("Thalamus", "Label 17", "0.800", "-4.2 %", "+12.5 %", "-0.250", "general-3d", "Overview", "9.87"):
+        assert any(text in part for part in page.texts), text
+    assert any("folds in 2 voxels" in part for part in page.texts)
+    assert len(page.pictures) == 2
+    kind, data = page.pictures[0].split(",")
+    assert kind == "data:image/png;base64" and base64.b64decode(data) == picture.read_bytes()
+    settings = next(part for part in page.texts if part.startswith("{"))
+    assert Settings.from_json(settings) == Settings(seed=4)
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["overview.png", "report.html"]
+
+
+def test_names_cannot_break_the_page(tmp_path):
+    evil = "<script>alert('x')</script>"
+    report = full_report(warnings=[evil], inputs={"fixed": evil, "moving": '"<b>'})
+    text = html_report(report, names={3: evil}, title=evil)
+    page = Page(text)
+    assert "script" not in page.open and "<script" not in text
+    assert any(evil in part for part in page.texts)
+
+
+def test_page_says_when_there_are_no_warnings():
+    assert "No warnings." in html_report(full_report(warnings=[]))
+
+
+def test_existing_report_is_only_replaced_when_asked(tmp_path):
+    path = tmp_path / "report.html"
+    path.write_text("mine")
+    with pytest.raises(OutputError, match="already a file"):
+        write_html_report(path, full_report())
+    assert path.read_text() == "mine"
+    write_html_report(path, full_report(), overwrite=True)
+    assert path.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+def test_failure_leaves_no_file(tmp_path, picture, monkeypatch):
+    for pictures, message in (
+        ({"Gone": tmp_path / "gone.png"}, "cannot be read"),
+        ({"Text": b"no picture"}, "neither PNG nor JPEG"),
+    ):
+        with pytest.raises(OutputError, match=message):
+            write_html_report(tmp_path / "report.html", full_report(), pictures)
+    with pytest.raises(OutputError, match="could not be written"):
+        write_html_report(tmp_path / "no folder" / "report.html", full_report())
+
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full_disk)
+    with pytest.raises(OutputError, match="No space left on device"):
+        write_html_report(tmp_path / "report.html", full_report())
+    assert [p.name for p in tmp_path.iterdir()] == ["overview.png"]

@@ -1,0 +1,167 @@
+"""The staircase of the rooms: each stands on what it uses, and nothing climbs back."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MODULE_FOLDER = Path(__file__).parents[2] / "VoxelMorphRegistration"
+LIBRARY = "VoxelMorphRegistrationLib"
+# From the top; a room may use those on the steps below its own, not those beside it.
+STAIRCASE = (
+    ("VoxelMorphRegistration", "__main__"),
+    ("panel", "commands"),
+    ("worker", "mrml"),
+    ("training", "results"),
+    ("registration",),
+    ("refinement", "alignment"),
+    ("fields",),
+    ("networks", "images"),
+    ("errors",),
+)
+# Where the arrow to a room beside it, or to one on its step, is meant.
+MEANT = {("panel", "commands"), ("worker", "mrml")}
+STEP = {room: len(STAIRCASE) - number for number, rooms in enumerate(STAIRCASE) for room in rooms}
+# Which rooms may import what, anywhere in their files.
+KNOWS = {
+    "slicer": {"mrml", "panel", "VoxelMorphRegistration"},
+    "vtk": {"mrml", "panel", "VoxelMorphRegistration"},
+    "qt": {"panel", "VoxelMorphRegistration"},
+    "ctk": {"panel", "VoxelMorphRegistration"},
+}
+KNOWS_AS_WELL = {"qt": {"worker/client.py", "worker/process.py"}}
+
+
+def library_files() -> list[Path]:
+    return sorted((MODULE_FOLDER / LIBRARY).rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    parts = path.relative_to(MODULE_FOLDER / LIBRARY).with_suffix("").parts
+    return parts[0]
+
+
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """Absolute names of the modules that a file imports, and whether for types only."""
+    package = path.relative_to(MODULE_FOLDER).with_suffix("").parts[:-1]
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for_types = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test)
+        for part in block.body
+        for node in ast.walk(part)
+    }
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, id(node) in for_types) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) + 1 - node.level]) if node.level else ""
+            base = ".".join(part for part in (base, node.module) if part)
+            found += [(f"{base}.{alias.name}", id(node) in for_types) for alias in node.names]
+    return found
+
+
+def module_of(name: str, modules: set[str]) -> str | None:
+    """The file of the library that an imported name comes from."""
+    while name:
+        if name in modules:
+            return name
+        name = name.rpartition(".")[0]
+    return None
+
+
+@pytest.fixture(scope="module")
+def arrows() -> dict[str, set[str]]:
+    """For each file of the library, the files that it imports when it runs."""
+    names = {}
+    for path in library_files():
+        parts = path.relative_to(MODULE_FOLDER).with_suffix("").parts
+        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    known = set(names)
+    return {
+        module: {
+            target
+            for name, for_types in imports(path)
+            if not for_types and (target := module_of(name, known)) not in (None, LIBRARY, module)
+        }
+        for module, path in names.items()
+    }
+
+
+@pytest.mark.parametrize("path", library_files(), ids=lambda path: path.relative_to(MODULE_FOLDER / LIBRARY).as_posix())
+def test_no_arrow_climbs(path):
+    room = room_of(path)
+    if room == "__init__":
+        return
+    for name, _ in imports(path):
+        parts = name.split(".")
+        if parts[0] == LIBRARY and len(parts) > 1 and parts[1] in STEP and parts[1] != room:
+            assert STEP[parts[1]] < STEP[room], f"{path.name} of {room} imports {name}, which stands above or beside it"
+
+
+def test_every_room_has_its_step():
+    assert {room_of(path) for path in library_files()} - {"__init__"} <= set(STEP)
+
+
+def test_no_circle_of_files(arrows):
+    done: set[str] = set()
+
+    def visit(module: str, way: tuple[str, ...]) -> None:
+        assert module not in way, f"a circle: {' -> '.join((*way[way.index(module) :], module))}"
+        if module in done:
+            return
+        for target in sorted(arrows[module]):
+            visit(target, (*way, module))
+        done.add(module)
+
+    for module in arrows:
+        visit(module, ())
+
+
+@pytest.mark.parametrize("path", library_files(), ids=lambda path: path.relative_to(MODULE_FOLDER / LIBRARY).as_posix())
+def test_rooms_know_only_what_they_must(path):
+    inside = path.relative_to(MODULE_FOLDER / LIBRARY).as_posix()
+    for name, for_types in imports(path):
+        top = name.split(".")[0]
+        if top in KNOWS and not for_types:
+            assert room_of(path) in KNOWS[top] or inside in KNOWS_AS_WELL.get(top, ()), f"{inside} imports {top}"
+
+
+def test_importing_the_library_brings_neither_slicer_nor_torch():
+    """A bare interpreter: the rooms for Slicer and those that compute are left to who needs them."""
+    apart = {"mrml", "panel", "training", "refinement"}
+    torch_at_import = {
+        "images/sampling.py",
+        "images/boxes.py",
+        "networks/unet.py",
+        "registration/guard.py",
+        "worker/client.py",
+        "worker/process.py",
+    }
+    modules = [
+        ".".join(path.relative_to(MODULE_FOLDER).with_suffix("").parts)
+        for path in library_files()
+        if room_of(path) not in apart
+        and path.relative_to(MODULE_FOLDER / LIBRARY).as_posix() not in torch_at_import
+        and path.name not in ("__init__.py", "__main__.py")
+    ]
+    code = (
+        f"import importlib, sys; sys.path.insert(0, {str(MODULE_FOLDER)!r})\n"
+        f"for name in {modules!r}: importlib.import_module(name)\n"
+        "print(sorted(n for n in ('torch', 'slicer', 'vtk', 'qt', 'ctk', 'SimpleITK', 'scipy') if n in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_no_file_outgrows_one_idea():
+    for path in library_files():
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 500, f"{path.name} has more than 500 lines"
+    entry = MODULE_FOLDER / "VoxelMorphRegistration.py"
+    assert len(entry.read_text(encoding="utf-8").splitlines()) <= 620, "the module's file has more than 620 lines"

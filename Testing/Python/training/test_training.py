@@ -1,0 +1,552 @@
+"""The trainer: random shapes, configuration, exact resume, export."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+import VoxelMorphRegistrationLib
+from VoxelMorphRegistrationLib.__main__ import main
+from VoxelMorphRegistrationLib.errors import InputError, OutputError, SettingsError, VoxelMorphError
+from VoxelMorphRegistrationLib.images.sampling import integrate, voxel_positions, warp
+from VoxelMorphRegistrationLib.networks.model import load_model, read_card
+from VoxelMorphRegistrationLib.networks.shelf import models_folder
+from VoxelMorphRegistrationLib.training.config import config_from_dict, load_config
+from VoxelMorphRegistrationLib.training.export import export_checkpoint
+from VoxelMorphRegistrationLib.training.losses import soft_dice
+from VoxelMorphRegistrationLib.training.pairs import TRAINING_STREAM, VALIDATION_STREAM, StepSizes
+from VoxelMorphRegistrationLib.training.shapes import ShapeRecipe, half_resolution_labels, largest, random_pair
+from VoxelMorphRegistrationLib.training.trainer import (
+    CHECKPOINT_NAME,
+    Trainer,
+    jacobian_determinant,
+    learning_rate,
+    load_checkpoint,
+)
+
+TINY = """
+name = "tiny"
+shape = {shape}
+steps = {steps}
+seed = 3
+log_every = 1
+checkpoint_every = 3
+
+[network]
+encoder = [4, 4]
+decoder = [4, 4, 4]
+integration_steps = 3
+
+[shapes]
+labels = [3, 5]
+coarsest = 8
+
+[loss]
+smoothness = 0.1
+displacement = 0.1
+
+[optimiser]
+learning_rate = 1e-3
+warm_steps = 2
+decay_steps = 3
+
+[validation]
+pairs = 2
+every = 4
+"""
+
+
+def write_config(folder, shape=(16, 16), steps=6, extra=""):
+    path = folder / "tiny.toml"
+    path.write_text(TINY.format(shape=list(shape), steps=steps) + extra, encoding="utf-8")
+    return path
+
+
+def tiny(**changes):
+    values = {"name": "tiny", "shape": [16, 16], "steps": 6, "network": {"encoder": [4, 4], "decoder": [4, 4, 4]}}
+    changes["network"] = values["network"] | changes.get("network", {})
+    return config_from_dict(values | changes)
+
+
+def quiet(_line):
+    pass
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("shape", [(32, 48), (16, 32, 24)])
+def test_a_pair_is_repeated_by_its_seed_and_by_nothing_else(shape):
+    first, second, other = (random_pair(ShapeRecipe(), shape, seed) for seed in ((1, 0, 5), (1, 0, 5), (1, 0, 6)))
+    for part in dataclasses.fields(first):
+        values = getattr(first, part.name), getattr(second, part.name)
+        assert values == (None, None) or torch.equal(*values)
+    assert not torch.equal(first.fixed, other.fixed)
+
+
+@pytest.mark.parametrize("shape", [(32, 48), (16, 32, 24)])
+def test_a_pair_has_images_in_range_and_labels_that_sum_to_one(shape):
+    half = tuple(size // 2 for size in shape)
+    for seed in range(6):
+        pair = random_pair(ShapeRecipe(), shape, (seed,))
+        for image in (pair.fixed, pair.moving):
+            assert image.shape == (1, 1, *shape)
+            assert 0.0 <= float(image.min()) < float(image.max()) <= 1.0
+        for labels in (pair.fixed_labels, pair.moving_labels):
+            assert labels.shape[2:] == half
+            assert torch.allclose(labels.sum(1), torch.ones(1, *half))
+        assert pair.displacement.shape == (1, len(shape), *half)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (32, 32, 48)])
+def test_the_true_displacement_brings_the_moving_labels_onto_the_fixed_ones(shape):
+    # Smooth shapes: what is left is the interpolation of labels at half resolution.
+    recipe = ShapeRecipe(labels=(3, 6), roughness=(2.0, 2.0))
+    before, after = [], []
+    for seed in range(6):
+        pair = random_pair(recipe, shape, (seed,))
+        before.append(float(soft_dice(pair.moving_labels, pair.fixed_labels)))
+        after.append(float(soft_dice(warp(pair.moving_labels, pair.displacement), pair.fixed_labels)))
+    assert sum(after) < 0.4 * sum(before)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (32, 32, 48)])
+def test_ultrasound_shows_one_image_of_a_pair_within_its_field_of_view(shape):
+    recipe = ShapeRecipe(foreground=0.0, noise=(0.0, 0.0), ultrasound=1.0)
+    pool = torch.nn.functional.avg_pool2d if len(shape) == 2 else torch.nn.functional.avg_pool3d
+    whole = []
+    for seed in range(8):
+        pair = random_pair(recipe, shape, (seed,))
+        assert torch.isfinite(pair.fixed).all() and torch.isfinite(pair.moving).all()
+        # The truth does not count where the probe of the fixed image saw nothing.
+        assert not pool(pair.fixed, 2)[pair.visible == 0].any()
+        whole.append(bool((pair.visible == 1).all()))
+    # Either image of a pair can be the one.
+    assert 0 < sum(whole) < len(whole)
+
+
+def test_pairs_without_noise_and_bias_match_in_intensity_under_the_true_displacement():
+    recipe = ShapeRecipe(related=1.0, noise=(0.0, 0.0), bias=0.0, gamma=0.0, blur=(1.0, 1.0), roughness=(2.0, 2.0))
+    for seed in range(4):
+        pair = random_pair(recipe, (64, 64), (seed,))
+        moving = torch.nn.functional.avg_pool2d(pair.moving, 2)
+        fixed = torch.nn.functional.avg_pool2d(pair.fixed, 2)
+        after = (warp(moving, pair.displacement) - fixed).square().mean()
+        assert float(after) < 0.7 * float((moving - fixed).square().mean())
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (3, 4, 5)])
+def test_largest_is_argmax(shape):
+    volume = torch.rand((1, 7, *shape), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(largest(volume), volume.argmax(1, keepdim=True))
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (4, 6, 2)])
+def test_half_resolution_labels_are_shares_of_blocks(shape):
+    labels = torch.randint(0, 3, (2, 1, *shape), generator=torch.Generator().manual_seed(0))
+    pool = torch.nn.functional.avg_pool2d if len(shape) == 2 else torch.nn.functional.avg_pool3d
+    direct = torch.cat([pool((labels == label).float(), 2) for label in range(3)], 1)
+    assert torch.allclose(half_resolution_labels(labels, 3), direct)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_jacobian_determinant_of_a_linear_field_is_that_of_its_matrix(dims):
+    matrix = 0.2 * torch.randn((dims, dims), generator=torch.Generator().manual_seed(0))
+    zero = torch.zeros((1, dims, *[6] * dims))
+    field = torch.einsum("ab,n...b->na...", matrix, voxel_positions(zero).flip(-1))
+    expected = torch.linalg.det(torch.eye(dims) + matrix)
+    assert torch.allclose(jacobian_determinant(field), expected.expand(1, *[6] * dims), atol=1e-5)
+
+
+@pytest.mark.parametrize(("shape", "passes"), [((16, 16), 1), ((16, 16, 16), 1), ((16, 16), 3)])
+def test_resumed_training_gives_the_same_weights_and_logs_as_an_uninterrupted_run(tmp_path, shape, passes):
+    config = dataclasses.replace(load_config(write_config(tmp_path, shape)), passes=passes)
+    whole = Trainer(config, tmp_path / "whole")
+    whole.run(report=quiet)
+
+    interrupted = Trainer(config, tmp_path / "parts")
+    interrupted.run(minutes=1e-9, report=quiet)
+    assert interrupted.step == 1
+    # Steps after the last checkpoint are lost in a crash, and so must be their log rows.
+    interrupted._log_step(interrupted.train_step(), quiet)
+    resumed = Trainer.resume(tmp_path / "parts" / CHECKPOINT_NAME, tmp_path / "parts")
+    resumed.run(report=quiet)
+
+    assert whole.step == resumed.step == 6
+    for name, weights in whole.network.state_dict().items():
+        assert torch.equal(weights, resumed.network.state_dict()[name]), name
+    for name in ("steps.csv", "validation.csv"):
+        once, twice = (rows(tmp_path / folder / name) for folder in ("whole", "parts"))
+        assert [{**row, "seconds": 0} for row in once] == [{**row, "seconds": 0} for row in twice]
+
+
+def test_training_lowers_the_loss_on_held_out_pairs(tmp_path):
+    shapes = {"labels": [3, 4], "roughness": [2.0, 2.0], "related": 1.0, "displacement": [0.2, 0.5], "foreground": 1.0}
+    config = tiny(
+        steps=150,
+        shape=[32, 32],
+        shapes=shapes,
+        network={"encoder": [16, 16], "decoder": [16, 16, 16]},
+        loss={"smoothness": 0.1, "displacement": 0.5},
+        optimiser={"learning_rate": 3e-3, "warm_steps": 10, "decay_steps": 50},
+    )
+    trainer = Trainer(config, tmp_path)
+    while trainer.step < config.steps:
+        trainer.train_step()
+    result = trainer.validate()
+    assert result.dice_after > result.dice_before
+    assert result.error_after < result.error_before
+
+
+@pytest.mark.parametrize("half_resolution", [True, False])
+def test_a_later_pass_is_trained_on_what_the_passes_before_left(tmp_path, half_resolution):
+    network = {"half_resolution": half_resolution}
+    config = tiny(passes=2, shape=[32, 32], network=network, loss={"smoothness": 0.0, "displacement": 1.0})
+    trainer = Trainer(config, tmp_path)
+    torch.nn.init.normal_(trainer.network.flow.weight, std=0.3, generator=torch.Generator().manual_seed(1))
+    pair = trainer.source.pair(TRAINING_STREAM, 0, "cpu")
+
+    with torch.no_grad():
+        _, first = trainer.predict(pair)
+        full = trainer._at_full(first, pair)
+        _, second = trainer.predict(dataclasses.replace(pair, moving=warp(pair.moving, full)))
+        # The image is warped by the first pass, then by the second: x -> first(second(x)).
+        both = trainer._at_half(second + warp(first, second))
+        dice = float(soft_dice(warp(pair.moving_labels, both), pair.fixed_labels))
+    _, values = trainer._loss(pair, 1)
+    assert float(first.abs().max()) > 0.2
+    assert values.dice == pytest.approx(dice, rel=1e-5)
+
+    # Nothing is learnt from the first pass: the gradient is that of the second one, its input given.
+    trainer.network.zero_grad()
+    trainer._loss(pair, 1)[0].backward()
+    given = [p.grad.clone() for p in trainer.network.parameters()]
+    trainer.network.zero_grad()
+    trainer._registered = lambda pair, passes: first
+    trainer._loss(pair, 1)[0].backward()
+    assert all(torch.allclose(a, p.grad) for a, p in zip(given, trainer.network.parameters(), strict=True))
+
+
+def test_another_seed_gives_another_start_and_the_global_generator_is_untouched(tmp_path):
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    first, second = (Trainer(tiny(seed=seed), tmp_path) for seed in (1, 2))
+    assert torch.equal(torch.rand(1), expected)
+    assert not torch.equal(first.network.down[0].conv.weight, second.network.down[0].conv.weight)
+
+
+@pytest.mark.parametrize("network", [{"half_resolution": False}, {"integration_steps": 0}])
+def test_displacement_networks_and_full_resolution_train_and_export_as_their_card_says(tmp_path, network):
+    config = tiny(loss={"similarity": "mse", "displacement": 0.1}, network=network)
+    trainer = Trainer(config, tmp_path)
+    trainer.run(report=quiet)
+    pair = random_pair(config.shapes, config.shape, (9,))
+    flow, displacement = trainer.predict(pair)
+    card = export_checkpoint(tmp_path / CHECKPOINT_NAME, tmp_path / "model.pt")
+    half = network.get("half_resolution", True)
+    assert flow.shape[2:] == ((8, 8) if half else (16, 16))
+    assert (card.output, card.output_scale) == (
+        "displacement" if network.get("integration_steps") == 0 else "velocity",
+        2.0 if half else 1.0,
+    )
+    assert torch.equal(flow, displacement) == (card.output == "displacement")
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {"similarity": "mse", "dice": 0.0},
+        {"similarity": "ncc", "penalty": "bending"},
+        {"similarity": "ssim", "penalised": "velocity", "window": 5},
+    ],
+)
+def test_every_similarity_and_penalty_trains(tmp_path, loss):
+    trainer = Trainer(tiny(loss=loss), tmp_path)
+    before = torch.cat([weight.detach().flatten().clone() for weight in trainer.network.parameters()])
+    values = trainer.train_step()
+    after = torch.cat([weight.detach().flatten() for weight in trainer.network.parameters()])
+    expected = values.similarity + trainer.config.loss.smoothness * values.smoothness
+    expected += 0.0 if math.isnan(values.dice) else values.dice
+    assert values.total == pytest.approx(expected, rel=1e-5)
+    assert math.isnan(values.dice) == (loss.get("dice") == 0.0)
+    assert not torch.equal(before, after)
+
+
+def test_a_batch_is_the_mean_of_its_pairs(tmp_path):
+    single, double = (Trainer(tiny(batch=batch), tmp_path) for batch in (1, 2))
+    pairs = [single.source.pair(TRAINING_STREAM, number, "cpu") for number in (0, 1)]
+    parts = [single._loss(pair)[1].total for pair in pairs]
+    assert double.train_step().total == pytest.approx(sum(parts) / 2, rel=1e-6)
+
+
+def test_processes_that_train_together_do_what_one_does_with_a_larger_batch(tmp_path):
+    extra = "[network]"
+    alone = write_config(tmp_path, steps=3)
+    alone.write_text(alone.read_text().replace(extra, "batch = 2\n" + extra, 1))
+    assert main(["train", str(alone), "-o", str(tmp_path / "alone"), "--device", "cpu"]) == 0
+    together = tmp_path / "together.toml"
+    together.write_text(alone.read_text().replace("batch = 2\n", ""))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += [
+        "-m",
+        "VoxelMorphRegistrationLib",
+        "train",
+        str(together),
+        "-o",
+        str(tmp_path / "two"),
+        "--device",
+        "cpu",
+    ]
+    library = str(Path(VoxelMorphRegistrationLib.__file__).parent.parent)
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": library, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    one, two = (load_checkpoint(tmp_path / folder / CHECKPOINT_NAME) for folder in ("alone", "two"))
+    assert one["step"] == two["step"] == 3
+    for name, weights in one["network"].items():
+        # The sum of two gradients in another order; Adam turns rounding into at most a part of its rate.
+        assert torch.allclose(weights, two["network"][name], atol=1e-5), name
+
+
+def test_weights_of_another_run_are_taken_without_its_steps(tmp_path):
+    config = write_config(tmp_path)
+    assert main(["train", str(config), "-o", str(tmp_path / "a"), "--device", "cpu"]) == 0
+    start = tmp_path / "a" / CHECKPOINT_NAME
+    trainer = Trainer(load_config(config), tmp_path / "b")
+    trainer.start_from(start)
+    assert trainer.step == 0
+    for name, weights in load_checkpoint(start)["network"].items():
+        assert torch.equal(weights, trainer.network.state_dict()[name])
+    both = ["train", str(config), "-o", str(tmp_path / "c"), "--weights", str(start), "--from", str(start)]
+    assert main(both) == 1
+
+
+def test_learning_rate_rises_stays_and_falls_to_zero():
+    config = tiny(steps=100, optimiser={"learning_rate": 1.0, "warm_steps": 10, "decay_steps": 20})
+    rates = [learning_rate(config, step) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9:81] == pytest.approx([1.0] * 72)
+    assert rates[90] == pytest.approx(0.5)
+    assert rates[100] == 0.0
+
+
+def test_sizes_of_a_step_lie_between_smallest_and_shape_and_belong_to_its_seed():
+    config = tiny(shape=[64, 32], smallest=[16, 32])
+    sizes = StepSizes(config.shape, config.smallest, config.stride)
+    shapes = [sizes.of(1, TRAINING_STREAM, step) for step in range(200)]
+    assert {shape[1] for shape in shapes} == {32}
+    assert {shape[0] for shape in shapes} == set(range(16, 65, 4))
+    assert shapes == [sizes.of(1, TRAINING_STREAM, step) for step in range(200)]
+    assert sizes.of(1, VALIDATION_STREAM, 0) == (64, 32)
+    assert StepSizes((16, 16)).of(1, TRAINING_STREAM, 0) == (16, 16)
+
+
+@pytest.mark.parametrize("shape", [[16, 32], [16, 32, 16]])
+def test_bfloat16_changes_the_weights_only_slightly(tmp_path, shape):
+    trainers = [Trainer(tiny(shape=shape, precision=name), tmp_path) for name in ("float32", "bfloat16")]
+    # The first step of Adam moves each weight by the rate, whatever the precision; the pairs are the same.
+    losses = [trainer.train_step() for trainer in trainers]
+    assert losses[0].total == pytest.approx(losses[1].total, rel=1e-2)
+    rate = learning_rate(trainers[0].config, 0)
+    weights = [torch.cat([w.detach().flatten() for w in trainer.network.parameters()]) for trainer in trainers]
+    assert 0.0 < float((weights[0] - weights[1]).abs().max()) <= 2.001 * rate
+
+
+def test_an_interrupt_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    def interrupt(_self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "train_step", interrupt)
+    assert main(["train", str(write_config(tmp_path)), "-o", str(tmp_path / "run"), "--device", "cpu"]) == 130
+    assert "No checkpoint was reached" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_stops_with_a_sentence_and_keeps_the_weights(tmp_path):
+    trainer = Trainer(tiny(), tmp_path)
+    with torch.no_grad():
+        trainer.network.flow.bias.fill_(float("nan"))
+    before = trainer.network.down[0].conv.weight.clone()
+    with pytest.raises(VoxelMorphError, match="loss became nan at step 1"):
+        trainer.train_step()
+    assert torch.equal(trainer.network.down[0].conv.weight, before)
+
+
+def test_the_export_gives_what_the_trained_network_gives(tmp_path):
+    config = load_config(write_config(tmp_path, (16, 16, 16)))
+    trainer = Trainer(config, tmp_path)
+    trainer.run(report=quiet)
+    card = export_checkpoint(tmp_path / CHECKPOINT_NAME, tmp_path / "model.pt", {"training": {"device": "CPU"}})
+    model = load_model(tmp_path / "model.pt")
+    pair = random_pair(config.shapes, config.shape, (9,))
+    with torch.no_grad():
+        expected = trainer.model(pair.moving, pair.fixed)
+    assert torch.allclose(model.flow(pair.moving, pair.fixed), expected, atol=1e-6)
+    assert torch.allclose(
+        integrate(model.flow(pair.moving, pair.fixed), model.card.integration_steps),
+        trainer.predict(pair)[1].detach(),
+        atol=1e-5,
+    )
+    assert model.card == card
+    assert (card.training["steps"], card.training["seed"], card.training["device"]) == (6, 3, "CPU")
+    assert (card.stride, card.target_voxels, card.license) == (4, 4096, "Apache-2.0")
+
+
+@pytest.mark.parametrize("shape", [(16, 32), (16, 16, 32)])
+def test_a_symmetric_network_turns_round_with_its_images_and_leaves_equal_ones_in_place(tmp_path, shape):
+    trainer = Trainer(tiny(shape=list(shape)), tmp_path)
+    torch.nn.init.ones_(trainer.network.flow.bias)
+    pair = random_pair(trainer.config.shapes, shape, (1,))
+    with torch.no_grad():
+        forth, back = trainer.model(pair.moving, pair.fixed), trainer.model(pair.fixed, pair.moving)
+        same = trainer.model(pair.fixed, pair.fixed)
+        plain = Trainer(tiny(shape=list(shape), network={"symmetric": False}), tmp_path).model
+    assert torch.equal(forth, -back)
+    assert float(forth.abs().max()) > 0.0
+    assert float(same.abs().max()) == 0.0
+    assert type(plain).__name__ == "UNet"
+
+
+def test_the_commands_train_go_on_and_export(tmp_path, capsys):
+    config = write_config(tmp_path)
+    run = tmp_path / "run"
+    train = ["train", str(config), "--output", str(run), "--device", "cpu"]
+    assert main([*train, "--minutes", "1e-9"]) == 0
+    assert main(train) == 1
+    assert "--continue" in capsys.readouterr().err
+    assert main([*train, "--continue"]) == 0
+    assert load_checkpoint(run / CHECKPOINT_NAME)["step"] == 6
+    model = tmp_path / "model.pt"
+    facts = tmp_path / "facts.json"
+    facts.write_text('{"limits": "A test."}', encoding="utf-8")
+    export = ["export", str(run / CHECKPOINT_NAME), "-o", str(model), "--name", "small", "--facts", str(facts)]
+    assert main(export) == 0
+    card = read_card(model)
+    assert (card.name, card.dimension, card.limits) == ("small", 2, "A test.")
+    assert main(export) == 1
+    assert "--overwrite" in capsys.readouterr().err
+
+
+def test_training_starts_from_the_checkpoint_of_another_run(tmp_path):
+    config = write_config(tmp_path)
+    assert main(["train", str(config), "-o", str(tmp_path / "a"), "--minutes", "1e-9", "--device", "cpu"]) == 0
+    start = tmp_path / "a" / CHECKPOINT_NAME
+    assert main(["train", str(config), "-o", str(tmp_path / "b"), "--from", str(start), "--device", "cpu"]) == 0
+    assert load_checkpoint(tmp_path / "b" / CHECKPOINT_NAME)["step"] == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shape": [16]}, "2 or 3 sizes"),
+        ({"smallest": [32, 16]}, "none larger"),
+        ({"smallest": [16]}, "must have 2 sizes"),
+        ({"shape": [16, 18]}, "multiples of 4"),
+        ({"steps": 0}, "must be positive"),
+        ({"steps": "many"}, "must be of type int"),
+        ({"colour": 1}, "Unknown training setting 'colour'"),
+        ({"loss": {"smoothnes": 1.0}}, "Unknown training setting 'loss.smoothnes'"),
+        ({"loss": {"smoothness": -1.0}}, "must not be negative"),
+        ({"loss": 3}, "must be a section"),
+        ({"precision": "float16"}, "precision must be one of"),
+        ({"loss": {"similarity": "mi"}}, "loss.similarity must be one of"),
+        ({"source": "web"}, "source must be one of"),
+        ({"batch": 0}, "must be positive"),
+        ({"anatomy": {"planes": ["oblique"]}}, "anatomy.planes"),
+        ({"anatomy": {"tissues": [[1], [2]], "typical": [0.5]}}, "anatomy.typical"),
+        ({"anatomy": {"same": 1.5}}, "anatomy.same"),
+        ({"network": {"symmetric": 1}}, "must be of type bool"),
+        ({"seed": True}, "must be of type int"),
+        ({"network": {"encoder": [4, 4], "decoder": [4]}}, "decoder needs at least"),
+        ({"shapes": {"blur": [1.0]}}, "must be a list"),
+        ({"shapes": {"blur": [2.0, 1.0]}}, "range"),
+        ({"shapes": {"coarsest": 12}}, "power of two"),
+        ({"optimiser": {"learning_rate": 0.0}}, "must be positive"),
+    ],
+)
+def test_a_wrong_setting_is_named(changes, message):
+    with pytest.raises(SettingsError, match=message):
+        tiny(**changes)
+
+
+def test_a_missing_setting_is_named():
+    with pytest.raises(SettingsError, match="needs shape, steps"):
+        config_from_dict({"name": "x"})
+
+
+def test_a_configuration_survives_the_checkpoint():
+    config = tiny(shapes={"blur": [0.5, 1]})
+    assert config_from_dict(config.to_dict()) == config
+
+
+def test_unreadable_configurations_and_checkpoints_are_told_apart(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        load_config(tmp_path / "none.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("shape = [", encoding="utf-8")
+    with pytest.raises(InputError, match="no valid TOML"):
+        load_config(broken)
+    with pytest.raises(InputError, match="no checkpoint"):
+        load_checkpoint(tmp_path / "none.ckpt")
+    with pytest.raises(InputError, match="no training checkpoint"):
+        load_checkpoint(broken)
+    torch.save({"weights": torch.zeros(1)}, tmp_path / "other.ckpt")
+    with pytest.raises(InputError, match="no training checkpoint of this program"):
+        load_checkpoint(tmp_path / "other.ckpt")
+
+
+def test_another_network_than_the_checkpoints_is_refused(tmp_path):
+    trainer = Trainer(tiny(), tmp_path)
+    trainer.save(tmp_path / CHECKPOINT_NAME)
+    other = tiny(network={"encoder": [4, 4], "decoder": [4, 4, 8]})
+    with pytest.raises(InputError, match="another network"):
+        Trainer.resume(tmp_path / CHECKPOINT_NAME, tmp_path, config=other)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told_and_leaves_nothing(tmp_path):
+    trainer = Trainer(tiny(), tmp_path)
+    with pytest.raises(OutputError, match="cannot be written"):
+        trainer.save(tmp_path / "missing" / CHECKPOINT_NAME)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", sorted(models_folder().glob("*.toml")), ids=lambda path: path.stem)
+def test_the_shipped_training_configurations_are_valid(path):
+    config = load_config(path)
+    assert config.name == path.stem
+    assert config.dimension == int(path.stem[-2])
+
+
+def test_the_documentation_names_every_training_setting():
+    text = (Path(__file__).parents[3] / "docs" / "training.md").read_text(encoding="utf-8")
+    pending = [tiny()]
+    while pending:
+        section = pending.pop()
+        for part in dataclasses.fields(section):
+            value = getattr(section, part.name)
+            if dataclasses.is_dataclass(value):
+                pending.append(value)
+            else:
+                assert f"`{part.name}`" in text, part.name
+
+
+def test_an_exported_model_tells_no_paths_of_the_computer_that_made_it(tmp_path):
+    trainer = Trainer(tiny(), tmp_path)
+    trainer.save(tmp_path / CHECKPOINT_NAME)
+    export_checkpoint(tmp_path / CHECKPOINT_NAME, tmp_path / "model.pt")
+    library = str(Path(VoxelMorphRegistrationLib.__file__).parent.parent).encode()
+    for name in (CHECKPOINT_NAME, "model.pt"):
+        with zipfile.ZipFile(tmp_path / name) as archive:
+            assert not [record for record in archive.namelist() if library in archive.read(record)]

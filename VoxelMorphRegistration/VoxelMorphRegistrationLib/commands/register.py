@@ -1,0 +1,173 @@
+"""`voxelmorph register`. Torch is imported only when it runs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..errors import InputError, SettingsError
+from .terminal import EXIT_OK, Progress
+
+
+def add_register(commands) -> None:
+    parser = commands.add_parser(
+        "register",
+        help="deform a moving image onto a fixed one",
+        description="Deform MOVING onto FIXED. Images may be anything SimpleITK reads (NIfTI, NRRD, MetaImage, a "
+        "folder with one DICOM series). Landmarks are Slicer markups or tables with x, y, z in RAS mm.",
+    )
+    parser.add_argument("fixed", metavar="FIXED", help="image that stays")
+    parser.add_argument("moving", metavar="MOVING", help="image to deform")
+    parser.add_argument("-o", "--output", metavar="DIR", required=True, help="folder for the results")
+    parser.add_argument("--overwrite", action="store_true", help="replace results that are already there")
+    parser.add_argument("--settings", metavar="JSON", help="file with settings; the options below go before it")
+    parser.add_argument(
+        "--model", metavar="NAME|FILE", help="shipped model, model file, or none (default: by dimension)"
+    )
+    parser.add_argument(
+        "--alignment", choices=("none", "centers", "mass", "rigid", "similarity", "affine"), help="default: affine"
+    )
+    parser.add_argument("--initial-transform", metavar="FILE", help="linear transform, fixed to moving")
+    parser.add_argument(
+        "--passes", type=int, metavar="N", help="how often the network is applied (default: the model's)"
+    )
+    parser.add_argument(
+        "--refine", choices=("off", "fast", "default", "accurate"), help="optimise for this pair (default: off)"
+    )
+    parser.add_argument(
+        "--similarity",
+        choices=("auto", "lncc", "mind", "mi", "mse"),
+        help="what the refinement compares: lncc for one modality, mind or mi for any (default: auto)",
+    )
+    parser.add_argument("--smoothness", type=float, metavar="X", help="of the refinement, a factor (default: 1)")
+    parser.add_argument("--label-weight", type=float, metavar="W", help="labels guide the refinement (default: 0)")
+    parser.add_argument(
+        "--landmark-weight", type=float, metavar="W", help="landmarks guide the refinement (default: 0)"
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), help="default: auto")
+    parser.add_argument(
+        "--precision", choices=("auto", "float32"), help="auto: bfloat16 where the processor has it (default: auto)"
+    )
+    parser.add_argument("--working-spacing", type=float, metavar="MM", help="voxel size of the network's grid")
+    parser.add_argument("--label-interpolation", choices=("nearest", "linear"), help="default: nearest")
+    parser.add_argument("--jacobian", choices=("total", "deformable"), help="with or without the linear part")
+    parser.add_argument(
+        "--inverse", action="store_true", help="also write the inverse transform, from MOVING to FIXED positions"
+    )
+    parser.add_argument("--seed", type=int, help="of the alignment's sampling (default: 0)")
+    parser.add_argument("--fixed-labels", metavar="FILE", help="label map of FIXED, to measure overlap")
+    parser.add_argument("--moving-labels", metavar="FILE", help="label map of MOVING, to carry over and measure")
+    parser.add_argument("--fixed-points", metavar="FILE", help="landmarks in FIXED, to measure the error")
+    parser.add_argument("--moving-points", metavar="FILE", help="the same landmarks in MOVING")
+    parser.add_argument("--fixed-mask", metavar="FILE", help="where FIXED counts")
+    parser.add_argument("--moving-mask", metavar="FILE", help="where MOVING counts in the refinement")
+    parser.set_defaults(run=_register)
+
+
+# Options of the command line and the settings they set.
+_OPTIONS = {
+    "model": "model",
+    "alignment": "alignment",
+    "passes": "passes",
+    "refine": "refinement",
+    "similarity": "similarity",
+    "smoothness": "smoothness",
+    "label_weight": "label_weight",
+    "landmark_weight": "landmark_weight",
+    "device": "device",
+    "precision": "precision",
+    "working_spacing": "working_spacing_mm",
+    "label_interpolation": "label_interpolation",
+    "jacobian": "jacobian",
+    "seed": "seed",
+}
+
+
+def _register(args: argparse.Namespace) -> int:
+    from ..alignment.files import read_linear_transform
+    from ..images import landmarks
+    from ..images.files import read_image
+    from ..registration.register import register
+    from ..registration.settings import Settings
+    from ..results import outputs
+
+    settings = _settings(args, Settings)
+    outputs.check_folder(args.output, args.moving_labels is not None, args.overwrite, args.inverse)
+    if Path(args.fixed).exists() and Path(args.moving).exists() and Path(args.fixed).samefile(args.moving):
+        raise InputError("The fixed and the moving image are the same file. Give two different images.")
+    fixed = read_image(args.fixed, "fixed image").renamed(args.fixed)
+    moving = read_image(args.moving, "moving image").renamed(args.moving)
+    extras = {
+        "fixed_labels": args.fixed_labels and _labels(args.fixed_labels, "fixed labels"),
+        "moving_labels": args.moving_labels and _labels(args.moving_labels, "moving labels"),
+        "fixed_mask": args.fixed_mask and _labels(args.fixed_mask, "fixed mask"),
+        "moving_mask": args.moving_mask and _labels(args.moving_mask, "moving mask"),
+        "fixed_points": args.fixed_points and landmarks.read_points(args.fixed_points, "fixed landmarks"),
+        "moving_points": args.moving_points and landmarks.read_points(args.moving_points, "moving landmarks"),
+        "initial_transform": args.initial_transform and read_linear_transform(args.initial_transform),
+    }
+    extras = {name: value for name, value in extras.items() if value is not None}
+    with Progress() as progress:
+        result = register(fixed, moving, None, settings, progress, inverse=args.inverse, **extras)
+        progress("writing", 0.0)
+        labels = extras.get("fixed_labels")
+        outputs.write_registration(result, fixed, moving, args.output, fixed_labels=labels, overwrite=args.overwrite)
+        progress("writing", 1.0)
+    print(summary(result.report))
+    print(f"Results are in {args.output}: {', '.join(outputs.names_of(result))}")
+    return EXIT_OK
+
+
+def _settings(args: argparse.Namespace, kind):
+    settings = kind()
+    if args.settings:
+        try:
+            settings = kind.from_json(Path(args.settings).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"The settings file {args.settings} cannot be read.") from error
+    given = {own: getattr(args, option) for option, own in _OPTIONS.items() if getattr(args, option) is not None}
+    return settings.replace(**given)
+
+
+def _labels(path: str, name: str):
+    """A label map; whole numbers stored as floats become integers."""
+    import numpy as np
+
+    from ..images.files import read_image
+
+    image = read_image(path, name).renamed(path)
+    if image.array.dtype.kind == "f" and np.array_equal(image.array, np.rint(image.array)):
+        image = image.with_array(image.array.astype(np.int32))
+    return image
+
+
+def summary(report) -> str:
+    """The report as a short table."""
+    lines = []
+    for title, values in (
+        ("similarity NCC", {k: v["ncc"] for k, v in report.similarity.items()}),
+        ("similarity MI", {k: v["mi"] for k, v in report.similarity.items()}),
+        ("mean Dice", {k: v["mean"] for k, v in (report.dice or {}).items()}),
+        ("mean 95 % surface distance, mm", {k: v["mean"] for k, v in (report.hd95_mm or {}).items()}),
+        ("mean landmark error, mm", {k: v["mean"] for k, v in (report.tre_mm or {}).items()}),
+    ):
+        if values:
+            lines.append(f"  {title:<31}" + "".join(f"{values[k]:>10.3f}" for k in ("before", "aligned", "after")))
+    inside = report.folding["inside"]
+    head = f"  {'':<31}" + "".join(f"{k:>10}" for k in ("before", "aligned", "after"))
+    tail = [
+        f"  folded voxels inside: {inside['count']} of {inside['voxels']} "
+        f"({inside['any_corner_count']} by the stricter count), in the volume: {report.folding['volume']['count']}",
+        f"  determinant {inside['minimum']:.3f} to {inside['maximum']:.3f}, SDlogJ {inside['sd_log']:.3f}, "
+        f"largest displacement {report.largest_displacement_mm:.1f} mm",
+        *_inverse_line(report.inverse),
+        f"  model {report.model['name']}, {report.passes} pass(es), refinement {report.settings['refinement']}, "
+        f"on {report.device}, {report.seconds['total']:.1f} s",
+    ]
+    return "\n".join([head, *lines, *tail, *(f"  Warning: {text}" for text in report.warnings)])
+
+
+def _inverse_line(inverse: dict | None) -> list[str]:
+    if not inverse:
+        return []
+    return [f"  inverse: error {inverse['mean_mm']:.4f} mm in the mean, {inverse['max_mm']:.4f} mm at most"]

@@ -1,0 +1,133 @@
+"""Images: values on a grid, and how one image is brought onto the grid of another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from .grid import Grid
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """Voxel values on a grid. array: (K, J, I) numeric; name: what messages call it."""
+
+    array: np.ndarray = field(repr=False)
+    grid: Grid
+    name: str = "image"
+
+    def __post_init__(self) -> None:
+        if self.array.shape != self.grid.shape:
+            raise InputError(
+                f"The {self.name} has an array of {self.array.shape} voxels but a grid of {self.grid.shape}."
+            )
+
+    def with_array(self, array: np.ndarray, name: str | None = None) -> Image:
+        """Other values on the same grid."""
+        return Image(array, self.grid, self.name if name is None else name)
+
+    def renamed(self, name: str) -> Image:
+        return replace(self, name=name)
+
+
+def resample(
+    image: Image,
+    grid: Grid,
+    matrix_ras: np.ndarray | None = None,
+    background: float = 0.0,
+    smooth: bool = False,
+) -> Image:
+    """`image` on another grid, by one linear interpolation from its original voxels.
+
+    matrix_ras: (4, 4) from positions of `grid` to positions in `image` (identity when None).
+    background: value outside the image. smooth: suppress detail finer than `grid` can hold before sampling.
+    Returns float32.
+    """
+    import torch
+
+    from . import sampling
+
+    matrix = np.eye(4) if matrix_ras is None else np.asarray(matrix_ras, dtype=np.float64)
+    to_source = image.grid.ras_to_ijk @ matrix @ grid.ijk_to_ras
+    if _same_lattice(to_source):
+        return Image(
+            _lattice_copy(image.array, np.rint(to_source).astype(int), grid.shape, background), grid, image.name
+        )
+    source = torch.from_numpy(np.ascontiguousarray(image.array, dtype=np.float32))
+    out = np.empty(grid.shape, dtype=np.float32)
+    sigmas = _smoothing(to_source) if smooth else (0.0, 0.0, 0.0)
+    straight = None
+    # A sum with a weight of zero still sees what is not finite.
+    if bool(source.isfinite().all()):
+        straight = sampling.AxisReader.of(source[None], to_source, grid.shape, sigmas)
+    if straight is not None:
+        for rows in sampling.slabs(grid.shape):
+            out[rows] = straight(rows)[0].numpy()
+        for axis, line in enumerate(straight.inside):
+            out[(slice(None),) * axis + (~line,)] = background
+        return Image(out, grid, image.name)
+    source = (sampling.gaussian_smooth(source[None, None], sigmas) if smooth else source[None, None]).contiguous()
+    for rows in sampling.slabs(grid.shape):
+        positions = sampling.affine_positions(to_source, grid.shape, rows)
+        values = sampling.sample(source, positions[None])[0, 0]
+        values[~sampling.inside(positions, image.grid.shape)] = background
+        out[rows] = values.numpy()
+    return Image(out, grid, image.name)
+
+
+def smoothed(image: Image, to_source: np.ndarray) -> Image:
+    """`image` without the detail that a coarser grid cannot hold, float32.
+
+    to_source: (4, 4), voxels of that grid to voxels of the image. The Gaussian has sigma = 0.5 sqrt(ratio^2 - 1)
+    voxels along each axis, ratio being how far a step of the grid moves there.
+    """
+    import torch
+
+    from . import sampling
+
+    volume = torch.from_numpy(np.ascontiguousarray(image.array, dtype=np.float32))[None, None]
+    return image.with_array(sampling.gaussian_smooth(volume, _smoothing(to_source))[0, 0].numpy())
+
+
+def _smoothing(to_source: np.ndarray) -> tuple[float, ...]:
+    """The Gaussian of `smoothed`: sigmas in voxels of the image, along its array axes."""
+    ratio = np.abs(to_source[:3, :3]).max(axis=1)
+    return tuple(0.5 * np.sqrt(np.maximum(ratio**2 - 1.0, 0.0))[::-1])
+
+
+def _same_lattice(to_source: np.ndarray) -> bool:
+    """Whether every output voxel centre is a source voxel centre (or its continuation outside)."""
+    whole = np.rint(to_source)
+    return bool(np.abs(to_source - whole).max() < 1e-4 and (np.abs(whole[:3, :3]).sum(0) == 1).all())
+
+
+def _lattice_copy(array: np.ndarray, to_source: np.ndarray, shape: tuple[int, ...], background: float) -> np.ndarray:
+    """`array` with its axes permuted and flipped, cropped and padded, by an integer map of output to source ijk."""
+    source_axis = np.abs(to_source[:3, :3]).argmax(0)
+    out = np.full(shape, background, np.float32)
+    order, read, write = [], [], []
+    for array_axis in range(3):
+        voxel_axis = 2 - array_axis
+        old = int(source_axis[voxel_axis])
+        step, start = int(to_source[old, voxel_axis]), int(to_source[old, 3])
+        count = array.shape[2 - old]
+        positions = start + step * np.arange(shape[array_axis])
+        valid = np.flatnonzero((positions >= 0) & (positions < count))
+        order.append(2 - old)
+        read.append(positions[valid])
+        write.append(slice(int(valid[0]), int(valid[-1]) + 1) if valid.size else slice(0, 0))
+    if all(positions.size for positions in read):
+        out[tuple(write)] = array.transpose(order)[tuple(_as_slice(positions) for positions in read)]
+    return out
+
+
+def _as_slice(positions: np.ndarray) -> slice:
+    first, last = int(positions[0]), int(positions[-1])
+    if first <= last:
+        return slice(first, last + 1)
+    return slice(first, last - 1 if last > 0 else None, -1)

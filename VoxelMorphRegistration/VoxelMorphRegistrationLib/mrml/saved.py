@@ -1,0 +1,61 @@
+"""Nodes as they were, to be put back when writing fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from .names import LINEAR_ROLE
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """A node with a copy of its content outside the scene and the ids it refers to."""
+
+    node: object
+    copy: object
+    references: dict[str, str | None]
+
+    @staticmethod
+    def of(node) -> _Saved:
+        # Bulk data is shared, since writers replace it; segmentations are edited in place, so copied in depth.
+        copy = node.CreateNodeInstance()
+        copy.CopyContent(node, node.IsA("vtkMRMLSegmentationNode"))
+        return _Saved(node, copy, {role: node.GetNodeReferenceID(role) for role in _roles(node)})
+
+    def restore(self) -> None:
+        self.node.CopyContent(self.copy, self.node.IsA("vtkMRMLSegmentationNode"))
+        for role in _roles(self.node) | set(self.references):
+            old = self.references.get(role)
+            if self.node.GetNodeReferenceID(role) != old:
+                self.node.SetAndObserveNodeReferenceID(role, old)
+
+
+def _roles(node) -> set[str]:
+    return {node.GetNthNodeReferenceRole(n) for n in range(node.GetNumberOfNodeReferenceRoles())}
+
+
+@contextmanager
+def all_or_nothing(scene, placed, nodes: list) -> Iterator[None]:
+    """Undo on any error: nodes added meanwhile are removed, and `placed` and `nodes` are as before, the latter with
+    their display nodes, whose copies take long."""
+    before = {scene.GetNthNode(n).GetID() for n in range(scene.GetNumberOfNodes())}
+    watched: list = []
+    for node in (placed, *nodes):
+        companion = node.GetNodeReference(LINEAR_ROLE)
+        shown = [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]
+        if node is placed:
+            # It is put under another node, and shown as before.
+            shown = []
+        watched += [n for n in (node, companion, *shown) if n is not None and n not in watched]
+    saved = [_Saved.of(node) for node in watched]
+    try:
+        yield
+    except BaseException:
+        for one in saved:
+            one.restore()
+        for node in [scene.GetNthNode(n) for n in range(scene.GetNumberOfNodes())]:
+            if node is not None and node.GetID() not in before:
+                scene.RemoveNode(node)
+        raise

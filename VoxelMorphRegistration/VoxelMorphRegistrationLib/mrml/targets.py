@@ -1,0 +1,93 @@
+"""Where the results go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..errors import InputError, SettingsError
+from ..results.written import INSIDE, SEPARATE
+
+LINEAR_CHOICES = (INSIDE, SEPARATE)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Where results go: a node to update, None for a new node, False for none at all.
+
+    linear: "inside" puts the linear part into the grid transform, "separate" into a linear transform of its own,
+    under which the moving volume goes. apply: put the moving volume under the transform. inverse: False by default.
+    """
+
+    transform: object = None
+    volume: object = None
+    labels: object = None
+    jacobian: object = None
+    inverse: object = False
+    linear: str = INSIDE
+    apply: bool = False
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The nodes written (None where none was asked for) and the report of the registration.
+
+    transform: the node to put the moving volume under. grid_transform: the node with the field; the same one when
+    the linear part is inside.
+    """
+
+    transform: object = None
+    grid_transform: object = None
+    volume: object = None
+    labels: object = None
+    jacobian: object = None
+    inverse: object = None
+    report: object = field(default=None, repr=False)
+
+
+_CLASSES = {
+    "transform": ("vtkMRMLGridTransformNode", "vtkMRMLTransformNode"),
+    "inverse": ("vtkMRMLGridTransformNode", "vtkMRMLTransformNode"),
+    "volume": ("vtkMRMLScalarVolumeNode",),
+    "jacobian": ("vtkMRMLScalarVolumeNode",),
+    "labels": ("vtkMRMLLabelMapVolumeNode", "vtkMRMLSegmentationNode"),
+}
+_KINDS = {
+    "transform": "a grid transform",
+    "inverse": "a grid transform",
+    "volume": "a scalar volume",
+    "jacobian": "a scalar volume",
+    "labels": "a label map volume or a segmentation",
+}
+
+
+def check_targets(targets: Targets, *input_nodes) -> None:
+    """Refuse outputs of the wrong kind, that are inputs, or that are chosen twice. Raises InputError, SettingsError."""
+    if targets.linear not in LINEAR_CHOICES:
+        raise SettingsError(f"'{targets.linear}' is no choice for the linear part. Choose inside or separate.")
+    if targets.apply and targets.transform is False:
+        raise SettingsError("The transform can only be applied to the moving volume when a transform is written.")
+    seen = [node for node in input_nodes if node is not None]
+    for what, classes in _CLASSES.items():
+        node = getattr(targets, what)
+        if node is None or node is False:
+            continue
+        if node.GetClassName() not in classes:
+            raise InputError(f"The output {what} '{node.GetName()}' must be {_KINDS[what]}. Choose another node.")
+        if any(node is other for other in seen):
+            raise InputError(
+                f"The output {what} '{node.GetName()}' is also an input or another output. Choose another node."
+            )
+        seen.append(node)
+    fixed_node = input_nodes[0] if input_nodes else None
+    _refuse_parent_of(targets, fixed_node)
+
+
+def _refuse_parent_of(targets: Targets, fixed_node) -> None:
+    parent = fixed_node.GetParentTransformNode() if fixed_node is not None else None
+    while parent is not None:
+        if parent is targets.transform or parent is targets.inverse:
+            raise InputError(
+                f"The output transform '{parent.GetName()}' moves the fixed volume '{fixed_node.GetName()}'. "
+                "Choose another output transform."
+            )
+        parent = parent.GetParentTransformNode()

@@ -1,0 +1,108 @@
+"""Volumes and points of the scene, where the user sees them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import vtk
+from vtk.util.numpy_support import vtk_to_numpy
+
+from ..errors import InputError
+from ..images.grid import Grid, check_matrix
+from ..images.image import Image
+from .names import LINEAR_ROLE, PARENT_ATTRIBUTE
+from .transforms import is_moved_by, matrix_from_vtk
+
+
+def image_from_node(node, role: str = "volume", replaced=None) -> Image:
+    """The voxels of a scalar volume node where they are in the world: RAS mm, linear parent transforms included.
+
+    role: what messages call it, such as "fixed volume". replaced: an earlier output transform that is about to be
+    overwritten; a moving volume that lies under it counts as lying where it was before. Raises InputError.
+    """
+    name = named(node, role)
+    _refuse_non_volumes(node, name)
+    data = node.GetImageData()
+    if data is None or data.GetPointData().GetScalars() is None or min(data.GetDimensions()) < 1:
+        raise InputError(f"The {name} is empty: it has no voxels. Load or choose another one.")
+    components = data.GetNumberOfScalarComponents()
+    if components != 1:
+        raise InputError(
+            f"The {name} has {components} values a voxel (colour, vectors, tensors or time points). "
+            "Choose a scalar volume: convert it to grey values, or extract one component or frame."
+        )
+    shape = data.GetDimensions()[::-1]
+    array = np.array(vtk_to_numpy(data.GetPointData().GetScalars())).reshape(shape)
+    return Image(array, world_grid(node, shape, name, replaced), name)
+
+
+def parent_to_world(node, name: str, replaced=None) -> np.ndarray:
+    """(4, 4), the linear transform above a node, in RAS mm. Raises InputError when it is not linear or singular."""
+    parent = node.GetParentTransformNode()
+    if parent is None:
+        return np.eye(4)
+    if replaced is not None and is_moved_by(replaced, node):
+        recorded = np.array(json.loads(replaced.GetAttribute(PARENT_ATTRIBUTE)))
+        if parent in (replaced, replaced.GetNodeReference(LINEAR_ROLE)):
+            return recorded
+        between = vtk.vtkMatrix4x4()
+        parent.GetMatrixTransformToParent(between)
+        return recorded @ matrix_from_vtk(between)
+    if not parent.IsTransformToWorldLinear():
+        ours = parent.GetAttribute(PARENT_ATTRIBUTE)
+        hint = " (or choose that transform as the output, to replace it)" if ours else ""
+        raise InputError(
+            f"The {name} is under a non-linear transform ('{parent.GetName()}'). Harden the transform, or take the "
+            f"node out of it in the Transforms module{hint}, and try again."
+        )
+    matrix = vtk.vtkMatrix4x4()
+    parent.GetMatrixTransformToWorld(matrix)
+    return check_matrix(matrix_from_vtk(matrix), f"transform '{parent.GetName()}' of the {name}")
+
+
+def points_from_node(node, role: str = "points") -> np.ndarray:
+    """World positions (N, 3) in RAS mm of the placed control points of a markups node. Raises InputError."""
+    name = named(node, role)
+    if not node.IsA("vtkMRMLMarkupsNode"):
+        raise InputError(f"The {name} is no list of points. Choose a markups node.")
+    parent = node.GetParentTransformNode()
+    if parent is not None and not parent.IsTransformToWorldLinear():
+        parent_to_world(node, name)
+    placed = [
+        node.GetNthControlPointPositionWorld(n)
+        for n in range(node.GetNumberOfControlPoints())
+        if node.GetNthControlPointPositionStatus(n) == node.PositionDefined
+    ]
+    if not placed:
+        raise InputError(f"The {name} has no placed points. Place some, or leave the choice empty.")
+    return np.array([list(position) for position in placed], dtype=np.float64)
+
+
+def named(node, role: str) -> str:
+    if node is None:
+        raise InputError(f"No {role} is chosen. Choose one.")
+    return f"{role} '{node.GetName()}'"
+
+
+def _refuse_non_volumes(node, name: str) -> None:
+    if node.IsA("vtkMRMLSequenceNode") or node.IsA("vtkMRMLMultiVolumeNode"):
+        raise InputError(f"The {name} is a time series. Choose or extract one of its frames and register that.")
+    if node.IsA("vtkMRMLTensorVolumeNode") or not node.IsA("vtkMRMLScalarVolumeNode"):
+        kind = node.GetNodeTagName() or node.GetClassName()
+        raise InputError(f"The {name} is a {kind} node. Choose a scalar volume.")
+
+
+def world_grid(node, shape: tuple[int, ...], name: str, replaced=None) -> Grid:
+    matrix = vtk.vtkMatrix4x4()
+    node.GetIJKToRASMatrix(matrix)
+    try:
+        own = Grid(shape, matrix_from_vtk(matrix))
+    except InputError as error:
+        raise InputError(f"The {name} cannot be placed in space. {error}") from error
+    if not own.is_orthogonal:
+        raise InputError(
+            f"The {name} has sheared axes (not at right angles). Resample it onto a grid with right angles first, "
+            "for example with the Resample Scalar/Vector/DWI Volume module."
+        )
+    return own.transformed(parent_to_world(node, name, replaced))

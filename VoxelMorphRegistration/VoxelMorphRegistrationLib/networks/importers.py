@@ -1,0 +1,128 @@
+"""Models from elsewhere: published Keras weights, and TorchScript networks with their facts beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import ModelError
+from .card import ModelCard
+from .model import Model, check_model, last_line
+
+if TYPE_CHECKING:
+    import torch
+
+
+def import_keras(path: str | Path, name: str | None = None) -> tuple[torch.nn.Module, ModelCard]:
+    """The published VoxelMorph Keras weights (.h5) as our U-Net and its card. Needs h5py.
+
+    Keras kernels are (x, y, z, in, out) over nibabel arrays (i, j, k); ours are (out, in, k, j, i), and the flow's
+    channels turn round with the axes. The weights were trained on 1 mm brains in LIA orientation whose white matter
+    lies at FreeSurfer's 110 of 255. Raises ModelError when the file is something else.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise ModelError("Reading Keras weights needs the package h5py: pip install h5py") from error
+    import numpy as np
+    import torch
+
+    from .unet import UNet
+
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"There is no file {path}.")
+    try:
+        with h5py.File(path, "r") as file:
+            config = json.loads(file.attrs["model_config"])["config"]
+            layers = {}
+            file["model_weights"].visititems(
+                lambda key, item: layers.__setitem__(key, np.array(item)) if isinstance(item, h5py.Dataset) else None
+            )
+    except (OSError, KeyError, ValueError) as error:
+        raise ModelError(f"{path.name} is no Keras file of a VoxelMorph network (VxmDense).") from error
+    kernels, biases = {}, {}
+    for key, value in layers.items():
+        layer = key.split("/")[-2].split("_unet_")[-1]
+        layer = "flow" if layer.endswith("flow") else layer
+        (kernels if key.endswith("kernel:0") else biases)[layer] = value
+    levels = sum(layer.startswith("enc_conv_") for layer in kernels)
+    finals = sum(layer.startswith("dec_final_conv_") for layer in kernels)
+    names = [f"enc_conv_{n}_0" for n in range(levels)] + [f"dec_conv_{n}_0" for n in reversed(range(levels))]
+    names += [f"dec_final_conv_{n}" for n in range(finals)] + ["flow"]
+    if levels == 0 or set(names) != set(kernels):
+        raise ModelError(f"{path.name} holds a Keras network of another layout than VoxelMorph's U-Net (VxmDense).")
+    dimension = kernels["flow"].shape[-1]
+    half = bool(config.get("unet_half_res", False))
+    steps, downsize = int(config.get("int_steps", 7)), int(config.get("int_downsize", 2))
+    if not half and steps > 0 and downsize != 1:
+        raise ModelError(
+            f"{path.name} resizes a full-resolution flow for integration, which this importer does not know. "
+            "Only networks with unet_half_res, or with int_downsize 1, can be imported."
+        )
+    encoder = [kernels[f"enc_conv_{n}_0"].shape[-1] for n in range(levels)]
+    decoder = [kernels[n].shape[-1] for n in names[levels:-1]]
+    network = UNet(dimension, encoder, decoder, half_resolution=half)
+    modules = [*network.down, *network.up, *network.final]
+    convolutions = [module.conv for module in modules] + [network.flow]
+    with torch.no_grad():
+        for layer, conv in zip(names, convolutions, strict=True):
+            kernel = np.transpose(kernels[layer], (dimension + 1, dimension, *range(dimension - 1, -1, -1)))
+            bias = biases[layer]
+            if layer == "flow":
+                kernel, bias = kernel[::-1], bias[::-1]
+            if tuple(kernel.shape) != tuple(conv.weight.shape):
+                raise ModelError(f"{path.name}: layer {layer} is {kernel.shape}, not {tuple(conv.weight.shape)}.")
+            conv.weight.copy_(torch.from_numpy(kernel.copy()))
+            conv.bias.copy_(torch.from_numpy(bias.copy()))
+    card = ModelCard(
+        name=name or path.stem,
+        description="Published VoxelMorph network, converted from its Keras weights",
+        dimension=dimension,
+        spacing_mm=(1.0,) * dimension,
+        orientation="LIA" if dimension == 3 else None,
+        stride=2**levels,
+        output="velocity" if steps > 0 else "displacement",
+        output_scale=2.0 if half else 1.0,
+        # The Keras layers resize with the corner voxels aligned.
+        flow_alignment="corners" if half else "centers",
+        integration_steps=steps,
+        normalization={"method": "white-matter", "target": KERAS_WHITE_MATTER},
+        architecture={"encoder": encoder, "decoder": decoder, "half_resolution": half, "bfloat16": True},
+        license="see the publisher of the weights",
+        citation="Balakrishnan et al., IEEE TMI 2019; Dalca et al., MedIA 2019",
+        training={"source": path.name},
+        limits="Skull-stripped, bias-corrected brain images of the contrast that the weights were trained on (T1).",
+    )
+    return network, card
+
+
+# FreeSurfer brings white matter to 110; the images were divided by 255.
+KERAS_WHITE_MATTER = 110 / 255
+
+
+def import_foreign(
+    path: str | Path, facts: Mapping, name: str | None = None
+) -> tuple[torch.jit.ScriptModule, ModelCard]:
+    """A foreign TorchScript network with facts from JSON as a network and card that `save_model` writes.
+
+    A network that returns (moved, field) keeps doing so; the card says it. A traced network is locked to the shape
+    it was traced with: `facts` must name it as "shape". Raises ModelError when network and facts disagree.
+    """
+    import torch
+
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"There is no file {path}.")
+    card = ModelCard.from_dict({"name": name or path.stem, **facts}, f"the facts given for {path.name}")
+    if name:
+        card = replace(card, name=name)
+    try:
+        network = torch.jit.load(str(path), map_location="cpu").eval()
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(f"{path.name} cannot be loaded as TorchScript: {last_line(error)}") from error
+    check_model(Model(network, card, "cpu", path))
+    return network, card

@@ -1,0 +1,88 @@
+"""Descriptors of structure that look alike in any contrast (MIND), and label maps as channels."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from ..images.boxes import box_sum, pooled
+
+# Of the descriptor: radius of the patches, distance of the neighbours, and the smallest noise, a contrast of 0.1 %.
+PATCH_RADIUS, NEIGHBOUR_DISTANCE, SMALLEST_NOISE = 1, 1, 1e-6
+# Of an image's noise: the part of it that is flat, how many times what is found there counts, and the slabs looked at.
+FLAT_PART, NOISE_FACTOR, NOISE_SLABS = 0.1, 3.0, 12
+# Patch distances up to this are rounding: the image is constant there.
+CONSTANT = 1e-12
+# More labels than this share channels.
+LABEL_CHANNELS = 16
+
+
+def descriptor_noise(*volumes: torch.Tensor) -> float:
+    """The smallest V for descriptors of volumes that are to be compared: that of the noisiest one's flat parts.
+
+    Else noise in front of an empty background, or in even tissue, counts as structure that the other image lacks.
+    """
+    found = SMALLEST_NOISE
+    halo = PATCH_RADIUS + NEIGHBOUR_DISTANCE
+    for volume in volumes:
+        rows = volume.shape[0]
+        middles = range(rows // (2 * NOISE_SLABS), rows, max(1, rows // NOISE_SLABS))
+        flat = [_distances(volume[max(n - halo, 0) : n + halo + 1])[:, min(n, halo)].mean(0) for n in middles]
+        values = torch.stack(flat).flatten()
+        # What is exactly constant was cut out or lies beyond the image: no part of the image, and without its noise.
+        values = values[values > CONSTANT]
+        if len(values):
+            found = max(found, NOISE_FACTOR * float(values.kthvalue(1 + int(FLAT_PART * (len(values) - 1))).values))
+    return found
+
+
+def mind_ssc(volume: torch.Tensor, pool: int = 1, noise: float = SMALLEST_NOISE) -> torch.Tensor:
+    """Self-similarity descriptors (C, *S / pool) of a volume (*S): C is 12, or 4 in 2D. Every axis must divide.
+
+    Heinrich et al., MICCAI 2013: exp(-D / V) of the squared patch distances D between neighbours on different axes,
+    less the smallest of them, V their mean, at least `noise`. They see structure, whatever its contrast. Averaged over
+    `pool` voxels a side, they keep what fine structure has to say on a coarser grid. A slab at a time, since they take
+    much room.
+    """
+    halo = PATCH_RADIUS + NEIGHBOUR_DISTANCE
+    rows = volume.shape[0]
+    step = pool * max(1, 24 // pool)
+    parts = []
+    for start in range(0, rows, step):
+        stop = min(start + step, rows)
+        low, high = max(start - halo, 0), min(stop + halo, rows)
+        part = _distances(volume[low:high])[:, start - low : stop - low]
+        part = part.div_(part.mean(0).clamp_min_(noise)).neg_().exp_()
+        parts.append(pooled(part, pool))
+    return torch.cat(parts, 1)
+
+
+def _distances(volume: torch.Tensor) -> torch.Tensor:
+    """D of mind_ssc (C, *S)."""
+    dims = volume.dim()
+    distance = NEIGHBOUR_DISTANCE
+    padded = F.pad(volume[None, None], (distance,) * (2 * dims), mode="replicate")[0, 0]
+
+    def neighbour(axis: int, sign: int) -> torch.Tensor:
+        view = padded
+        for n in range(dims):
+            view = view.narrow(n, distance * (1 + (sign if n == axis else 0)), volume.shape[n])
+        return view
+
+    sides = [(axis, sign) for axis in range(dims) for sign in (-1, 1)]
+    pairs = [(p, q) for n, p in enumerate(sides) for q in sides[n + 1 :] if p[0] != q[0]]
+    found = torch.stack([(neighbour(*p) - neighbour(*q)).square_() for p, q in pairs])
+    found = box_sum(found, PATCH_RADIUS).mul_(1.0 / (2 * PATCH_RADIUS + 1) ** dims)
+    return found.sub_(found.amin(0))
+
+
+def label_channels(labels: torch.Tensor, values: list[int]) -> torch.Tensor:
+    """(C, *S): a channel for each of `values`, or, of many, a code word of unit length for each."""
+    codes = torch.eye(len(values))
+    if len(values) > LABEL_CHANNELS:
+        codes = torch.randn(len(values), LABEL_CHANNELS, generator=torch.Generator().manual_seed(0))
+        codes /= codes.norm(dim=1, keepdim=True)
+    out = torch.zeros((codes.shape[1], *labels.shape))
+    for value, code in zip(values, codes, strict=True):
+        out += (labels == value) * code.reshape(-1, *[1] * labels.dim())
+    return out

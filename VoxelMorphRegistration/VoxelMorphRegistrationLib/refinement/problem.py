@@ -1,0 +1,247 @@
+"""A pair at one stage: volumes, terms, weights, and the step they make together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ..errors import InputError
+from ..fields.displacement import DisplacementField
+from ..images.boxes import box_sum, pooled
+from ..images.grid import Grid, working_grid
+from ..images.image import Image, resample
+from .descriptors import descriptor_noise, label_channels, mind_ssc
+from .levels import REACH
+from .pair import common_labels
+from .steps import (
+    DETAIL_PART,
+    LANDMARK_SIGMA,
+    LANDMARK_UNIT_MM,
+    WINDOW_STEP,
+    Compared,
+    GradientStep,
+    LandmarkStep,
+    WindowStep,
+)
+from .terms import WINDOW_RADIUS, LocalCorrelation, MutualInformation, SquaredDifference
+
+if TYPE_CHECKING:
+    from .levels import Level, Options, Stage
+    from .pair import Pair
+
+
+TERMS = {
+    "lncc": LocalCorrelation,
+    "mind": SquaredDifference,
+    "mi": MutualInformation,
+    "mse": SquaredDifference,
+}
+# Smoothing of the update and of the field, in voxels of the level's field. Gauss-Newton: of the window, and of the
+# update. Of the correlation, that for detail.
+UPDATE_SIGMA = {"lncc": 1.3, "mi": 3.0}
+FIELD_SIGMA = {"lncc": 0.38, "mi": 0.5, "mind": 0.5, "mse": 0.5}
+# With much smoothing: the factor of both, and the radius of the correlation's windows.
+SMOOTH_FACTOR, SMOOTH_RADIUS = {"lncc": 1.57, "mind": 1.4}, 2
+# Windows of the correlation at the finest spacing, where they cost most: three blocks of two voxels a side.
+FINEST_WINDOWS = (1, 2)
+# In detail and between different people, windows of five blocks of eight voxels lead along with this weight: small ones
+# do not see which of two tissues is the brighter. Under smooth warps of one person they draw the steps to the edges and
+# away from what is faint: 1.3 became 2.3 mm.
+WIDE_WINDOWS, WIDE_WEIGHT = (2, 8), 2.0
+# A level ends when this many steps gained less than this part of the similarity; Gauss-Newton steps gain faster.
+PATIENCE, SMALLEST_GAIN = 5, 0.0003
+WINDOW_PATIENCE, WINDOW_SMALLEST_GAIN = 3, 0.002
+# How far beyond the fixed region the moving image is read, and up to where values in [0, 1] are background.
+MARGIN_MM, BACKGROUND = 16.0, 0.02
+
+
+def _ends_in_background(image: Image, window: tuple[float, float]) -> bool:
+    """Whether all of its outermost voxels are background: then there is nothing beyond them either."""
+    low, scale = window
+    faces = [image.array.take(end, axis) for axis in range(3) if image.array.shape[axis] > 1 for end in (0, -1)]
+    return all(((face - low) * scale <= BACKGROUND).all() for face in faces)
+
+
+def _alone(valid: torch.Tensor, reach: int) -> torch.Tensor:
+    """(1, *S): 1 where nothing within `reach` voxels of one is invalid (*S)."""
+    return (box_sum(1 - valid[None], reach) == 0).float()
+
+
+class Problem:
+    """Everything compared at one level, as tensors on the device."""
+
+    def __init__(
+        self,
+        pair: Pair,
+        region: Grid,
+        stage: Stage,
+        detailed: bool | None,
+        options: Options,
+        device: str,
+        unlike: bool = False,
+        previous: Problem | None = None,
+    ) -> None:
+        """unlike: the coarse level found too little in common for one person. previous: the stage before; where it saw
+        the same volumes, they are taken from it.
+        """
+        self.pair, self.device, self.flat = pair, device, region.flat_axis
+        level, similarity, in_detail = stage.level, stage.similarity, stage.in_detail(detailed)
+        smooth = stage.smooth(detailed)
+        factor = options.smoothness * (SMOOTH_FACTOR[similarity] if smooth else 1.0)
+        self.base = float(np.min(region.spacing[region.size > 1]))
+        self.grid = working_grid(region, self.base * level.spacing * level.field_ratio)
+        self.field_sigma = FIELD_SIGMA[similarity] * factor
+        self.seen = (level.spacing, level.field_ratio, similarity)
+        if previous is not None and previous.seen == self.seen:
+            self.volumes = previous.volumes
+        else:
+            self.volumes = self._volumes(level, similarity)
+        self.images = Compared(*self._terms(level, similarity, smooth, unlike or in_detail), *self.volumes[1:])
+        # Each with its weight in the step and in the objective.
+        self.parts: list[tuple[float, Callable, Callable]] = []
+        if self.images.term.quadratic:
+            step, self.patience, self.smallest_gain = (
+                WindowStep(self.images, factor),
+                WINDOW_PATIENCE,
+                WINDOW_SMALLEST_GAIN,
+            )
+        else:
+            sigma = UPDATE_SIGMA[similarity] * factor
+            part = DETAIL_PART if in_detail else 1.0
+            step, self.patience, self.smallest_gain = GradientStep(self.images, sigma, part), PATIENCE, SMALLEST_GAIN
+        self.parts.append((1.0, step, self.images.similarity))
+        if options.label_weight > 0:
+            labels = self._labels(level)
+            step = WindowStep(labels, options.smoothness)
+            self.parts.append((options.label_weight, step, labels.similarity))
+        if options.landmark_weight > 0:
+            step = self._landmarks(LANDMARK_SIGMA * options.smoothness)
+            self.parts.append((options.landmark_weight, step, step.similarity))
+
+    # --- set-up ---
+
+    def _wide(self, grid: Grid, spacing: float) -> tuple[Grid, int]:
+        """A grid with a margin for what the field brings in from outside, and the margin in voxels."""
+        margin = max(1, int(np.ceil(MARGIN_MM / spacing)))
+        margins = np.where(grid.size > 1, margin, 0)
+        return grid.cropped(-margins, grid.size + 2 * margins), margin
+
+    def _volumes(self, level: Level, similarity: str) -> tuple:
+        """Fixed and moving volumes (C, *S), where the moving ones are known and the fixed ones count, the margin of
+        the moving ones in voxels, and the voxels of the images in one of the field.
+        """
+        pair = self.pair
+        image_grid = _split(self.grid, level.field_ratio)
+        wide, margin = self._wide(image_grid, self.base * level.spacing)
+        # Descriptors see the images twice as fine as the field, but no finer than they are.
+        pool = 2 if similarity == "mind" and level.spacing > 1 else 1
+        fixed, _ = self._volume(pair.fixed, _split(image_grid, pool), None, pair.windows[0], None)
+        moving, valid = self._volume(pair.moving, _split(wide, pool), pair.matrix, pair.windows[1], pair.moving_mask)
+        if similarity == "mind":
+            noise = descriptor_noise(fixed, moving)
+            fixed, moving = (mind_ssc(volume, pool, noise) for volume in (fixed, moving))
+            if valid is not None:
+                valid = pooled(_alone(valid, REACH["mind"]), pool)[0]
+        else:
+            fixed, moving = fixed[None], moving[None]
+            # At the edge the volume drops to zero, which is no slope of the image.
+            valid = None if valid is None else _alone(valid, 1)[0]
+        return fixed, moving, valid, self._weight(image_grid), margin, level.field_ratio
+
+    def _terms(self, level: Level, similarity: str, smooth: bool, guided: bool) -> tuple:
+        """The term of the images, and, if `guided`, the one that guides it with its weight, where there is one."""
+        fixed = self.volumes[0]
+        if similarity != "lncc":
+            return TERMS[similarity](fixed), None
+        if level.spacing == 1:
+            term = LocalCorrelation(fixed, *FINEST_WINDOWS)
+        else:
+            term = LocalCorrelation(fixed, SMOOTH_RADIUS if smooth else WINDOW_RADIUS)
+        return term, (LocalCorrelation(fixed, *WIDE_WINDOWS), WIDE_WEIGHT) if guided else None
+
+    def _volume(self, image: Image, grid: Grid, matrix, window, mask: Image | None):
+        """The image on a grid with values in [0, 1], and where it is known (None: everywhere)."""
+        low, scale = window
+        outside = low if matrix is None or _ends_in_background(image, window) else np.nan
+        seen = resample(image, grid, matrix, outside, smooth=True).array
+        valid = np.isfinite(seen)
+        seen = np.where(valid, (seen - low) * scale, 0.0).astype(np.float32)
+        if mask is not None:
+            valid &= resample(mask.with_array((mask.array > 0).astype(np.uint8)), grid, matrix).array >= 0.5
+        return self._tensor(np.clip(seen, 0, 1)), None if valid.all() else self._tensor(valid.astype(np.float32))
+
+    def _weight(self, grid: Grid) -> torch.Tensor:
+        """The mask, and what correlation windows in it see."""
+        inside = resample(Image(self.pair.mask.astype(np.uint8), self.pair.fixed.grid), grid).array >= 0.5
+        return (box_sum(self._tensor(inside.astype(np.float32))[None], WINDOW_RADIUS)[0] > 0).float()
+
+    def _labels(self, level: Level) -> Compared:
+        wide, margin = self._wide(self.grid, self.base * level.spacing * level.field_ratio)
+        values = common_labels(self.pair.labels)
+        if not values:
+            raise InputError("The fixed and moving labels have no label in common; they cannot guide the refinement.")
+        fixed, moving = self.pair.labels
+        volumes = []
+        for image, grid, matrix in ((fixed, self.grid, None), (moving, wide, self.pair.matrix)):
+            channels = label_channels(torch.from_numpy(image.array.astype(np.int64)), values).numpy()
+            parts = [resample(image.with_array(channel), grid, matrix, smooth=True).array for channel in channels]
+            volumes.append(torch.stack([self._tensor(part) for part in parts]))
+        # The mean is over where there is a label, so that small structures in a large image count.
+        here = (slice(margin, -margin),) * volumes[0][0].dim()
+        support = volumes[0].square().sum(0) + volumes[1].square().sum(0)[here]
+        weight = (box_sum((support > 1e-3).float()[None], WINDOW_RADIUS)[0] > 0).float()
+        return Compared(SquaredDifference(volumes[0]), None, volumes[1], None, weight, margin, 1)
+
+    def _landmarks(self, sigma: float) -> LandmarkStep:
+        fixed, moving = (np.asarray(points, np.float64) for points in self.pair.points)
+        inverse = np.linalg.inv(self.pair.matrix)
+        goal = moving @ inverse[:3, :3].T + inverse[:3, 3]
+        axes = [axis for axis in range(3) if self.flat is None or axis != 2 - self.flat]
+        voxels = [torch.from_numpy(self.grid.to_ijk(p)[:, axes].astype(np.float32)) for p in (fixed, goal)]
+        unit = LANDMARK_UNIT_MM / float(np.min(self.grid.spacing[self.grid.size > 1]))
+        shape = self.flow_of(None).shape[2:]
+        return LandmarkStep(voxels[0].to(self.device), voxels[1].to(self.device), shape, sigma, unit)
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        """(K, J, I) to a tensor of the image's own dimension."""
+        array = np.ascontiguousarray(array, dtype=np.float32)
+        return torch.from_numpy(array if self.flat is None else array.squeeze(self.flat)).to(self.device)
+
+    # --- the field ---
+
+    def flow_of(self, field: DisplacementField | None) -> torch.Tensor:
+        """A field as (1, d, *S) in voxels of this level's field grid."""
+        if field is None:
+            field = DisplacementField.identity(self.grid)
+        flow = field.on_grid(self.grid).to_voxels(in_plane=True)
+        return torch.from_numpy(flow).to(self.device)[None]
+
+    def field_of(self, flow: torch.Tensor) -> DisplacementField:
+        return DisplacementField.from_voxels(flow[0].cpu().numpy(), self.grid)
+
+    def objective(self, flow: torch.Tensor) -> float:
+        """The weighted sum of all that is compared."""
+        return sum(weight * similarity(flow) for weight, _, similarity in self.parts)
+
+    def step(self, flow: torch.Tensor) -> tuple[float, torch.Tensor]:
+        """The objective, and the update that raises it, (1, d, *S)."""
+        total, update = 0.0, 0.0
+        for weight, step, _ in self.parts:
+            value, part = step(flow)
+            total, update = total + weight * value, update + weight * part
+        if len(self.parts) > 1:
+            length = update.square().sum(1, keepdim=True).sqrt_()
+            update = update * (WINDOW_STEP / length.clamp_min_(WINDOW_STEP))
+        return total, update
+
+
+def _split(grid: Grid, parts: int) -> Grid:
+    """`parts` times as fine: the new voxels parts * p ... parts * p + parts - 1 fill the voxel p of `grid`."""
+    used = grid.size > 1
+    matrix = grid.ijk_to_ras.copy()
+    matrix[:3, 3] = grid.to_ras(np.where(used, 0.5 / parts - 0.5, 0.0))
+    matrix[:3, :3] *= np.where(used, 1.0 / parts, 1.0)
+    return Grid(tuple(int(n * (parts if n > 1 else 1)) for n in grid.shape), matrix)

@@ -1,0 +1,152 @@
+"""Instance optimisation: improve a displacement field, or find one from nothing, for the pair at hand.
+
+A greedy diffeomorphic descent, coarse to fine: an update of a fraction of a voxel is composed with the field so far,
+and the field is smoothed a little, which keeps it invertible (Avants et al., Medical Image Analysis 2008; Yushkevich
+et al., "Fast automatic segmentation of hippocampal subfields ... with greedy diffeomorphic registration", 2016).
+
+The update of correlation and mutual information is their smoothed gradient, scaled to a step. Sums of squares
+(descriptors, equal intensities, labels) take Gauss-Newton steps: in a Gaussian window around each voxel, the least
+squares displacement by the slopes of the fixed volumes, which do not change, so that the normal equations are solved
+once a level (Baker and Matthews, IJCV 2004). These steps shrink by themselves and need about a third as many. With
+descriptors (see descriptors.mind_ssc) they also find large displacements first, before the correlation.
+
+How smooth the displacement is depends on what lies between the images: one person's breath is smooth, and finer
+detail is only noise; different people differ down to the last gyrus. So correlation and descriptors work with much
+smoothing first, and then try less of it. Where that explains a good part of what was left, it is kept, and the
+correlation goes on with less; windows of several centimetres then lead it along with the small ones.
+
+At the finest level the field lives on a grid of twice the image's spacing: a smooth one has nothing to hold on a finer
+one, and each step costs an eighth there. Where detail is real, a last level has a field as fine as the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ..fields.displacement import DisplacementField
+from ..images import sampling
+from ..images.grid import working_grid
+from .levels import stages_of
+from .pair import region_grid
+from .problem import Problem
+
+if TYPE_CHECKING:
+    from .levels import Options
+    from .pair import Pair
+
+
+@dataclass(frozen=True)
+class Refined:
+    """field: on a grid that covers the fixed image. similarity: as the options name it, at start and end, at its
+    second finest stage. steps: made at each stage, coarse to fine, 0 where one was left out. detailed: whether little
+    smoothing was worth it for the correlation or the descriptors (None: another similarity). improved: False when the
+    start was returned as the better one.
+    """
+
+    field: DisplacementField
+    similarity_before: float
+    similarity_after: float
+    steps: tuple[int, ...]
+    detailed: bool | None
+    improved: bool
+
+
+def refine(
+    pair: Pair,
+    start: DisplacementField | None,
+    options: Options,
+    *,
+    device: str = "cpu",
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> Refined:
+    """Find u such that moving(A (x + u(x))) looks like fixed(x).
+
+    start: the field to improve (zero when None). progress(fraction) is called at every step and may raise to cancel.
+    """
+    region = region_grid(pair.fixed.grid, pair.mask)
+    stages = stages_of(options, region)
+    own = [n for n, stage in enumerate(stages) if stage.similarity == options.similarity and stage.level.steps]
+    judge = own[-2] if len(own) > 1 else own[-1]
+    field, earlier, made, problem, scores, detailed, lead, done = start, start, [], None, None, None, True, 0.0
+    unlike = False
+    for number, stage in enumerate(stages):
+        # By what is known so far of what is still to do.
+        costs = [later.cost(detailed, lead) for later in stages[number:]]
+        if not costs[0]:
+            made.append(0)
+            continue
+        share = (1.0 - done) * costs[0] / sum(costs)
+        problem = Problem(pair, region, stage, detailed, options, device, unlike, problem)
+        if number == judge:
+            scores = problem
+        flow = problem.flow_of(field)
+        least = stage.least_explained
+        before = problem.images.similarity(flow) if least else 0.0
+        if stage.anew:
+            flow = problem.flow_of(earlier)
+        earlier = field
+        steps, count = stage.steps(detailed), 0
+        for made_steps in _descend(problem, flow, steps):
+            count = made_steps
+            progress(done + share * count / steps)
+        made.append(count)
+        done += share
+        if least:
+            worth = problem.images.similarity(flow) - before >= least * (problem.images.term.best - before)
+            if stage.kind == "coarse":
+                lead = worth
+                # A network has explained a part before: that what is left is little says nothing.
+                unlike = not worth and start is None
+            else:
+                detailed = worth
+                if not worth:
+                    continue
+        field = problem.field_of(_unfolded(problem, flow))
+    whole = working_grid(pair.fixed.grid, float(np.min(field.grid.spacing[field.grid.size > 1])))
+    flows = [scores.flow_of(f) for f in (start, field)]
+    before, after = (scores.images.similarity(flow) for flow in flows)
+    if scores.objective(flows[1]) < scores.objective(flows[0]):
+        kept = start if start is not None else DisplacementField.identity(whole)
+        return Refined(kept, before, before, tuple(made), detailed, False)
+    return Refined(field.on_grid(whole), before, after, tuple(made), detailed, True)
+
+
+def _descend(problem: Problem, flow: torch.Tensor, steps: int) -> Iterator[int]:
+    """Improve `flow` in place; yields the number of each step made. Where they led downhill, it ends as it began."""
+    values: list[float] = []
+    start = flow.clone()
+    sigmas = (problem.field_sigma,) * flow.shape[1]
+    for number in range(1, steps + 1):
+        value, update = problem.step(flow)
+        values.append(value)
+        if not update.any() or _converged(problem, values):
+            break
+        flow.copy_(sampling.gaussian_smooth(sampling.compose(flow, update), sigmas))
+        yield number
+    if values[-1] < values[0]:
+        flow.copy_(start)
+
+
+def _converged(problem: Problem, values: list[float]) -> bool:
+    """Whether the last steps gained too little to go on."""
+    if len(values) <= problem.patience:
+        return False
+    return values[-1] - values[-1 - problem.patience] < problem.smallest_gain * abs(values[-1])
+
+
+def _unfolded(problem: Problem, flow: torch.Tensor) -> torch.Tensor:
+    """`flow` with its folds, if any, smoothed away where they are."""
+    for _ in range(20):
+        folded = problem.field_of(flow).folded_corners()
+        if not folded.any():
+            break
+        spot = problem._tensor(folded.astype(np.float32))[None, None]
+        sigma = (2.0,) * (flow.dim() - 2)
+        near = (sampling.gaussian_smooth(spot, sigma) * 20).clamp_max(1.0)
+        flow = torch.lerp(flow, sampling.gaussian_smooth(flow, sigma), near)
+    return flow

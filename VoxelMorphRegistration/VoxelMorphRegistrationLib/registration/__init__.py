@@ -1,0 +1,1 @@
+"""The pipeline: from two images to a field, a warped image, a Jacobian map and a report."""

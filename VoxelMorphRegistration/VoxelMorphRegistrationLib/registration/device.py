@@ -1,0 +1,79 @@
+"""The device, and its memory."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from ..errors import DeviceError
+from ..images.grid import Grid
+from ..networks.model import Model, load_model
+
+if TYPE_CHECKING:
+    from .settings import Settings
+
+
+def choose_device(name: str) -> str:
+    """ "auto" to "cuda" where one is found, else "cpu"; raises DeviceError when the device asked for is missing."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(
+            "No CUDA device was found. Choose device 'auto' or 'cpu', or install a CUDA build of PyTorch."
+        )
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("No Apple GPU (mps) was found. Choose device 'auto' or 'cpu'.")
+    return name
+
+
+def available_memory(device: str) -> int | None:
+    """Free bytes on the device, or None where that cannot be told."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.mem_get_info()[0]
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def with_memory(network: Model, grid: Grid, settings: Settings, warnings: list[str]) -> Model:
+    """The network on a device with enough memory. Raises DeviceError when not even the CPU has it."""
+    needed = network.card.memory_bytes(grid.voxel_count)
+    if network.device != "cpu":
+        free = available_memory(network.device)
+        if free is None or needed <= free:
+            return network
+        network = on_cpu(network, settings.precision, warnings)
+    check_memory(needed, f"The working grid of {'x'.join(map(str, grid.size))} voxels")
+    return network
+
+
+def check_memory(needed: int, what: str) -> None:
+    free = available_memory("cpu")
+    if free is not None and needed > free:
+        raise DeviceError(
+            f"{what} needs about {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free. "
+            "Set a coarser working spacing, or crop the fixed image."
+        )
+
+
+def on_cpu(network: Model, precision: str, warnings: list[str]) -> Model:
+    if network.path is None:
+        raise DeviceError("The GPU has too little memory, and the model has no file to load it on the CPU from.")
+    warnings.append("The GPU has too little memory for this pair; the network ran on the CPU.")
+    return load_model(network.path, "cpu", precision)
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower()

@@ -1,0 +1,150 @@
+"""How good a registration is: Dice, surface distance, target registration error, similarity, folding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from ..errors import InputError
+from ..images.image import Image
+
+
+def label_values(*labels: Image) -> list[int]:
+    """All labels but 0 that occur in any of the label maps."""
+    found = set().union(*(np.unique(image.array).tolist() for image in labels))
+    return sorted(int(value) for value in found if value != 0)
+
+
+def _same_grid(a: Image, b: Image) -> None:
+    if not a.grid.same_as(b.grid, 1e-2):
+        raise InputError(f"The {a.name} and the {b.name} are on different grids. Resample one onto the other first.")
+
+
+def dice(a: Image, b: Image, labels: Iterable[int] | None = None) -> dict[int, float]:
+    """Dice overlap 2|A and B| / (|A| + |B|) per label (Dice 1945) of two label maps on one grid.
+
+    labels: those to measure (all that occur in either when None). A label in neither map gives NaN.
+    """
+    _same_grid(a, b)
+    values = np.array(label_values(a, b) if labels is None else sorted(labels), dtype=np.int64)
+    if values.size == 0:
+        return {}
+    counts = []
+    both = a.array[a.array == b.array]
+    for array in (a.array, b.array, both):
+        found, number = np.unique(array, return_counts=True)
+        table = dict(zip(found.tolist(), number.tolist(), strict=True))
+        counts.append(np.array([table.get(value, 0) for value in values.tolist()], dtype=np.float64))
+    total = counts[0] + counts[1]
+    with np.errstate(invalid="ignore"):
+        result = np.where(total > 0, 2 * counts[2] / total, np.nan)
+    return dict(zip(values.tolist(), result.tolist(), strict=True))
+
+
+def mean_dice(per_label: dict[int, float]) -> float:
+    """Mean over the labels that occur in at least one of the maps."""
+    values = [value for value in per_label.values() if not np.isnan(value)]
+    return float(np.mean(values)) if values else float("nan")
+
+
+def surface_distance95(a: Image, b: Image, labels: Iterable[int] | None = None) -> dict[int, float]:
+    """95 % symmetric surface distance per label in mm: the 95th percentile of the distances from each surface voxel
+    of one map to the surface of the other, both directions pooled. NaN where a label is missing in one map.
+
+    Surface voxels are those of the structure with a face neighbour outside it.
+    """
+    import SimpleITK as sitk
+
+    _same_grid(a, b)
+    boxes = [_label_boxes(image.array) for image in (a, b)]
+    result = {}
+    for label in label_values(a, b) if labels is None else sorted(labels):
+        if not all(label in found for found in boxes):
+            result[int(label)] = float("nan")
+            continue
+        box = tuple(
+            slice(min(one.start, other.start), max(one.stop, other.stop))
+            for one, other in zip(*(found[label] for found in boxes), strict=True)
+        )
+        surfaces = [_surface(np.pad(image.array[box] == label, 1)) for image in (a, b)]
+        distances = []
+        for own, other in (surfaces, surfaces[::-1]):
+            image = sitk.GetImageFromArray(other.astype(np.uint8))
+            image.SetSpacing(a.grid.spacing.tolist())
+            distance = sitk.SignedMaurerDistanceMap(image, squaredDistance=False, useImageSpacing=True)
+            # The map is negative inside; a surface is one voxel thick, so inside means distance 0.
+            distances.append(np.maximum(sitk.GetArrayViewFromImage(distance)[own], 0.0))
+        result[int(label)] = float(np.percentile(np.concatenate(distances), 95))
+    return result
+
+
+def _label_boxes(array: np.ndarray) -> dict[int, tuple[slice, ...]]:
+    """The bounding box (k, j, i) of every label but 0, found in one pass."""
+    import SimpleITK as sitk
+
+    statistics = sitk.LabelShapeStatisticsImageFilter()
+    statistics.ComputePerimeterOff()
+    statistics.Execute(sitk.GetImageFromArray(np.ascontiguousarray(array, dtype=np.int32)))
+    boxes = {}
+    for label in statistics.GetLabels():
+        bounds = statistics.GetBoundingBox(label)
+        boxes[int(label)] = tuple(slice(bounds[n], bounds[n] + bounds[n + 3]) for n in (2, 1, 0))
+    return boxes
+
+
+def _surface(inner: np.ndarray) -> np.ndarray:
+    """Voxels of a mask, padded by one, that have a face neighbour outside; a single slice has none across."""
+    solid = inner.copy()
+    for axis in range(3):
+        if inner.shape[axis] == 3:
+            continue
+        for shift in (1, -1):
+            solid &= np.roll(inner, shift, axis)
+    return inner & ~solid
+
+
+def volume_change(labels: Image, determinant: Image, factor: float = 1.0) -> dict[int, float]:
+    """By how much percent each structure of the fixed image is larger in the moving one, per label.
+
+    The integral of det dT/dx over a structure is the volume of its image under T, so the mean determinant over the
+    fixed label is the ratio of the volumes. determinant: on the labels' grid; factor: of the linear part, where
+    the map is without it.
+    """
+    _same_grid(labels, determinant)
+    inside = labels.array != 0
+    present, index = np.unique(labels.array[inside], return_inverse=True)
+    means = factor * np.bincount(index, weights=determinant.array[inside]) / np.bincount(index)
+    return {int(value): 100.0 * (float(mean) - 1.0) for value, mean in zip(present, means, strict=True)}
+
+
+def target_registration_error(transformed_ras: np.ndarray, moving_ras: np.ndarray) -> np.ndarray:
+    """Distances in mm (N,) between the fixed landmarks carried over by T, and the moving landmarks."""
+    a, b = np.asarray(transformed_ras, float), np.asarray(moving_ras, float)
+    if a.shape != b.shape or a.ndim != 2 or a.shape[1] != 3:
+        raise InputError(
+            f"There are {len(a)} fixed and {len(b)} moving landmarks. Give the same number, in the same order."
+        )
+    return np.linalg.norm(a - b, axis=1)
+
+
+def similarity(fixed: np.ndarray, moving: np.ndarray, mask: np.ndarray, bins: int = 32) -> dict[str, float]:
+    """Normalised cross-correlation and mutual information (nats) of two arrays over a mask.
+
+    NCC in [-1, 1] suits one modality; mutual information (Viola and Wells 1997, histogram estimate) suits any.
+    """
+    a, b = fixed[mask].astype(np.float64), moving[mask].astype(np.float64)
+    if a.size < 2:
+        return {"ncc": 0.0, "mi": 0.0}
+    deviation = a.std() * b.std()
+    ncc = float(((a - a.mean()) * (b - b.mean())).mean() / deviation) if deviation > 0 else 0.0
+    joint, _, _ = np.histogram2d(_clipped(a), _clipped(b), bins=bins)
+    joint /= joint.sum()
+    independent = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
+    positive = joint > 0
+    return {"ncc": ncc, "mi": float((joint[positive] * np.log(joint[positive] / independent[positive])).sum())}
+
+
+def _clipped(values: np.ndarray) -> np.ndarray:
+    low, high = np.percentile(values, [0.5, 99.5])
+    return np.clip(values, low, high)

@@ -1,0 +1,100 @@
+"""What is accepted: images, labels, landmarks, masks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import InputError, SettingsError
+from ..images.image import Image
+from . import evaluation
+
+if TYPE_CHECKING:
+    from .settings import Settings
+
+
+def usable_image(image: Image, role: str, warnings: list[str]) -> Image:
+    """The image with finite values only. Raises InputError when it is empty or constant, or mostly not finite.
+
+    NaN and infinite voxels are set to the smallest finite value, and `warnings` says so. The result is named for
+    messages: its role and own name.
+    """
+    if image.name == role or image.name.startswith(f"{role.split()[0]} volume "):
+        # Named for its part already, as in "fixed volume 'CT'".
+        name = image.name
+    else:
+        name = f"{role} ({image.name})" if image.name != "image" else role
+    array = image.array
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"The {name} holds {array.dtype} values. Give an image of real numbers.")
+    if array.dtype.kind == "f":
+        finite = np.isfinite(array)
+        bad = array.size - int(np.count_nonzero(finite))
+        if bad > array.size / 2:
+            raise InputError(
+                f"The {name} has no usable values: {bad} of {array.size} voxels are NaN or infinite. "
+                "Check how it was made."
+            )
+        if bad:
+            array = np.where(finite, array, array[finite].min())
+            warnings.append(f"The {name} has {bad} voxels that are NaN or infinite; they were set to its minimum.")
+    if array.min() == array.max():
+        raise InputError(
+            f"The {name} is empty: all its voxels have the value {array.flat[0]:g}. Choose an image with content."
+        )
+    return Image(array, image.grid, name)
+
+
+def check_pair(fixed: Image, moving: Image) -> None:
+    if fixed.grid.dimension != moving.grid.dimension:
+        raise InputError(
+            f"The fixed image is {fixed.grid.dimension}D and the moving image {moving.grid.dimension}D. "
+            "Give two slices or two volumes."
+        )
+    for image, role in ((fixed, "fixed"), (moving, "moving")):
+        thin = sum(n < 4 for n in image.grid.shape)
+        if thin > (1 if image.grid.dimension == 2 else 0):
+            raise InputError(
+                f"The {role} image has {'x'.join(map(str, image.grid.size))} voxels; along every axis at least 4 are "
+                "needed (or a single one for a 2D image)."
+            )
+
+
+def check_guides(settings: Settings, fixed_labels, fixed_points) -> None:
+    for weight, given, what in (
+        (settings.label_weight, fixed_labels, "label"),
+        (settings.landmark_weight, fixed_points, "landmark"),
+    ):
+        if weight and settings.refinement == "off":
+            raise SettingsError(f"The setting {what}_weight guides the refinement, which is off. Choose a refinement.")
+        if weight and given is None:
+            raise SettingsError(f"The setting {what}_weight is {weight:g}, but there are no fixed and moving {what}s.")
+
+
+def check_extras(
+    fixed, moving, fixed_labels, moving_labels, fixed_points, moving_points, fixed_mask, moving_mask
+) -> None:
+    for extra, image, what, whose in (
+        (fixed_labels, fixed, "fixed labels", "fixed image"),
+        (moving_labels, moving, "moving labels", "moving image"),
+        (fixed_mask, fixed, "fixed mask", "fixed image"),
+        (moving_mask, moving, "moving mask", "moving image"),
+    ):
+        if extra is None:
+            continue
+        if not extra.grid.same_as(image.grid, 1e-2):
+            raise InputError(
+                f"The {what} ({extra.name}) are on another grid than the {whose}: {extra.grid.shape} against "
+                f"{image.grid.shape} voxels, or another position. Resample them onto the image's grid."
+            )
+        if extra.array.dtype.kind == "f" and not np.array_equal(extra.array, np.rint(extra.array)):
+            raise InputError(f"The {what} ({extra.name}) hold values that are not whole numbers; give a label map.")
+        if what.endswith("mask") and not extra.array.any():
+            raise InputError(f"The {what} is empty. Mark the region that counts, or leave the mask out.")
+    if fixed_labels is not None and moving_labels is None:
+        raise InputError("Fixed labels were given without moving labels. Give both, or moving labels alone.")
+    if (fixed_points is None) != (moving_points is None):
+        raise InputError("Landmarks were given for one image only. Give fixed and moving landmarks, or none.")
+    if fixed_points is not None:
+        evaluation.target_registration_error(fixed_points, moving_points)

@@ -1,0 +1,109 @@
+"""What the report says of a result."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..fields.warp import warp_image
+from ..images.grid import Grid
+from ..images.image import Image
+from . import evaluation
+
+if TYPE_CHECKING:
+    from .linear import Linear
+
+
+def similarities(fixed, moving, warped, mask, linear, run) -> dict[str, dict[str, float]]:
+    """Similarity over the measured region, on every second voxel of large images."""
+    stride = max(1, round((fixed.grid.voxel_count / 1_000_000) ** (1 / 3)))
+    every = tuple(slice(None, None, stride if n > 1 else 1) for n in fixed.grid.shape)
+    coarse = fixed.grid.ijk_to_ras.copy()
+    coarse[:3, :3] *= [stride if n > 1 else 1 for n in fixed.grid.size]
+    grid = Grid(fixed.array[every].shape, coarse)
+    # The surroundings belong to it: what is bright and even inside has its contrast at the edge.
+    region = _dilated(mask[every], 2)
+    if not region.any():
+        region = np.ones_like(region)
+    result = {}
+    for name, matrix in (("before", linear.start), ("aligned", linear.matrix)):
+        image = warp_image(moving, grid, None, matrix).array
+        result[name] = evaluation.similarity(fixed.array[every], image, region)
+        run.report(0.5)
+    result["after"] = evaluation.similarity(fixed.array[every], warped.array[every], region)
+    return result
+
+
+def _dilated(mask: np.ndarray, voxels: int) -> np.ndarray:
+    """A mask (K, J, I) grown by a box of `voxels` on every side."""
+    for axis in range(3):
+        grown = mask.copy()
+        for shift in range(1, min(voxels, mask.shape[axis] - 1) + 1):
+            ahead = [slice(None)] * 3
+            behind = [slice(None)] * 3
+            ahead[axis], behind[axis] = slice(shift, None), slice(None, -shift)
+            grown[tuple(ahead)] |= mask[tuple(behind)]
+            grown[tuple(behind)] |= mask[tuple(ahead)]
+        mask = grown
+    return mask
+
+
+def overlaps_of(fixed_labels, carried, run) -> dict:
+    """Dice and 95 % surface distance per label, before, aligned and after, of the labels carried over."""
+    if fixed_labels is None:
+        return {}
+    dice, distance = {}, {}
+    known: dict[int, dict] = {}
+    for number, (name, labels) in enumerate(carried.items()):
+        run.report(0.5 + number / 6)
+        dice[name] = {"mean": labels.mean, "labels": labels.dice}
+        if id(labels) not in known:
+            surfaces = evaluation.surface_distance95(fixed_labels, labels.image, list(labels.dice))
+            known[id(labels)] = {"mean": _nan_mean(surfaces.values()), "labels": surfaces}
+        distance[name] = known[id(labels)]
+    return {"dice": dice, "hd95_mm": distance}
+
+
+def _nan_mean(values) -> float:
+    finite = [value for value in values if np.isfinite(value)]
+    return float(np.mean(finite)) if finite else float("nan")
+
+
+def landmark_errors(fixed_points, moving_points, linear, deformation) -> dict | None:
+    """Landmark errors in mm before, aligned and after."""
+    if fixed_points is None:
+        return None
+    points = np.asarray(fixed_points, dtype=np.float64)
+    result = {}
+    moved = {"before": (points, linear.start), "aligned": (points, linear.matrix)}
+    moved["after"] = (deformation.transform_points(points), linear.matrix)
+    for name, (start, matrix) in moved.items():
+        errors = evaluation.target_registration_error(start @ matrix[:3, :3].T + matrix[:3, 3], moving_points)
+        result[name] = {"mean": float(errors.mean()), "max": float(errors.max()), "each": errors.tolist()}
+    return result
+
+
+def carried(fixed: Grid, mask: np.ndarray, matrix: np.ndarray, deformation) -> np.ndarray:
+    """T(x), (N, 3) in RAS mm, of some 20,000 voxels x of the measured region."""
+    chosen = np.flatnonzero(mask)
+    chosen = chosen[:: max(1, chosen.size // 20_000)]
+    kji = np.stack(np.unravel_index(chosen, fixed.shape), -1)
+    points = deformation.transform_points(fixed.to_ras(kji[:, ::-1]))
+    return points @ matrix[:3, :3].T + matrix[:3, 3]
+
+
+def covered_percent(fixed: Grid, moving: Grid, mask: np.ndarray, linear: Linear, deformation) -> float:
+    """How much of the measured region T carries into the moving image, in percent."""
+    return 100.0 * float(np.mean(moving.contains(carried(fixed, mask, linear.matrix, deformation))))
+
+
+def worst_places(determinant: Image, mask: np.ndarray, fixed_points, errors: dict | None) -> dict[str, list[float]]:
+    """Where to look first, in fixed RAS mm: the smallest determinant of the region, the largest landmark error."""
+    lowest = int(np.where(mask, determinant.array, np.inf).argmin())
+    kji = np.unravel_index(lowest, determinant.grid.shape)
+    result = {"determinant": determinant.grid.to_ras(np.array(kji[::-1])).tolist()}
+    if errors is not None:
+        worst = int(np.argmax(errors["after"]["each"]))
+        result["landmark"] = np.asarray(fixed_points, np.float64)[worst].tolist()
+    return result

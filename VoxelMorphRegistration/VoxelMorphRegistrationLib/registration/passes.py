@@ -1,0 +1,81 @@
+"""The network's passes, composed to one field."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..fields.displacement import DisplacementField
+from ..fields.warp import warp_image
+from ..images.grid import Grid
+from ..images.image import resample, smoothed
+from ..networks.card import ModelCard
+from ..networks.model import Model
+from .device import on_cpu, out_of_memory
+from .intensity import intensity_scale, normalised
+
+
+def deform(fixed, moving, linear, grids, network, precision, run):
+    """The composed field of the passes, one on each of `grids`, and the network that made it."""
+    window = [intensity_scale(image, network.card) for image in (fixed, moving)]
+    total = target = fine = None
+    for number, grid in enumerate(grids):
+        run.report(number / len(grids))
+        if target is None or grid is not grids[number - 1]:
+            target = normalised(resample(fixed, grid, None, window[0][0], smooth=True), window[0])
+            fine = None
+        if total is None:
+            source = resample(moving, grid, linear.matrix, window[1][0], smooth=True)
+        else:
+            if fine is None:
+                fine = smoothed(moving, moving.grid.ras_to_ijk @ linear.matrix @ grid.ijk_to_ras)
+            source = warp_image(fine, grid, total, linear.matrix, window[1][0])
+        pair = normalised(source, window[1]), target
+        try:
+            step = run_network(network, *pair, grid)
+        except RuntimeError as error:
+            if network.device == "cpu" or not out_of_memory(error):
+                raise
+            network = on_cpu(network, precision, run.warnings)
+            step = run_network(network, *pair, grid)
+        total = step if total is None else total.compose(step)
+    return total, network
+
+
+def run_network(network: Model, moving: np.ndarray, fixed: np.ndarray, grid: Grid) -> DisplacementField:
+    """One pass: two arrays in [0, 1] on `grid` to the displacement field on the network's flow grid."""
+    import torch
+
+    from ..images import sampling
+
+    card = network.card
+    flat = grid.flat_axis
+    tensors = [torch.from_numpy(np.ascontiguousarray(a))[None, None] for a in (moving, fixed)]
+    if flat is not None:
+        tensors = [tensor.squeeze(2 + flat) for tensor in tensors]
+    flow = network.flow(*(tensor.to(network.device) for tensor in tensors))
+    if card.output == "velocity":
+        # Apple's GPU lacks 3D interpolation.
+        flow = sampling.integrate(flow.cpu() if network.device == "mps" else flow, card.integration_steps)
+    array = flow[0].float().cpu().numpy() * np.float32(card.output_scale)
+    shape = list(array.shape[1:])
+    if flat is not None:
+        shape.insert(flat, 1)
+    return DisplacementField.from_voxels(array, flow_grid(grid, tuple(shape), card), step_grid=grid)
+
+
+def flow_grid(grid: Grid, shape: tuple[int, ...], card: ModelCard) -> Grid:
+    """Where the voxels of a flow of `shape` (K, J, I) lie, for a network that saw `grid`."""
+    size, flow_size = grid.size, np.array(shape[::-1])
+    step, start = np.ones(3), np.zeros(3)
+    for axis in range(3):
+        if size[axis] == flow_size[axis]:
+            continue
+        if card.flow_alignment == "corners":
+            step[axis] = (size[axis] - 1) / max(flow_size[axis] - 1, 1)
+        else:
+            step[axis] = card.output_scale
+            start[axis] = (card.output_scale - 1) / 2
+    matrix = grid.ijk_to_ras.copy()
+    matrix[:3, 3] = grid.to_ras(start)
+    matrix[:3, :3] *= step
+    return Grid(tuple(shape), matrix)

@@ -1,0 +1,71 @@
+"""The report: what was done and how well it worked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+
+from .. import __version__
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was done and how well it worked.
+
+    similarity, dice, hd95_mm and tre_mm have the entries "before" (as the images lie, with the initial transform),
+    "aligned" (after the linear alignment) and "after". refinement: preset, similarity and why it was chosen, its
+    value before and after, steps at each stage, whether it went on in detail and what guided it, or None. checks:
+    of each stage that was made ("alignment", by labels alone; "network", "refinement"), whether its result was
+    kept, and the measures of the images and the mean Dice of given labels before and after it. folding: of the
+    deformable
+    part, `inside` the mask or the foreground of the fixed
+    image, and in the whole `volume`. volume_change_percent: by how much each structure is larger in the moving image,
+    {label: percent}, from the mean determinant of T over the fixed label (the warped one where there is no fixed one).
+    covered_percent: the part of the measured region that T carries into the moving image. inverse: if the inverse
+    transform was made, its tolerance at its voxels, and the "mean_mm" and "max_mm" by which T(T^-1(y)) misses y over
+    the measured region, between voxels, too. worst_ras: where, in fixed
+    RAS mm, the smallest "determinant" of the measured region and the largest "landmark" error are.
+    """
+
+    similarity: dict[str, dict[str, float]]
+    folding: dict
+    largest_displacement_mm: float
+    linear: list[list[float]]
+    dice: dict | None = None
+    hd95_mm: dict | None = None
+    tre_mm: dict | None = None
+    volume_change_percent: dict | None = None
+    covered_percent: float | None = None
+    inverse: dict[str, float] | None = None
+    worst_ras: dict[str, list[float]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    device: str = "cpu"
+    model: dict = field(default_factory=lambda: {"name": "none", "file": None})
+    passes: int = 0
+    refinement: dict | None = None
+    checks: dict[str, dict] = field(default_factory=dict)
+    working_grid: dict = field(default_factory=dict)
+    settings: dict = field(default_factory=dict)
+    inputs: dict = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    version: str = __version__
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    def to_json(self) -> str:
+        return json.dumps(_json_ready(self.to_dict()), indent=2)
+
+
+def _json_ready(value):
+    """NaN is no JSON: None stands for what cannot be measured."""
+    if isinstance(value, Mapping):
+        return {str(key): _json_ready(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json_ready(item) for item in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if np.isfinite(value) else None
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,1 @@
+"""What is written of a registration: files, the overview picture, tables and pages."""
