@@ -13,6 +13,7 @@ from VoxelMorphRegistrationLib.images.image import Image
 from VoxelMorphRegistrationLib.refinement.levels import SIMILARITIES
 from VoxelMorphRegistrationLib.refinement.refine import Refined
 from VoxelMorphRegistrationLib.registration import guard
+from VoxelMorphRegistrationLib.registration.inputs import Inputs
 from VoxelMorphRegistrationLib.registration.intensity import measured_region
 from VoxelMorphRegistrationLib.registration.refining import pair_of
 from VoxelMorphRegistrationLib.registration.register import register
@@ -27,7 +28,7 @@ def shift(grid, mm):
 
 def judge_of(fixed, moving, mask=None, moving_mask=None):
     mask = measured_region(fixed, None) if mask is None else mask
-    return guard.Judge(pair_of(fixed, moving, np.eye(4), mask, moving_mask))
+    return guard.Judge(pair_of(Inputs(fixed, moving, mask, moving_mask=moving_mask), np.eye(4)))
 
 
 def unlike(image):

@@ -78,7 +78,6 @@ def tiny(**changes):
 
 
 def quiet(_line):
-    pass
 
 
 def rows(path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,9 +10,65 @@ import numpy as np
 from ..errors import InputError, SettingsError
 from ..images.image import Image
 from . import evaluation
+from .intensity import measured_region
 
 if TYPE_CHECKING:
     from .settings import Settings
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What is registered. Labels, points (N, 3) in RAS mm and masks as in `register`, each None where not given.
+
+    region: (K, J, I) bool on the fixed grid, where folds and similarity are measured: the mask, or the anatomy.
+    """
+
+    fixed: Image
+    moving: Image
+    region: np.ndarray
+    fixed_labels: Image | None = None
+    moving_labels: Image | None = None
+    fixed_points: np.ndarray | None = None
+    moving_points: np.ndarray | None = None
+    fixed_mask: Image | None = None
+    moving_mask: Image | None = None
+    initial_transform: np.ndarray | None = None
+
+
+def accepted(
+    fixed: Image,
+    moving: Image,
+    settings: Settings,
+    warnings: list[str],
+    *,
+    fixed_labels: Image | None = None,
+    moving_labels: Image | None = None,
+    fixed_points: np.ndarray | None = None,
+    moving_points: np.ndarray | None = None,
+    fixed_mask: Image | None = None,
+    moving_mask: Image | None = None,
+    initial_transform: np.ndarray | None = None,
+) -> Inputs:
+    """The inputs, named for messages, or an InputError or SettingsError that says what is wrong with which."""
+    if fixed is moving or (fixed.array is moving.array and fixed.grid.same_as(moving.grid)):
+        raise InputError("The fixed and the moving image are the same. Choose two different images.")
+    fixed = usable_image(fixed, "fixed image", warnings)
+    moving = usable_image(moving, "moving image", warnings)
+    _check_pair(fixed, moving)
+    _check_extras(fixed, moving, fixed_labels, moving_labels, fixed_points, moving_points, fixed_mask, moving_mask)
+    _check_guides(settings, fixed_labels, fixed_points)
+    return Inputs(
+        fixed,
+        moving,
+        measured_region(fixed, fixed_mask),
+        fixed_labels,
+        moving_labels,
+        fixed_points,
+        moving_points,
+        fixed_mask,
+        moving_mask,
+        initial_transform,
+    )
 
 
 def usable_image(image: Image, role: str, warnings: list[str]) -> Image:
@@ -46,7 +103,7 @@ def usable_image(image: Image, role: str, warnings: list[str]) -> Image:
     return Image(array, image.grid, name)
 
 
-def check_pair(fixed: Image, moving: Image) -> None:
+def _check_pair(fixed: Image, moving: Image) -> None:
     if fixed.grid.dimension != moving.grid.dimension:
         raise InputError(
             f"The fixed image is {fixed.grid.dimension}D and the moving image {moving.grid.dimension}D. "
@@ -61,7 +118,7 @@ def check_pair(fixed: Image, moving: Image) -> None:
             )
 
 
-def check_guides(settings: Settings, fixed_labels, fixed_points) -> None:
+def _check_guides(settings: Settings, fixed_labels, fixed_points) -> None:
     for weight, given, what in (
         (settings.label_weight, fixed_labels, "label"),
         (settings.landmark_weight, fixed_points, "landmark"),
@@ -72,7 +129,7 @@ def check_guides(settings: Settings, fixed_labels, fixed_points) -> None:
             raise SettingsError(f"The setting {what}_weight is {weight:g}, but there are no fixed and moving {what}s.")
 
 
-def check_extras(
+def _check_extras(
     fixed, moving, fixed_labels, moving_labels, fixed_points, moving_points, fixed_mask, moving_mask
 ) -> None:
     for extra, image, what, whose in (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from ..errors import FieldError
@@ -9,6 +11,9 @@ from ..fields.displacement import DisplacementField, grid_over
 from ..fields.inverse import INVERSE_TOLERANCE_MM
 from ..images.grid import Grid, working_grid
 from .measures import carried
+
+if TYPE_CHECKING:
+    from .inputs import Inputs
 
 
 def inverse_over(moving: Grid, deformation: DisplacementField, linear: np.ndarray) -> DisplacementField:
@@ -22,14 +27,17 @@ def inverse_over(moving: Grid, deformation: DisplacementField, linear: np.ndarra
     return deformation.inverse(grid_over(grid, moving), linear)
 
 
-def inverse_of(fixed: Grid, moving: Grid, mask, deformation, matrix, warnings):
+def inverse_of(
+    inputs: Inputs, deformation: DisplacementField, matrix: np.ndarray, warnings: list[str]
+) -> tuple[DisplacementField | None, dict[str, float] | None]:
     """The inverse transform and what the report says of it; None twice, and a warning, where there is none."""
+    moving = inputs.moving.grid
     try:
         backward = inverse_over(moving, deformation, matrix)
     except FieldError as error:
         warnings.append(f"There is no inverse transform. {error}")
         return None, None
-    goal = carried(fixed, mask, matrix, deformation)
+    goal = carried(inputs.fixed.grid, inputs.region, matrix, deformation)
     goal = goal[moving.contains(goal)]
     again = deformation.transform_points(backward.transform_points(goal)) @ matrix[:3, :3].T + matrix[:3, 3]
     missed = np.linalg.norm(again - goal, axis=1)

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..alignment.align import align
+
+if TYPE_CHECKING:
+    from .inputs import Inputs
+    from .progress import Run
+    from .settings import Settings
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,16 +23,18 @@ class Linear:
     matrix: np.ndarray
 
 
-def linear_part(fixed, moving, settings, initial, fixed_mask, run) -> Linear:
+def linear_part(inputs: Inputs, settings: Settings, run: Run) -> Linear:
+    """The alignment of the settings; its warnings go to the run's."""
     result = align(
-        fixed,
-        moving,
+        inputs.fixed,
+        inputs.moving,
         settings.alignment,
-        initial=initial,
-        fixed_mask=fixed_mask,
+        initial=inputs.initial_transform,
+        fixed_mask=inputs.fixed_mask,
         seed=settings.seed,
         progress=run.report,
     )
     advice = "Check the overlay; if it is wrong, bring the images together by hand and choose alignment 'none'."
     run.warnings.extend(f"{warning} {advice}" for warning in result.warnings)
+    initial = inputs.initial_transform
     return Linear(np.eye(4) if initial is None else np.asarray(initial, np.float64), result.matrix)

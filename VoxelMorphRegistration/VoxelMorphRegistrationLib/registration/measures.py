@@ -2,20 +2,79 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..fields.folding import linear_determinant
 from ..fields.warp import warp_image
 from ..images.grid import Grid
 from ..images.image import Image
 from . import evaluation
 
 if TYPE_CHECKING:
+    from ..fields.displacement import DisplacementField
+    from .guard import Carried
+    from .inputs import Inputs
     from .linear import Linear
+    from .progress import Run
+    from .settings import Settings
 
 
-def similarities(fixed, moving, warped, mask, linear, run) -> dict[str, dict[str, float]]:
+@dataclass(frozen=True, eq=False)
+class Measures:
+    """jacobian: the determinant map on the fixed grid, as the settings want it. report: entries of the Report."""
+
+    jacobian: Image
+    report: dict
+
+
+def measured(
+    inputs: Inputs,
+    linear: Linear,
+    deformation: DisplacementField,
+    warped: Image,
+    warped_labels: Image | None,
+    carried_labels: dict[str, Carried],
+    settings: Settings,
+    run: Run,
+) -> Measures:
+    """Folds, determinants, similarity, overlaps and landmark errors of a result.
+
+    warped, warped_labels: the moving image and labels on the fixed grid. carried_labels: the labels before, aligned
+    and after, where both images have some.
+    """
+    fixed, moving, region = inputs.fixed, inputs.moving, inputs.region
+    determinant, inside = deformation.volume_change(region, fixed.grid)
+    folding = {
+        "inside": inside.to_dict(),
+        "volume": {"count": int(np.count_nonzero(determinant.array <= 0)), "voxels": fixed.grid.voxel_count},
+    }
+    run.report(0.3)
+    similar = _similarities(fixed, moving, warped, region, linear, run)
+    overlaps = _overlaps(inputs.fixed_labels, carried_labels, run)
+    errors = _landmark_errors(inputs.fixed_points, inputs.moving_points, linear, deformation)
+    factor = linear_determinant(linear.matrix, fixed.grid)
+    segments = inputs.fixed_labels or warped_labels
+    changes = None if segments is None else evaluation.volume_change(segments, determinant, factor)
+    jacobian = determinant
+    if settings.jacobian == "total":
+        jacobian = determinant.with_array(determinant.array * np.float32(factor))
+    report = {
+        "similarity": similar,
+        "folding": folding,
+        "largest_displacement_mm": float(np.linalg.norm(deformation.displacement_ras, axis=-1).max()),
+        "tre_mm": errors,
+        "volume_change_percent": changes,
+        "covered_percent": _covered_percent(fixed.grid, moving.grid, region, linear, deformation),
+        "worst_ras": _worst_places(determinant, region, inputs.fixed_points, errors),
+        **overlaps,
+    }
+    return Measures(jacobian, report)
+
+
+def _similarities(fixed, moving, warped, mask, linear, run) -> dict[str, dict[str, float]]:
     """Similarity over the measured region, on every second voxel of large images."""
     stride = max(1, round((fixed.grid.voxel_count / 1_000_000) ** (1 / 3)))
     every = tuple(slice(None, None, stride if n > 1 else 1) for n in fixed.grid.shape)
@@ -49,7 +108,7 @@ def _dilated(mask: np.ndarray, voxels: int) -> np.ndarray:
     return mask
 
 
-def overlaps_of(fixed_labels, carried, run) -> dict:
+def _overlaps(fixed_labels, carried, run) -> dict:
     """Dice and 95 % surface distance per label, before, aligned and after, of the labels carried over."""
     if fixed_labels is None:
         return {}
@@ -70,7 +129,7 @@ def _nan_mean(values) -> float:
     return float(np.mean(finite)) if finite else float("nan")
 
 
-def landmark_errors(fixed_points, moving_points, linear, deformation) -> dict | None:
+def _landmark_errors(fixed_points, moving_points, linear, deformation) -> dict | None:
     """Landmark errors in mm before, aligned and after."""
     if fixed_points is None:
         return None
@@ -93,12 +152,12 @@ def carried(fixed: Grid, mask: np.ndarray, matrix: np.ndarray, deformation) -> n
     return points @ matrix[:3, :3].T + matrix[:3, 3]
 
 
-def covered_percent(fixed: Grid, moving: Grid, mask: np.ndarray, linear: Linear, deformation) -> float:
+def _covered_percent(fixed: Grid, moving: Grid, mask: np.ndarray, linear: Linear, deformation) -> float:
     """How much of the measured region T carries into the moving image, in percent."""
     return 100.0 * float(np.mean(moving.contains(carried(fixed, mask, linear.matrix, deformation))))
 
 
-def worst_places(determinant: Image, mask: np.ndarray, fixed_points, errors: dict | None) -> dict[str, list[float]]:
+def _worst_places(determinant: Image, mask: np.ndarray, fixed_points, errors: dict | None) -> dict[str, list[float]]:
     """Where to look first, in fixed RAS mm: the smallest determinant of the region, the largest landmark error."""
     lowest = int(np.where(mask, determinant.array, np.inf).argmin())
     kji = np.unravel_index(lowest, determinant.grid.shape)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from ..fields.displacement import DisplacementField
@@ -13,9 +15,18 @@ from ..networks.model import Model
 from .device import on_cpu, out_of_memory
 from .intensity import intensity_scale, normalised
 
+if TYPE_CHECKING:
+    from .inputs import Inputs
+    from .progress import Run
 
-def deform(fixed, moving, linear, grids, network, precision, run):
-    """The composed field of the passes, one on each of `grids`, and the network that made it."""
+
+def deform(
+    inputs: Inputs, matrix: np.ndarray, grids: list[Grid], network: Model, precision: str, run: Run
+) -> tuple[DisplacementField, Model]:
+    """The composed field of the passes, one on each of `grids`, and the network that made it (on the CPU, where the GPU
+    ran out of memory). matrix: A (4, 4), fixed to moving RAS mm.
+    """
+    fixed, moving = inputs.fixed, inputs.moving
     window = [intensity_scale(image, network.card) for image in (fixed, moving)]
     total = target = fine = None
     for number, grid in enumerate(grids):
@@ -24,11 +35,11 @@ def deform(fixed, moving, linear, grids, network, precision, run):
             target = normalised(resample(fixed, grid, None, window[0][0], smooth=True), window[0])
             fine = None
         if total is None:
-            source = resample(moving, grid, linear.matrix, window[1][0], smooth=True)
+            source = resample(moving, grid, matrix, window[1][0], smooth=True)
         else:
             if fine is None:
-                fine = smoothed(moving, moving.grid.ras_to_ijk @ linear.matrix @ grid.ijk_to_ras)
-            source = warp_image(fine, grid, total, linear.matrix, window[1][0])
+                fine = smoothed(moving, moving.grid.ras_to_ijk @ matrix @ grid.ijk_to_ras)
+            source = warp_image(fine, grid, total, matrix, window[1][0])
         pair = normalised(source, window[1]), target
         try:
             step = run_network(network, *pair, grid)
@@ -39,6 +50,13 @@ def deform(fixed, moving, linear, grids, network, precision, run):
             step = run_network(network, *pair, grid)
         total = step if total is None else total.compose(step)
     return total, network
+
+
+def facts_of(network: Model, grids: list[Grid]) -> dict:
+    """What the report says of the network that ran."""
+    file = network.path.name if network.path else None
+    name = {"name": network.card.name, "file": file, "precision": network.precision}
+    return {"device": network.device, "model": name, "passes": len(grids), "working_grid": grids[-1].to_json()}
 
 
 def run_network(network: Model, moving: np.ndarray, fixed: np.ndarray, grid: Grid) -> DisplacementField:

@@ -2,32 +2,56 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
 from .device import check_memory, out_of_memory
 from .intensity import intensity_window
 
+if TYPE_CHECKING:
+    from ..fields.displacement import DisplacementField
+    from ..refinement.pair import Pair
+    from .guard import Checks
+    from .inputs import Inputs
+    from .progress import Run
+    from .settings import Settings
 
-def pair_of(fixed, moving, matrix, mask, moving_mask):
-    """What refinement and checks compare, without labels and landmarks."""
+
+def pair_of(inputs: Inputs, matrix: np.ndarray) -> Pair:
+    """What refinement and checks compare, without labels and landmarks. matrix: A (4, 4), fixed to moving RAS mm."""
     from ..refinement.pair import Pair
 
     windows = []
-    for image in (fixed, moving):
+    for image in (inputs.fixed, inputs.moving):
         low, high = intensity_window(image, 0.5, 99.5)
         windows.append((low, 1.0 / (high - low)))
-    return Pair(fixed, moving, matrix, tuple(windows), mask, moving_mask)
+    return Pair(inputs.fixed, inputs.moving, matrix, (windows[0], windows[1]), inputs.region, inputs.moving_mask)
 
 
-def checks_of(fixed_labels, moving_labels, settings, run):
+def guided(pair: Pair, inputs: Inputs, settings: Settings) -> Pair:
+    """The pair with what guides its refinement: labels and landmarks that the settings weight."""
+    if settings.label_weight:
+        pair = replace(pair, labels=(inputs.fixed_labels, inputs.moving_labels))
+    if settings.landmark_weight:
+        pair = replace(pair, points=(inputs.fixed_points, inputs.moving_points))
+    return pair
+
+
+def checks_of(inputs: Inputs, settings: Settings, run: Run) -> Checks:
     """What keeps every stage from making it worse."""
     from . import guard
 
     overlap = None
-    if fixed_labels is not None:
-        overlap = guard.Overlap(fixed_labels, moving_labels, settings.label_interpolation)
+    if inputs.fixed_labels is not None:
+        overlap = guard.Overlap(inputs.fixed_labels, inputs.moving_labels, settings.label_interpolation)
     return guard.Checks(overlap, settings.similarity, run.warnings)
 
 
-def refine_pair(work, start, device, settings, run, checks):
+def refine_pair(
+    work: Pair, start: DisplacementField | None, device: str, settings: Settings, run: Run, checks: Checks
+) -> tuple[DisplacementField, dict]:
     """The refined field and what the report says of it. work: the pair with what guides it."""
     from ..refinement.choice import choose_similarity
     from ..refinement.levels import Options
@@ -51,13 +75,13 @@ def refine_pair(work, start, device, settings, run, checks):
             raise
         run.warnings.append("The GPU has too little memory for this pair; the refinement ran on the CPU.")
         result = refine(work, start, options, progress=run.report)
-    guided = [what for what, given in (("labels", work.labels), ("landmarks", work.points)) if given is not None]
+    guides = [what for what, given in (("labels", work.labels), ("landmarks", work.points)) if given is not None]
     field, improved = result.field, result.improved
     if improved:
         field, improved = checks.refinement(work, start, field, similarity)
     else:
         run.warnings.append("The refinement did not make the images more similar; its start was kept.")
-    for what in guided:
+    for what in guides:
         run.warnings.append(f"The {what} guided the refinement, so that their agreement is no independent measure.")
     return field, {
         "preset": settings.refinement,
@@ -70,5 +94,5 @@ def refine_pair(work, start, device, settings, run, checks):
         "steps": list(result.steps),
         "detailed": result.detailed,
         "improved": improved,
-        "guided_by": guided,
+        "guided_by": guides,
     }

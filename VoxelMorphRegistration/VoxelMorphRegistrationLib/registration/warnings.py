@@ -6,7 +6,13 @@ from __future__ import annotations
 SMALLEST_COVERAGE = 75.0
 
 
-def warn_of_inputs(warnings: list[str], covered: float, errors: dict | None) -> None:
+def warn(warnings: list[str], found: dict, checks: dict) -> None:
+    """Add what speaks against a result. found: the measures of the report. checks: the verdicts by stage."""
+    _warn(warnings, found["folding"], found["similarity"], checks)
+    _warn_of_inputs(warnings, found["covered_percent"], found["tre_mm"])
+
+
+def _warn_of_inputs(warnings: list[str], covered: float, errors: dict | None) -> None:
     """Warnings from coverage, and from landmarks where they are given."""
     if covered < SMALLEST_COVERAGE:
         warnings.append(
@@ -21,7 +27,7 @@ def warn_of_inputs(warnings: list[str], covered: float, errors: dict | None) -> 
         )
 
 
-def warn(warnings: list[str], folding: dict, similar: dict, checks: dict) -> None:
+def _warn(warnings: list[str], folding: dict, similar: dict, checks: dict) -> None:
     inside = folding["inside"]
     if inside["count"] or inside["any_corner_count"]:
         warnings.append(

@@ -11,9 +11,10 @@ from ..images.grid import Grid, bounding_box, working_grid
 from ..networks.card import ModelCard
 from ..networks.model import Model, load_model, read_card
 from ..networks.shelf import find_model, model_names
-from .device import choose_device
+from .device import choose_device, with_memory
 
 if TYPE_CHECKING:
+    from .inputs import Inputs
     from .settings import Settings
 
 
@@ -39,6 +40,18 @@ def default_model(dimension: int) -> str:
             "Give a model file for such images (setting 'model')."
         )
     return name
+
+
+def network_and_grids(
+    model: Model | None, inputs: Inputs, settings: Settings, warnings: list[str]
+) -> tuple[Model | None, list[Grid]]:
+    """The network on a device that has the memory for it, and the grid of each pass; None and no grid without one."""
+    if model is None and settings.model == "none":
+        return None, []
+    network = loaded(model, settings, inputs.fixed.grid.dimension)
+    grids = pass_grids(surroundings(inputs.fixed.grid, inputs.region), network.card, settings)
+    largest = max(grids, key=lambda grid: grid.voxel_count)
+    return with_memory(network, largest, settings, warnings), grids
 
 
 def loaded(model: Model | None, settings: Settings, dimension: int) -> Model:
