@@ -95,7 +95,6 @@ def test_no_network_can_be_asked_for_in_the_call_as_in_the_settings():
 
 
 def test_apple_gpu_leaves_the_refinement_to_the_cpu_and_says_so(monkeypatch):
-
     for user in ("register", "working"):
         monkeypatch.setattr(f"VoxelMorphRegistrationLib.registration.{user}.choose_device", lambda name: "mps")
     report = refined(*known_pair(*GRIDS[0]), "fast").report
@@ -306,7 +305,6 @@ def test_progress_rises_to_its_end_whatever_is_left_out(monkeypatch, least):
 
 
 def test_too_little_memory_is_told(monkeypatch):
-
     monkeypatch.setattr("VoxelMorphRegistrationLib.registration.device.available_memory", lambda device: 1000)
     with pytest.raises(DeviceError, match="The refinement needs about"):
         refined(*known_pair(*GRIDS[0]))
