@@ -12,7 +12,7 @@ def main() -> int:
     os.environ.pop("ITK_AUTOLOAD_PATH", None)
     # Read when torch is loaded: threads that wait for work are not to burn the time of those that have some.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from . import server
+    from VoxelMorphRegistrationLib.worker import server
 
     return server.main(sys.argv[1:])
 
