@@ -301,7 +301,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _write(rows: list[Row], path: Path) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as stream:
+    with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, [part.name for part in fields(Row)])
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)

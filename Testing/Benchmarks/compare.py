@@ -78,14 +78,14 @@ class Results:
         self.path = path
         self.rows: dict[tuple, Row] = {}
         if path.is_file():
-            with open(path, newline="", encoding="utf-8") as stream:
+            with path.open(newline="", encoding="utf-8") as stream:
                 for row in map(_row, csv.DictReader(stream)):
                     self.rows[row.key] = row
 
     def add(self, row: Row) -> None:
         self.rows[row.key] = row
         part = self.path.with_suffix(".part")
-        with open(part, "w", newline="", encoding="utf-8") as stream:
+        with part.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, [f.name for f in fields(Row)])
             writer.writeheader()
             writer.writerows(asdict(row) for row in self.rows.values())

@@ -267,7 +267,7 @@ def table_head() -> str:
 
 
 def write_csv(results: list[Result], path: Path) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as stream:
+    with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, [f.name for f in fields(Result)])
         writer.writeheader()
         writer.writerows(asdict(result) for result in results)

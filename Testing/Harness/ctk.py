@@ -17,10 +17,10 @@ _UNLIMITED = 16777215
 
 
 @qt.pythonqt_class
-class ctkCollapsibleButton(QtWidgets.QWidget):  # noqa: N801
+class ctkCollapsibleButton(QtWidgets.QWidget):
     """A section with a head that folds it; its children are shown or hidden with it."""
 
-    contentsCollapsed = QtCore.Signal(bool)  # noqa: N815
+    contentsCollapsed = QtCore.Signal(bool)
 
     def __init__(self, parent=None) -> None:
         super().__init__(parent)
@@ -49,14 +49,14 @@ class ctkCollapsibleButton(QtWidgets.QWidget):  # noqa: N801
     text = QtCore.Property(str, _read_text, _write_text)
     collapsed = QtCore.Property(bool, _read_collapsed, _write_collapsed)
 
-    def setCollapsed(self, value: bool) -> None:  # noqa: N802
+    def setCollapsed(self, value: bool) -> None:
         self.collapsed = value
 
-    def mousePressEvent(self, event) -> None:  # noqa: N802
+    def mousePressEvent(self, event) -> None:
         if event.position().y() < _HEAD:
             self.collapsed = not self._collapsed
 
-    def paintEvent(self, event) -> None:  # noqa: N802
+    def paintEvent(self, event) -> None:
         painter = QtGui.QPainter(self)
         palette = self.palette
         head = QtCore.QRect(0, 1, self.width, _HEAD - 3)
@@ -73,10 +73,10 @@ class ctkCollapsibleButton(QtWidgets.QWidget):  # noqa: N801
 
 
 @qt.pythonqt_class
-class ctkSliderWidget(QtWidgets.QWidget):  # noqa: N801
+class ctkSliderWidget(QtWidgets.QWidget):
     """A slider and a spin box for one number. As in ctk, the value is kept within the range and rounded."""
 
-    valueChanged = QtCore.Signal(float)  # noqa: N815
+    valueChanged = QtCore.Signal(float)
 
     def __init__(self, parent=None) -> None:
         super().__init__(parent)
@@ -101,7 +101,7 @@ class ctkSliderWidget(QtWidgets.QWidget):  # noqa: N801
         low, high = self._box.minimum, self._box.maximum
         self._box.setValue(low + (high - low) * position / 1000)
 
-    def _forwarded(name: str, kind: type):  # noqa: N805
+    def _forwarded(name: str, kind: type):
         return QtCore.Property(
             kind, lambda self: getattr(self._box, name), lambda self, value: setattr(self._box, name, value)
         )
@@ -109,12 +109,12 @@ class ctkSliderWidget(QtWidgets.QWidget):  # noqa: N801
     value = _forwarded("value", float)
     minimum = _forwarded("minimum", float)
     maximum = _forwarded("maximum", float)
-    singleStep = _forwarded("singleStep", float)  # noqa: N815
-    pageStep = QtCore.Property(float, lambda self: 0.0, lambda self, value: None)  # noqa: N815
+    singleStep = _forwarded("singleStep", float)
+    pageStep = QtCore.Property(float, lambda self: 0.0, lambda self, value: None)
     decimals = _forwarded("decimals", int)
     suffix = _forwarded("suffix", str)
 
-    def setValue(self, value: float) -> None:  # noqa: N802
+    def setValue(self, value: float) -> None:
         self._box.setValue(value)
 
 

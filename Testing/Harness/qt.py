@@ -13,6 +13,7 @@ import os
 import sys
 import traceback
 import xml.etree.ElementTree as ElementTree
+from typing import ClassVar
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
@@ -166,10 +167,10 @@ class ByteArray:
 class Process(QtCore.QProcess):
     """QProcess; a real process with real pipes."""
 
-    def readAllStandardOutput(self) -> ByteArray:  # noqa: N802
+    def readAllStandardOutput(self) -> ByteArray:
         return ByteArray(super().readAllStandardOutput())
 
-    def readAllStandardError(self) -> ByteArray:  # noqa: N802
+    def readAllStandardError(self) -> ByteArray:
         return ByteArray(super().readAllStandardError())
 
 
@@ -181,28 +182,28 @@ class Timer(QtCore.QTimer):
     """QTimer; its static singleShot goes before the property of that name, as in PythonQt."""
 
     @staticmethod
-    def singleShot(milliseconds: int, function) -> None:  # noqa: N802
+    def singleShot(milliseconds: int, function) -> None:
         _single_shot(milliseconds, _trimmed(function, 0))
 
 
 class FileDialog:
     """QFileDialog's static functions, which return the file alone in PythonQt; `answers` are given in turn."""
 
-    answers: list[str] = []
+    answers: ClassVar[list[str]] = []
 
     @classmethod
-    def getOpenFileName(cls, parent, title: str, folder: str = "", filters: str = "") -> str:  # noqa: N802
+    def getOpenFileName(cls, parent, title: str, folder: str = "", filters: str = "") -> str:
         return cls.answers.pop(0)
 
     @classmethod
-    def getSaveFileName(cls, parent, title: str, path: str = "", filters: str = "") -> str:  # noqa: N802
+    def getSaveFileName(cls, parent, title: str, path: str = "", filters: str = "") -> str:
         return cls.answers.pop(0)
 
 
 class UiLoader:
     """QUiLoader that knows the custom widgets and makes the connections of a .ui file between them."""
 
-    custom: dict[str, type] = {}
+    custom: ClassVar[dict[str, type]] = {}
 
     def load(self, file):
         text = bytes(file.readAll().data()).decode()

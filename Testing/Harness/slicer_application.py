@@ -17,22 +17,22 @@ import slicer
 
 
 @qt.pythonqt_class
-class qMRMLWidget(QtWidgets.QWidget):  # noqa: N801
-    mrmlSceneChanged = QtCore.Signal(object)  # noqa: N815
+class qMRMLWidget(QtWidgets.QWidget):
+    mrmlSceneChanged = QtCore.Signal(object)
     isEntered = True
 
-    def setMRMLScene(self, scene) -> None:  # noqa: N802
+    def setMRMLScene(self, scene) -> None:
         self.mrmlSceneChanged.emit(scene)
 
 
 @qt.pythonqt_class
-class qMRMLNodeComboBox(QtWidgets.QComboBox):  # noqa: N801
+class qMRMLNodeComboBox(QtWidgets.QComboBox):
     """Lists the nodes of the types in `nodeTypes`; without `noneEnabled` the first one is chosen by itself.
 
     Like the real one it goes on to the next node when the chosen one is about to be removed.
     """
 
-    currentNodeChanged = QtCore.Signal(object)  # noqa: N815
+    currentNodeChanged = QtCore.Signal(object)
 
     def __init__(self, parent=None) -> None:
         super().__init__(parent)
@@ -50,9 +50,9 @@ class qMRMLNodeComboBox(QtWidgets.QComboBox):  # noqa: N801
         self._types = list(types)
         self._refresh()
 
-    nodeTypes = QtCore.Property("QStringList", _read_types, _write_types)  # noqa: N815
+    nodeTypes = QtCore.Property("QStringList", _read_types, _write_types)
 
-    def setMRMLScene(self, scene) -> None:  # noqa: N802
+    def setMRMLScene(self, scene) -> None:
         for tag in self._tags:
             self._scene.RemoveObserver(tag)
         self._scene = scene
@@ -70,15 +70,15 @@ class qMRMLNodeComboBox(QtWidgets.QComboBox):  # noqa: N801
             # Which chooses the next item, or the one before the last.
             self.removeItem(index)
 
-    def currentNode(self):  # noqa: N802
+    def currentNode(self):
         index = self.currentIndex
         return self._nodes[index] if 0 <= index < len(self._nodes) else None
 
     @property
-    def currentNodeID(self) -> str:  # noqa: N802
+    def currentNodeID(self) -> str:
         return self.currentNode().GetID() if self.currentNode() else ""
 
-    def setCurrentNode(self, node) -> None:  # noqa: N802
+    def setCurrentNode(self, node) -> None:
         if node in self._nodes:
             self.setCurrentIndex(self._nodes.index(node))
 
@@ -111,7 +111,7 @@ class LayoutManager:
     def __init__(self) -> None:
         self.resets = 0
 
-    def resetSliceViews(self) -> None:  # noqa: N802
+    def resetSliceViews(self) -> None:
         self.resets += 1
 
 
@@ -128,23 +128,23 @@ class Application:
         self.connected.append((signal, function))
         return True
 
-    def testingEnabled(self) -> bool:  # noqa: N802
+    def testingEnabled(self) -> bool:
         return True
 
-    def topLevelWidgets(self) -> list:  # noqa: N802
+    def topLevelWidgets(self) -> list:
         """No main window."""
         return []
 
-    def processEvents(self, flags=QtCore.QEventLoop.ProcessEventsFlag.AllEvents) -> None:  # noqa: N802
+    def processEvents(self, flags=QtCore.QEventLoop.ProcessEventsFlag.AllEvents) -> None:
         QtWidgets.QApplication.processEvents(flags)
 
-    def setOverrideCursor(self, *_unused) -> None:  # noqa: N802
+    def setOverrideCursor(self, *_unused) -> None:
         """The pointer does not matter here."""
 
-    def restoreOverrideCursor(self) -> None:  # noqa: N802
+    def restoreOverrideCursor(self) -> None:
         """The pointer does not matter here."""
 
-    def layoutManager(self) -> LayoutManager:  # noqa: N802
+    def layoutManager(self) -> LayoutManager:
         return self._layout_manager
 
 

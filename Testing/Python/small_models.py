@@ -27,8 +27,7 @@ class CentroidNetwork(nn.Module):
     def forward(self, moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
         shift = self.part * (self.centroid(moving) - self.centroid(fixed)) / float(self.scale)
         shape = [1, self.dimension]
-        for axis in range(self.dimension):
-            shape.append((fixed.size(2 + axis) + self.scale - 1) // self.scale)
+        shape += [(fixed.size(2 + axis) + self.scale - 1) // self.scale for axis in range(self.dimension)]
         return shift.reshape([1, self.dimension] + [1] * self.dimension).expand(shape).contiguous()
 
 

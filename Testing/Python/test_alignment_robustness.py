@@ -54,7 +54,7 @@ def test_starts_that_come_back_are_counted_and_written(one_case, tmp_path, capsy
     assert "noise, ours: 4 of 4 starts within 2 mm" in printed
     assert "noise, SimpleITK: 0 of 2 starts within 2 mm" in printed
     assert "0 failed without a word" in printed
-    with open(table, newline="", encoding="utf-8") as stream:
+    with table.open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["method"] for row in rows].count("ours") == 5
     assert all(float(row["error_mm"]) < 1e-9 for row in rows if row["method"] == "ours")

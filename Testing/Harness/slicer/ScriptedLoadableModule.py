@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import unittest
+from pathlib import Path
 
 import slicer
 
@@ -22,7 +22,7 @@ class ScriptedLoadableModule:
         self.moduleName = type(self).__name__
 
     def resourcePath(self, filename: str) -> str:
-        return os.path.join(os.path.dirname(self.parent.path), "Resources", filename)
+        return str(Path(self.parent.path).parent / "Resources" / filename)
 
 
 class ScriptedLoadableModuleWidget:
@@ -38,7 +38,7 @@ class ScriptedLoadableModuleWidget:
         self.layout = self.parent.layout()
 
     def resourcePath(self, filename: str) -> str:
-        return os.path.join(os.path.dirname(slicer.util.modulePath(self.moduleName)), "Resources", filename)
+        return str(Path(slicer.util.modulePath(self.moduleName)).parent / "Resources" / filename)
 
     def setup(self) -> None:
         """The developer section is left out."""

@@ -96,7 +96,7 @@ class _Parameter:
 class _Connector:
     """One widget and one parameter. Which widgets fit which type is Slicer's rule, by exact class."""
 
-    KINDS = {
+    KINDS: typing.ClassVar[dict] = {
         (str, "QComboBox"): ("currentIndex", "currentIndexChanged"),
         (str, "QLineEdit"): ("text", "textChanged"),
         (bool, "QCheckBox"): ("checked", "stateChanged"),

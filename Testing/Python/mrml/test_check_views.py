@@ -301,9 +301,8 @@ def test_worst_voxel_is_found_in_the_world(scene):
 
 def view_facts(scene) -> list:
     """All that a user sees of the views."""
-    facts = []
-    for node in view_state.composite_nodes(scene):
-        facts.append([getattr(node, f"Get{name}")() for name in (*view_state._LAYERS, *view_state._COMPOSITE)])
+    names = (*view_state._LAYERS, *view_state._COMPOSITE)
+    facts = [[getattr(node, f"Get{name}")() for name in names] for node in view_state.composite_nodes(scene)]
     for node in view_state.slice_nodes(scene):
         matrix = slicer.util.arrayFromVTKMatrix(node.GetSliceToRAS())
         facts.append([matrix.tolist(), node.GetFieldOfView(), node.GetXYZOrigin(), node.GetUseLabelOutline()])

@@ -239,7 +239,9 @@ def test_unwanted_outputs_are_not_made(scene):
     assert len(cases.scene_state(scene)) == before
 
 
-@pytest.mark.parametrize("first, second", [("inside", "separate"), ("separate", "inside"), ("separate", "separate")])
+@pytest.mark.parametrize(
+    ("first", "second"), [("inside", "separate"), ("separate", "inside"), ("separate", "separate")]
+)
 def test_existing_outputs_are_updated_and_no_node_is_added(scene, first, second):
     read, registration = prepared(scene)
     nodes = write_outputs(registration, read, Targets(linear=first))

@@ -85,7 +85,7 @@ def test_integration_keeps_a_constant_velocity_at_the_border():
 
 @pytest.mark.parametrize(("encoder", "decoder", "dimension"), [((), (), 3), ((4, 4), (4,), 3), ((4,), (4,), 1)])
 def test_impossible_layouts_are_refused(encoder, decoder, dimension):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"^The (network works in 2 or 3 dimensions|decoder needs at least as many)"):
         UNet(dimension, encoder, decoder)
 
 

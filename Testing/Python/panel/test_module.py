@@ -193,10 +193,10 @@ class TorchInstaller:
     def __init__(self, answer) -> None:
         self.answer, self.calls = answer, []
 
-    def PyTorchUtilsLogic(self):  # noqa: N802
+    def PyTorchUtilsLogic(self):
         return self
 
-    def installTorch(self, **arguments):  # noqa: N802
+    def installTorch(self, **arguments):
         self.calls.append(arguments)
         return self.answer
 

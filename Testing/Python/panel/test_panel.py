@@ -150,7 +150,7 @@ def test_volumes_loaded_later_are_chosen_too(module, slicer_app, scene, worker_c
 
 
 @pytest.mark.parametrize(
-    "fixed, moving, reason",
+    ("fixed", "moving", "reason"),
     [(None, "Moving", "Choose a fixed volume"), ("Fixed", None, "Choose a moving volume"), ("Fixed", "Fixed", "same")],
 )
 def test_button_says_why_it_is_disabled(panel, fixed, moving, reason):

@@ -254,7 +254,7 @@ def test_warnings_are_shown_with_the_results(done):
 
 
 @pytest.mark.parametrize(
-    "name, start",
+    ("name", "start"),
     [("report.html", b"<!DOCTYPE html>"), ("report.PDF", b"%PDF-"), ("report of today 1.5", b"<!DOCTYPE html>")],
 )
 def test_report_is_saved_with_its_picture(done, tmp_path, name, start):

@@ -1,6 +1,7 @@
 """Memory that is kept during a computation and given back afterwards, with the C library of Linux."""
 
 import resource
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ def _page_faults(megabytes: int, times: int) -> int:
 
 
 def _resident_megabytes() -> float:
-    with open("/proc/self/statm") as file:
+    with Path("/proc/self/statm").open() as file:
         return int(file.read().split()[1]) * resource.getpagesize() / MEGABYTE
 
 

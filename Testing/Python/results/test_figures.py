@@ -1,5 +1,7 @@
 """The overview picture: its layout, that every side is where the letters say, and what the colours mean."""
 
+import itertools
+
 import numpy as np
 import pytest
 from PIL import Image as Picture
@@ -155,7 +157,7 @@ def test_panels_have_all_planes_and_columns_side_by_side():
     for plane in ("axial", "coronal", "sagittal"):
         boxes = [drawn.panels[plane, column] for column in COLUMNS]
         assert len({(box[1], box[3]) for box in boxes}) == 1
-        assert all(a[2] <= b[0] for a, b in zip(boxes, boxes[1:], strict=False))
+        assert all(a[2] <= b[0] for a, b in itertools.pairwise(boxes))
     assert drawn.panels["axial", "fixed"][3] <= drawn.panels["coronal", "fixed"][1]
     assert max(box[2] for box in drawn.panels.values()) <= drawn.picture.width
 

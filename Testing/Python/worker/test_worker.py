@@ -355,7 +355,7 @@ def test_too_little_memory_is_a_device_error(monkeypatch, tmp_path, error, quick
     packed = messages.pack(Job(*cases.images(), quick), arrays, "input")
     for name, array in arrays.items():
         list(files.writing(tmp_path / name, array))
-    server = Server(None, open(os.devnull, "wb"), tmp_path)  # noqa: SIM115
+    server = Server(None, Path(os.devnull).open("wb"), tmp_path)  # noqa: SIM115
     kind, content = server._answer({"id": 1, "folder": str(tmp_path), "job": packed})
     assert (kind, content["kind"]) == ("error", "DeviceError")
     assert "crop the fixed image" in content["text"]

@@ -34,7 +34,7 @@ def _starts(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
     """
     free = (0, 1, 2) if pair.dimension == 3 else (2,)
     steps = np.arange(-2, 3) * ROTATION_STEP
-    vectors = np.array([v for v in itertools.product(*(steps if a in free else [0.0] for a in range(3)))])
+    vectors = np.array(list(itertools.product(*(steps if a in free else [0.0] for a in range(3)))))
     vectors = vectors[np.linalg.norm(vectors, axis=1) <= ROTATION_LIMIT]
     center = pair.fixed_center
     pivots = [

@@ -51,7 +51,7 @@ def write_field(field: DisplacementField, path: str | Path) -> None:
 def _reserve(path: Path, size: int) -> None:
     """Raise OSError unless a file of `size` bytes fits: the HDF5 library crashes later when the disk is full."""
     try:
-        with open(path, "wb") as file:
+        with path.open("wb") as file:
             for start in range(0, size, 1 << 20):
                 file.write(bytes(min(1 << 20, size - start)))
     finally:
@@ -67,13 +67,13 @@ def _write_displacement_nifti(vectors, path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         plain = Path(folder) / "field.nii"
         sitk.WriteImage(vectors, str(plain))
-        with open(plain, "r+b") as file:
+        with plain.open("r+b") as file:
             file.seek(_NIFTI_INTENT_OFFSET)
             file.write(struct.pack("<h", 1006))
         if path.suffix == ".nii":
             shutil.move(plain, path)
             return
-        with open(plain, "rb") as source, gzip.open(path, "wb", compresslevel=1) as target:
+        with plain.open("rb") as source, gzip.open(path, "wb", compresslevel=1) as target:
             shutil.copyfileobj(source, target, 1 << 20)
 
 

@@ -136,7 +136,7 @@ def _write_measured(image, path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         plain = Path(folder) / "image.nii"
         sitk.WriteImage(image, str(plain))
-        with open(plain, "rb") as source, open(path, "wb") as target:
+        with plain.open("rb") as source, path.open("wb") as target:
             while part := source.read(1 << 20):
                 target.write(compressor.compress(part))
             target.write(compressor.flush())

@@ -50,7 +50,7 @@ def _fcsv(text: str) -> list:
     lines = text.splitlines()
     header = next((line for line in lines if line.startswith("#") and "CoordinateSystem" in line), "")
     system = header.split("=")[-1].strip() if header else "RAS"
-    rows = [row for row in csv.reader(line for line in lines if line.strip() and not line.startswith("#"))]
+    rows = list(csv.reader(line for line in lines if line.strip() and not line.startswith("#")))
     return _to_ras([[float(value) for value in row[1:4]] for row in rows], system in ("LPS", "1"))
 
 

@@ -83,7 +83,7 @@ def writing(path: Path, array: np.ndarray) -> Generator[None, None, None]:
     """Write an array of numbers to a new .npy file, piece by piece."""
     facts = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
     count = CHUNK_BYTES // array.dtype.itemsize
-    with open(path, "xb") as file:
+    with path.open("xb") as file:
         np.lib.format.write_array_header_1_0(file, facts)
         flags = ["external_loop", "buffered", "zerosize_ok"]
         for piece in np.nditer(array, flags=flags, buffersize=count, order="C"):
@@ -96,7 +96,7 @@ def reading(path: Path) -> Generator[None, None, np.ndarray]:
 
     Raises OSError or ValueError when the file is missing or damaged.
     """
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
         array = np.empty(shape, dtype)

@@ -48,8 +48,7 @@ def rows(study: Study, trainings: list[Run], options: Namespace) -> list[Row]:
     for choice in _choices(options):
         of_choice = [run for run in trainings if run.config.supervision.structures == choice and run.name != WITHOUT]
         seen = Supervision.of(of_choice[0].config.supervision, of_choice[0].config.seed, study.base)
-        for run in (trainings[0], *of_choice):
-            result.append(_row(choice, seen, run, scores[run.name]))
+        result += [_row(choice, seen, run, scores[run.name]) for run in (trainings[0], *of_choice)]
     return result
 
 
