@@ -7,11 +7,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compare_rows import ALIGNED, BEFORE, Row
+
 if TYPE_CHECKING:
-    from compare import Row
     from matplotlib.axes import Axes
 
-STARTS = ("before", "aligned")
+STARTS = (BEFORE, ALIGNED)
 OURS, PEERS, START = "#c0392b", "#2c5f8a", "#777777"
 
 

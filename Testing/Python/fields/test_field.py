@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 
 from grids import KINDS, make_grid, rotation, smooth_displacement, smooth_function, smooth_image
 from VoxelMorphRegistrationLib.errors import FieldError, InputError
+from VoxelMorphRegistrationLib.fields import folding
 from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
 from VoxelMorphRegistrationLib.fields.files import read_field, write_field
 from VoxelMorphRegistrationLib.fields.inverse import INVERSE_TOLERANCE_MM
@@ -231,6 +233,15 @@ def test_determinant_of_a_linear_field_is_exact_on_any_grid(kind):
     folding = field.folding()
     assert folding.count == folding.any_corner_count == 0
     assert folding.sd_log < 1e-3
+
+
+def test_determinant_in_voxels_is_that_of_the_matrix():
+    generator = torch.Generator().manual_seed(0)
+    matrix = 0.2 * torch.randn((3, 3), generator=generator)
+    positions = torch.stack(torch.meshgrid(*[torch.arange(n, dtype=torch.float32) for n in (4, 5, 6)], indexing="ij"))
+    flow = torch.einsum("ab,b...->a...", matrix, positions)
+    expected = torch.linalg.det(torch.eye(3) + matrix).expand(4, 5, 6)
+    torch.testing.assert_close(folding.voxel_determinant(flow), expected)
 
 
 def test_determinant_with_a_linear_part():

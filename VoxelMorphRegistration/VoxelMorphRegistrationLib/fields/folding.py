@@ -85,15 +85,28 @@ def determinants(field: DisplacementField, grid: Grid, counted: np.ndarray | Non
     corners = 0
     for target, inner, flow in voxel_blocks(field, grid):
         sides = [[side[:, inner] for side in differences(flow, axis)] for axis in range(3)]
-        columns = [(0.5 * (forward + backward)) for forward, backward in sides]
-        for axis in range(3):
-            columns[axis][axis] += 1.0
-        det[target] = _dot(columns[0], _cross(columns[1], columns[2])).numpy()
+        det[target] = _central_determinant(sides).numpy()
         if counted is not None and counted[target].any():
             box = bounding_box(counted[target])
             folded = any_corner_folds([[side[(slice(None), *box)] for side in pair] for pair in sides])
             corners += int(np.count_nonzero(folded & counted[target][box]))
     return det, corners
+
+
+def voxel_determinant(flow):
+    """det(I + grad u) (K, J, I) of u (3, K, J, I) in voxels, torch, channel c along tensor axis c.
+
+    By central differences, one-sided at the border; along an axis of one voxel nothing changes.
+    """
+    return _central_determinant([differences(flow, axis) for axis in range(3)])
+
+
+def _central_determinant(sides):
+    """The determinant from the forward and backward differences (3, k, J, I) along each array axis."""
+    columns = [0.5 * (forward + backward) for forward, backward in sides]
+    for axis in range(3):
+        columns[axis][axis] += 1.0
+    return _dot(columns[0], _cross(columns[1], columns[2]))
 
 
 def any_corner_folds(sides: list) -> np.ndarray:

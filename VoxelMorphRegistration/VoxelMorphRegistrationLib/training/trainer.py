@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import InputError, OutputError, VoxelMorphError
+from ..fields.folding import voxel_determinant
 from ..images.sampling import compose, integrate, warp
 from ..networks.unet import UNet
 from . import losses
@@ -252,8 +253,7 @@ class Trainer:
                 row = {"step": float(self.step)}
                 for when, (u, u_full) in fields_.items():
                     row |= {f"{name}_{when}": value for name, value in _quality(pair, u, u_full).items()}
-                folds = (jacobian_determinant(displacement) <= 0).float().mean()
-            rows.append(Validation(**row, folds_percent=100.0 * float(folds)))
+            rows.append(Validation(**row, folds_percent=100.0 * folded_part(displacement)))
         result = _means(Validation, rows)
         return Validation(**(asdict(result) | {"step": self.step}))
 
@@ -420,12 +420,11 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
     return optimiser.learning_rate * rise * 0.5 * (1.0 - math.cos(math.pi * left))
 
 
-def jacobian_determinant(displacement: torch.Tensor) -> torch.Tensor:
-    """det(I + grad u) of (N, d, *S) in voxels by central differences, (N, *S); one-sided at the border."""
-    dims = displacement.dim() - 2
-    gradients = torch.stack(torch.gradient(displacement, dim=tuple(range(2, 2 + dims))), -1)
-    identity = torch.eye(dims, device=displacement.device)
-    return torch.linalg.det(gradients.movedim(1, -2) + identity)
+def folded_part(displacement: torch.Tensor) -> float:
+    """The part of the voxels of u (N, d, *S), in voxels, whose Jacobian determinant is <= 0."""
+    if displacement.dim() == 4:  # an image of one slice that nothing moves across
+        displacement = F.pad(displacement[:, :, None], (0, 0, 0, 0, 0, 0, 1, 0))
+    return float(torch.stack([voxel_determinant(flow) <= 0 for flow in displacement]).float().mean())
 
 
 def load_checkpoint(path: Path | str) -> dict:
