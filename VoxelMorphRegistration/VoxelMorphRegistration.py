@@ -1,6 +1,5 @@
 """VoxelMorph registration in 3D Slicer: the module, its parameters, its panel, its logic and its test."""
 
-import importlib.util
 import time
 import unittest
 from pathlib import Path
@@ -31,18 +30,18 @@ from slicer.ScriptedLoadableModule import (
 )
 from VoxelMorphRegistrationLib.alignment.align import METHODS as ALIGNMENTS
 from VoxelMorphRegistrationLib.errors import Cancelled, InputError, VoxelMorphError
-from VoxelMorphRegistrationLib.mrml.inputs import read_inputs
-from VoxelMorphRegistrationLib.mrml.targets import Outputs, Targets, check_targets
-from VoxelMorphRegistrationLib.mrml.view_state import CHECK_ATTRIBUTE
+from VoxelMorphRegistrationLib.mrml.targets import Outputs
+from VoxelMorphRegistrationLib.panel import choices, installing
 from VoxelMorphRegistrationLib.panel.apply import ApplySection
+from VoxelMorphRegistrationLib.panel.bound import Binding, wrapper_of
 from VoxelMorphRegistrationLib.panel.check import CheckSection
-from VoxelMorphRegistrationLib.panel.messages import tell, told
+from VoxelMorphRegistrationLib.panel.device import DeviceLine
 from VoxelMorphRegistrationLib.panel.models import ModelList
+from VoxelMorphRegistrationLib.panel.register import RegisterSection
 from VoxelMorphRegistrationLib.panel.results import ResultsSection, write_table
-from VoxelMorphRegistrationLib.panel.run import NodeRun, keep, shared_client, whole_fraction
+from VoxelMorphRegistrationLib.panel.run import NodeRun, prepared, shared_client
 from VoxelMorphRegistrationLib.registration.settings import DEVICES, PRECISIONS, REFINEMENTS, SIMILARITIES, Settings
 
-TORCH_REQUIREMENT = ">=2.5"
 SAMPLE_CATEGORY = "VoxelMorph"
 # Slicer's own samples, given by the persons visible in them for any use: (name, ((node, file, SHA-256), ...)).
 SAMPLES = (
@@ -61,22 +60,8 @@ SAMPLES = (
         ),
     ),
 )
-INPUT_NODES = (
-    "fixedVolume",
-    "movingVolume",
-    "fixedLabels",
-    "movingLabels",
-    "fixedPoints",
-    "movingPoints",
-    "fixedMask",
-    "movingMask",
-    "initialTransform",
-)
-OUTPUT_NODES = ("outputTransform", "outputVolume", "outputJacobian", "outputLabels", "outputInverse")
 # Before the node selectors, which follow the same events.
 EARLY = 100.0
-# Seconds without news of a running registration before the panel says so.
-QUIET_S = 30.0
 # None among them means that the choice can be empty. The parameter node takes this form of a union only.
 LabelsNode = Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode, None]  # noqa: UP007
 
@@ -184,14 +169,7 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
         VTKObservationMixin.__init__(self)
         self.logic = None
         self._parameterNode = None
-        self._parameterNodeGuiTag = None
         self._pair = (None, None)
-        self._run = None
-        self._starting = False
-        self._warmUpProblem = ""
-        self._stage = self._shownObstacle = ""
-        self._stages = set()
-        self._startTime = self._newsTime = 0.0
 
     def setup(self):
         ScriptedLoadableModuleWidget.setup(self)
@@ -199,14 +177,22 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
         self.layout.addWidget(uiWidget)
         self.ui = slicer.util.childWidgetVariables(uiWidget)
         uiWidget.setMRMLScene(slicer.mrmlScene)
-        self._bound = self.boundWidgets()
+        self._binding = Binding(vars(self.ui).values())
         self.logic = VoxelMorphRegistrationLogic()
         self._models = ModelList(self.ui.modelComboBox, self.ui.addModelButton, self.onModelChosen)
+        self._register = RegisterSection(
+            self.ui,
+            start=self.startRun,
+            obstacle=self.obstacle,
+            has_torch=lambda: self.logic.hasTorch(),
+            summary=self.logic.summary,
+            on_finished=self.onFinished,
+            on_ended=self.onEnded,
+        )
+        self._device = DeviceLine(self.ui.deviceLabel, self.logic, self._register.log)
         self._check = CheckSection(self.ui)
         self._results = ResultsSection(self.ui)
         self._apply = ApplySection(self.ui)
-        self._clock = qt.QTimer()
-        self._clock.timeout.connect(self.showProgress)
 
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
@@ -218,14 +204,10 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
         self._nodesTimer = qt.QTimer()
         self._nodesTimer.setSingleShot(True)
         self._nodesTimer.timeout.connect(self.updateFromScene)
-        self.ui.registerButton.clicked.connect(self.onRegister)
-        self.ui.copyLogButton.clicked.connect(self.onCopyLog)
         self.initializeParameterNode()
 
     def cleanup(self):
-        if self._run is not None:
-            self._run.abandon()
-            self.endRun()
+        self._register.cleanup()
         self._nodesTimer.stop()
         self._check.cleanup()
         self._apply.cleanup()
@@ -234,7 +216,7 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
 
     def enter(self):
         self.initializeParameterNode()
-        self.warmUp()
+        self._device.warm_up()
 
     def exit(self):
         self.setParameterNode(None)
@@ -254,11 +236,8 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeAboutToBeRemoved(self, caller, event, node):
-        """Empty the choices that name the node; a node selector would go on to its next node, output or not."""
         if self._parameterNode and not slicer.mrmlScene.IsClosing():
-            for name in (*INPUT_NODES, *OUTPUT_NODES):
-                if getattr(self._parameterNode, name) is node:
-                    setattr(self._parameterNode, name, None)
+            choices.leave_node(self._parameterNode, node)
 
     def onNodesChanged(self, caller, event):
         """Once for many nodes, and not before they are complete."""
@@ -266,332 +245,79 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
 
     def updateFromScene(self, *unused):
         if self._parameterNode and not slicer.mrmlScene.IsBatchProcessing():
-            self.chooseVolumes()
+            choices.choose_volumes(self._parameterNode)
             self.updateFromParameterNode()
 
     def initializeParameterNode(self):
         """Bind the panel to the scene's parameter node; choose the first two volumes where nothing is chosen."""
         self.setParameterNode(self.logic.getParameterNode())
-        self.chooseVolumes()
-
-    def chooseVolumes(self):
-        parameters = self._parameterNode
-        if not parameters.fixedVolume and not parameters.movingVolume:
-            results = [getattr(parameters, name) for name in OUTPUT_NODES]
-            volumes = [
-                node
-                for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
-                if node.GetClassName() == "vtkMRMLScalarVolumeNode"
-                and not node.GetHideFromEditors()
-                and not node.GetAttribute(CHECK_ATTRIBUTE)
-                and not any(node is result for result in results)
-            ]
-            if len(volumes) > 1:
-                parameters.fixedVolume, parameters.movingVolume = volumes[:2]
+        choices.choose_volumes(self._parameterNode)
 
     def setParameterNode(self, parameterNode):
         if self._parameterNode:
-            self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
             self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.updateFromParameterNode)
         self._parameterNode = parameterNode
-        for section in (self._check, self._results, self._apply):
+        for section in (self._device, self._check, self._results, self._apply):
             section.set_parameters(parameterNode)
+        self._binding.connect(parameterNode)
         if self._parameterNode:
-            self._pair = self.chosenPair()
-            self._parameterNodeGuiTag = self._parameterNode.connectParametersToGui(self._bound)
+            self._pair = choices.chosen_pair(parameterNode)
             self.addObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.updateFromParameterNode)
             self.updateFromParameterNode()
-
-    def boundWidgets(self):
-        """Each parameter's widget, by the property that the .ui file gives it.
-
-        connectGui of the parameter node would find them itself, but returns no tag to disconnect them with; what stays
-        connected sets every list of choices back to its first one when the module is entered again (Slicer's issues
-        7545 and 7547).
-        """
-        named = ((widget.property("SlicerParameterName"), widget) for widget in vars(self.ui).values())
-        return {name: widget for name, widget in named if name}
 
     def updateFromParameterNode(self, caller=None, event=None):
         """What depends on more than one choice: the outputs' names, the button, the sections of the result."""
         parameters = self._parameterNode
-        if self.chosenPair() != self._pair:
-            self._pair = self.chosenPair()
-            self.leaveOutputsOfAnotherPair()
+        if choices.chosen_pair(parameters) != self._pair:
+            self._pair = choices.chosen_pair(parameters)
+            choices.leave_outputs_of_another_pair(parameters)
         self._models.choose(parameters.model)
         for name in ("Volume", "Jacobian", "Labels", "Inverse"):
             selector = getattr(self.ui, f"output{name}Selector")
             selector.enabled = getattr(parameters, f"want{name}") and (
                 name != "Labels" or bool(parameters.movingLabels)
             )
-        self.showDevice()
-        self.updateButton()
-        for section in (self._check, self._results, self._apply):
+        for section in (self._device, self._register, self._check, self._results, self._apply):
             section.update()
-
-    def chosenPair(self):
-        nodes = (self._parameterNode.fixedVolume, self._parameterNode.movingVolume)
-        return tuple(node.GetID() if node else None for node in nodes)
-
-    def leaveOutputsOfAnotherPair(self):
-        """Two other volumes were chosen: the results of the former ones are not overwritten."""
-        parameters = self._parameterNode
-        transform = parameters.outputTransform
-        if not transform or None in self._pair:
-            return
-        roles = (transform.GetFixedNodeReferenceRole(), transform.GetMovingNodeReferenceRole())
-        written = tuple(transform.GetNodeReferenceID(role) for role in roles)
-        if None not in written and written != self._pair:
-            with slicer.util.NodeModify(parameters):
-                for name in OUTPUT_NODES:
-                    setattr(parameters, name, None)
 
     def onModelChosen(self, name):
         if self._parameterNode:
             self._parameterNode.model = name
 
-    # --- the button ---
-
-    def updateButton(self):
-        button = self.ui.registerButton
-        if self._run is not None:
-            button.text, button.enabled = _("Cancel"), True
-            button.toolTip = _("Stop the registration; nothing is written")
-            return
-        if self._starting:
-            button.enabled = False
-            return
-        obstacle = self.obstacle()
-        button.text, button.enabled = _("Register"), not obstacle
-        button.toolTip = obstacle or _("Deform the moving volume onto the fixed volume")
-        # How the last run ended is worth more.
-        status = self.ui.statusLabel
-        if status.text in ("", self._shownObstacle):
-            status.text = self._shownObstacle = obstacle
-
     def obstacle(self):
         """Why the registration cannot start, in a sentence; empty when nothing is known against it."""
         parameters = self._parameterNode
-        if parameters is None:
-            return _("The scene is being closed")
-        obstacle = self.logic.obstacle(parameters.fixedVolume, parameters.movingVolume)
-        if obstacle:
-            return obstacle
-        if parameters.fixedLabels and not parameters.movingLabels:
-            return _("A fixed segmentation is chosen without a moving one; choose both, or the moving one alone")
-        if bool(parameters.fixedPoints) != bool(parameters.movingPoints):
-            return _("Landmarks are chosen for one volume only; choose fixed and moving landmarks, or none")
-        for weight, given, what in (
-            (parameters.labelWeight, parameters.fixedLabels, _("segmentations")),
-            (parameters.landmarkWeight, parameters.fixedPoints, _("landmarks")),
-        ):
-            if weight and not given:
-                return _("The refinement is to use {what}, but none are chosen").format(what=what)
-            if weight and parameters.refinement == "off":
-                return _("The {what} have a weight, but the refinement that uses it is off").format(what=what)
-        try:
-            self.settings()
-        except VoxelMorphError as error:
-            return str(error)
-        return self._models.obstacle(parameters.model)
+        return choices.obstacle(parameters) or self._models.obstacle(parameters.model)
 
     def settings(self):
         """The panel's choices as settings of the library. Raises SettingsError."""
-        parameters = self._parameterNode
-        return Settings(
-            model=parameters.model,
-            alignment=parameters.alignment,
-            passes=parameters.passes or None,
-            refinement=parameters.refinement,
-            similarity=parameters.similarity,
-            smoothness=round(parameters.smoothness, 6),
-            label_weight=parameters.labelWeight,
-            landmark_weight=parameters.landmarkWeight,
-            device=parameters.device,
-            precision=parameters.precision,
-            working_spacing_mm=parameters.workingSpacing or None,
-            seed=parameters.seed,
-            label_interpolation=parameters.labelInterpolation,
-            jacobian=parameters.jacobianKind,
-        )
+        return choices.settings_of(self._parameterNode)
 
-    def onRegister(self, *unused):
-        if self._run is not None:
-            self._run.cancel()
-            self.ui.registerButton.enabled = False
-            self.ui.statusLabel.text = _("Cancelling")
-            return
-        self.ui.logText.clear()
-        # Slicer takes clicks while PyTorch is installed.
-        self._starting = True
-        self.updateButton()
-        if not self.logic.hasTorch():
-            self.ui.statusLabel.styleSheet = ""
-            self.ui.statusLabel.text = _("PyTorch has to be installed first; this takes minutes")
-        try:
-            with told():
-                try:
-                    self._run = self.startRun()
-                except VoxelMorphError as error:
-                    self.showEnd(str(error), 0, failed=True)
-                    raise
-        finally:
-            self._starting = False
-            self.updateButton()
-        if self._run is not None:
-            self._stage, self._stages, self._startTime = "", set(), time.monotonic()
-            self.ui.progressBar.value = 0
-            self._newsTime = self._startTime
-            self.ui.statusLabel.styleSheet = ""
-            self.log(_("Registration started"))
-            self.setInputsEnabled(False)
-            self._clock.start(500)
-            self.showProgress()
-
-    def startRun(self):
+    def startRun(self, callbacks):
         parameters = self._parameterNode
         return self.logic.registerAsync(
             parameters.fixedVolume,
             parameters.movingVolume,
             settings=self.settings(),
-            fixedLabels=parameters.fixedLabels,
-            movingLabels=parameters.movingLabels,
-            fixedPoints=parameters.fixedPoints,
-            movingPoints=parameters.movingPoints,
-            fixedMask=parameters.fixedMask,
-            movingMask=parameters.movingMask,
-            initialTransform=parameters.initialTransform,
-            outputTransform=parameters.outputTransform,
-            outputVolume=parameters.outputVolume if parameters.wantVolume else False,
-            outputLabels=parameters.outputLabels if parameters.wantLabels and parameters.movingLabels else False,
-            outputJacobian=parameters.outputJacobian if parameters.wantJacobian else False,
-            outputInverse=parameters.outputInverse if parameters.wantInverse else False,
-            linear=parameters.linear,
-            applyToMoving=parameters.applyToMoving,
-            onFinished=self.onFinished,
-            onError=self.onError,
-            onCancelled=self.onCancelled,
-            onProgress=self.onProgress,
-            onLog=self.log,
+            **choices.nodes_of_a_run(parameters),
+            **callbacks,
         )
 
-    def setInputsEnabled(self, enabled):
-        for button in (self.ui.inputsCollapsibleButton, self.ui.outputsCollapsibleButton):
-            button.enabled = enabled
-        self.ui.settingsCollapsibleButton.enabled = enabled
-
-    # --- a run and its end ---
-
-    def onProgress(self, stage, fraction, seconds):
-        self._newsTime = time.monotonic()
-        self._stage = stage
-        if stage not in self._stages:
-            # A model is opened once by the worker and once, for nothing, by the registration.
-            self._stages.add(stage)
-            self.log(_("{seconds:.1f} s: {stage}").format(seconds=seconds, stage=stage))
-        refined = self._parameterNode is None or self._parameterNode.refinement != "off"
-        percent = int(100 * whole_fraction(stage, fraction, refined))
-        self.ui.progressBar.value = max(percent, self.ui.progressBar.value)
-        self.showProgress()
-
-    def showProgress(self, *unused):
-        if self._run is None or not self.ui.registerButton.enabled:
-            return
-        now = time.monotonic()
-        text = _("{stage}, {seconds:.0f} s").format(
-            stage=(self._stage or _("starting")).capitalize(), seconds=now - self._startTime
-        )
-        if now - self._newsTime > QUIET_S:
-            text += _(" (no news for {seconds:.0f} s; Cancel ends it)").format(seconds=now - self._newsTime)
-        self.ui.statusLabel.text = text
-
-    def endRun(self):
-        self._run = None
-        self._clock.stop()
-        self.setInputsEnabled(True)
-
-    def showEnd(self, text, percent, failed=False):
-        self.ui.statusLabel.styleSheet = "color: #c62828" if failed else ""
-        self.ui.statusLabel.text = text
-        self.ui.progressBar.value = percent
-        self.log(text)
-
-    def onFinished(self, nodes):
-        self.endRun()
-        self.showEnd(self.logic.summary(nodes.report), 100)
-        parameters = self._parameterNode
-        if parameters is None:
-            # Another module was opened meanwhile; the choice is kept in the scene all the same.
-            parameters = self.logic.getParameterNode()
-        with slicer.util.NodeModify(parameters):
-            parameters.outputTransform = nodes.grid_transform
-            for name in ("volume", "jacobian", "labels", "inverse"):
-                node = getattr(nodes, name)
-                if node is not None:
-                    setattr(parameters, f"output{name.capitalize()}", node)
-        for warning in nodes.report.warnings:
-            self.log(_("Warning: {text}").format(text=warning))
-        write_table(nodes.grid_transform)
+    def onFinished(self, outputs):
+        # Another module may be open by now; the choice is kept in the scene all the same.
+        choices.take_outputs(self._parameterNode or self.logic.getParameterNode(), outputs)
+        write_table(outputs.grid_transform)
         if self._parameterNode:
             self.updateFromParameterNode()
             self._results.show_result()
             self._check.show_result()
 
-    def onError(self, error):
-        self.endRun()
-        self.showEnd(str(error), 0, failed=True)
-        self.updateAfterRun()
-        tell(error)
-
-    def onCancelled(self):
-        self.endRun()
-        self.showEnd(_("Cancelled. Nothing was changed."), 0)
-        self.updateAfterRun()
-
-    def updateAfterRun(self):
+    def onEnded(self):
+        """Cancelled or failed."""
         if self._parameterNode:
             self.updateFromParameterNode()
         else:
-            self.updateButton()
-
-    def log(self, text):
-        self.ui.logText.appendPlainText(text)
-
-    def onCopyLog(self, *unused):
-        self.ui.logText.selectAll()
-        self.ui.logText.copy()
-
-    # --- the worker ---
-
-    def warmUp(self):
-        """Start the worker, where PyTorch is there for it, so that the first registration need not wait."""
-        if not self.logic.hasTorch():
-            self.showDevice()
-            return
-        self._warmUpProblem = ""
-        self.logic.worker().start(on_ready=self.showDevice, on_error=self.onWarmUpFailed)
-        self.showDevice()
-
-    def onWarmUpFailed(self, error):
-        """Not in the user's way: the same error is told when Register is pressed."""
-        self._warmUpProblem = str(error)
-        self.log(str(error))
-        self.showDevice()
-
-    def showDevice(self, *unused):
-        """What the worker found for the chosen device."""
-        if not self._parameterNode:
-            return
-        text, facts = "", self.logic.worker().facts
-        if not self.logic.hasTorch():
-            text = _("PyTorch is not installed yet")
-        elif facts is None:
-            text = _("not available; the log says why") if self._warmUpProblem else _("looking for devices")
-        else:
-            chosen = self._parameterNode.device
-            known = [one["text"] for one in facts["devices"] if chosen in ("auto", one["name"])]
-            text = known[0] if known else _("not found on this computer")
-        self.ui.deviceLabel.text = text
+            self._register.update()
 
 
 #
@@ -603,20 +329,7 @@ class VoxelMorphRegistrationLogic(ScriptedLoadableModuleLogic):
     """Registration of nodes, for the panel and for scripts. The work itself is done by VoxelMorphRegistrationLib."""
 
     def getParameterNode(self):
-        parameters = VoxelMorphRegistrationParameterNode(super().getParameterNode())
-        keep(parameters)
-        return parameters
-
-    @staticmethod
-    def obstacle(fixedNode, movingNode):
-        """Why two volumes cannot be registered, in a sentence; empty when nothing is known against it."""
-        if fixedNode is None:
-            return _("Choose a fixed volume first")
-        if movingNode is None:
-            return _("Choose a moving volume first")
-        if fixedNode is movingNode:
-            return _("The fixed and the moving volume are the same; choose two")
-        return ""
+        return wrapper_of(VoxelMorphRegistrationParameterNode, super().getParameterNode())
 
     @staticmethod
     def summary(report):
@@ -633,44 +346,17 @@ class VoxelMorphRegistrationLogic(ScriptedLoadableModuleLogic):
     @staticmethod
     def hasTorch():
         """Whether PyTorch is installed. It is not imported: it runs in the worker's process."""
-        return importlib.util.find_spec("torch") is not None
+        return installing.has_torch()
+
+    def ensureTorch(self):
+        """Make PyTorch importable, by the PyTorch extension and with the user's consent. Raises VoxelMorphError."""
+        if not self.hasTorch():
+            installing.install_torch()
 
     @staticmethod
     def worker():
         """The worker's client, shared by the panel and all scripts of this Slicer."""
         return shared_client()
-
-    def ensureTorch(self):
-        """Make PyTorch importable, by the PyTorch extension and with the user's consent. Raises VoxelMorphError."""
-        if self.hasTorch():
-            return
-        try:
-            import PyTorchUtils
-        except ModuleNotFoundError as error:
-            raise VoxelMorphError(
-                _(
-                    "Registration needs PyTorch. Install the extension 'PyTorch' with the Extensions Manager, "
-                    "restart Slicer, and try again."
-                )
-            ) from error
-        try:
-            torch = PyTorchUtils.PyTorchUtilsLogic().installTorch(
-                askConfirmation=True, torchVersionRequirement=TORCH_REQUIREMENT
-            )
-        except Exception as error:
-            # Whatever pip, the network or the disk came up with.
-            importlib.invalidate_caches()
-            if self.hasTorch():
-                # It is there and only Slicer's own process could not load it; the worker tells whether it can.
-                return
-            raise VoxelMorphError(
-                _(
-                    "PyTorch could not be installed ({error}). Check the internet connection and the disk space, or "
-                    "install it in the module 'PyTorch Utils', and try again."
-                ).format(error=error)
-            ) from error
-        if torch is None:
-            raise VoxelMorphError(_("PyTorch was not installed, and registration needs it. Nothing was changed."))
 
     def register(self, fixedNode, movingNode, *, model=None, settings=None, progress=None, **more):
         """Deform the moving volume onto the fixed one and put the results into the scene; returns when it is done.
@@ -755,7 +441,7 @@ class VoxelMorphRegistrationLogic(ScriptedLoadableModuleLogic):
             settings = settings.replace(model=str(model))
         if Path(settings.model).is_file():
             settings = settings.replace(model=str(Path(settings.model).resolve()))
-        inputs, targets = self._prepared(fixedNode, movingNode, **more)
+        inputs, targets = prepared(fixedNode, movingNode, self, **more)
         return NodeRun(
             self.worker(),
             inputs,
@@ -767,61 +453,6 @@ class VoxelMorphRegistrationLogic(ScriptedLoadableModuleLogic):
             on_progress=onProgress or ignore,
             on_log=onLog or ignore,
         )
-
-    def _prepared(
-        self,
-        fixedNode,
-        movingNode,
-        *,
-        fixedLabels=None,
-        movingLabels=None,
-        fixedPoints=None,
-        movingPoints=None,
-        fixedMask=None,
-        movingMask=None,
-        initialTransform=None,
-        outputTransform=None,
-        outputVolume=None,
-        outputLabels=None,
-        outputJacobian=None,
-        outputInverse=False,
-        linear="inside",
-        applyToMoving=False,
-    ):
-        """What is read from the scene and where the results go; nothing is changed. Raises VoxelMorphError."""
-        targets = Targets(
-            transform=outputTransform,
-            volume=outputVolume,
-            labels=outputLabels,
-            jacobian=outputJacobian,
-            inverse=outputInverse,
-            linear=linear,
-            apply=applyToMoving,
-        )
-        check_targets(targets, fixedNode, movingNode, fixedLabels, movingLabels, fixedMask, movingMask)
-
-        def read():
-            return read_inputs(
-                fixedNode,
-                movingNode,
-                fixed_labels=fixedLabels,
-                moving_labels=movingLabels,
-                fixed_points=fixedPoints,
-                moving_points=movingPoints,
-                fixed_mask=fixedMask,
-                moving_mask=movingMask,
-                initial_transform=initialTransform,
-                replaced=outputTransform or None,
-            )
-
-        inputs = read()
-        if outputLabels and movingLabels is None:
-            raise InputError(_("An output for warped labels is chosen, but no moving labels. Choose these, too."))
-        if not self.hasTorch():
-            self.ensureTorch()
-            # The user may have changed the scene during the minutes of the installation.
-            inputs = read()
-        return inputs, targets
 
 
 #

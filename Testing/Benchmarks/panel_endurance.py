@@ -130,7 +130,7 @@ def measure_overheads(module, count: int, images, refinement: str) -> None:
             ticks = Ticks()
         before = time.monotonic(), time.process_time(), cpu_seconds(client.pid)
         widget.ui.registerButton.click()
-        worker_cases.spin(lambda: widget._run is None, WAIT_S)
+        worker_cases.spin(lambda: widget._register.run is None, WAIT_S)
         after = time.monotonic(), time.process_time(), cpu_seconds(client.pid)
         assert widget.ui.progressBar.value == 100, widget.ui.statusLabel.text
         clock, own, workers = (b - a for a, b in zip(before, after, strict=True))
@@ -161,7 +161,7 @@ def endure(module, cancels: int, kills: int) -> None:
     for number in range(cancels):
         widget.ui.registerButton.click()
         wait_a_moment(rng)
-        assert widget._run is not None, widget.ui.statusLabel.text
+        assert widget._register.run is not None, widget.ui.statusLabel.text
         start = time.monotonic()
         widget.ui.registerButton.click()
         panel_cases.wait(widget)

@@ -80,9 +80,9 @@ def photograph(widget):
 def register(widget) -> dict:
     """Press Register and wait for its end. Returns the panel while it runs and when it is done."""
     widget.ui.registerButton.click()
-    worker_cases.spin(lambda: widget._stage == "refining" and widget.ui.progressBar.value > 60, PATIENCE_S)
+    worker_cases.spin(lambda: widget._register.stage == "refining" and widget.ui.progressBar.value > 60, PATIENCE_S)
     running = photograph(widget)
-    worker_cases.spin(lambda: widget._run is None, PATIENCE_S)
+    worker_cases.spin(lambda: widget._register.run is None, PATIENCE_S)
     return {"running": running, "done": photograph(widget)}
 
 
@@ -96,7 +96,7 @@ def fail(widget, nodes: abdomen.Nodes):
         getattr(widget.ui, f"{name}CollapsibleButton").collapsed = True
     widget.ui.logCollapsibleButton.collapsed = False
     widget.ui.registerButton.click()
-    worker_cases.spin(lambda: widget._run is None, PATIENCE_S)
+    worker_cases.spin(lambda: widget._register.run is None, PATIENCE_S)
     return photograph(widget)
 
 

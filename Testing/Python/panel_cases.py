@@ -28,14 +28,14 @@ def press_and_wait(widget) -> None:
 
 
 def wait(widget) -> None:
-    worker_cases.spin(lambda: widget._run is None)
+    worker_cases.spin(lambda: widget._register.run is None)
 
 
 def press_and_wait_for_progress(widget) -> None:
     """Press Register and wait until the worker computes."""
     widget.ui.registerButton.click()
-    worker_cases.spin(lambda: widget._run is None or widget._stage)
-    assert widget._run is not None, widget.ui.statusLabel.text
+    worker_cases.spin(lambda: widget._register.run is None or widget._register.stage)
+    assert widget._register.run is not None, widget.ui.statusLabel.text
 
 
 def add_slice_views(scene, count: int = 2) -> list:

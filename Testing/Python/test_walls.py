@@ -162,4 +162,4 @@ def test_no_file_outgrows_one_idea():
     for path in library_files():
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 500, f"{path.name} has more than 500 lines"
     entry = MODULE_FOLDER / "VoxelMorphRegistration.py"
-    assert len(entry.read_text(encoding="utf-8").splitlines()) <= 910, "the module's file outgrew what it is for"
+    assert len(entry.read_text(encoding="utf-8").splitlines()) <= 620, "the module's file outgrew what it is for"

@@ -203,7 +203,7 @@ class TorchInstaller:
 
 @pytest.fixture
 def without_torch(module, monkeypatch):
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
 
 
 def test_missing_torch_points_to_the_extension(module, scene, without_torch, quick):

@@ -21,6 +21,7 @@ import worker_cases
 from conftest import MODULE_FILE
 from VoxelMorphRegistrationLib.mrml.names import SETTINGS_ATTRIBUTE
 from VoxelMorphRegistrationLib.mrml.table import results_node
+from VoxelMorphRegistrationLib.panel.choices import INPUT_NODES, OUTPUT_NODES
 from VoxelMorphRegistrationLib.panel.run import whole_fraction
 from VoxelMorphRegistrationLib.registration.settings import Settings
 from VoxelMorphRegistrationLib.worker.messages import WorkerError
@@ -77,7 +78,7 @@ def test_panel_file_fits_the_module(module):
 def test_every_node_parameter_is_known_as_an_input_or_an_output(module):
     hints = typing.get_type_hints(module.VoxelMorphRegistrationParameterNode, include_extras=True)
     nodes = [name for name, hint in hints.items() if "MRML" in str(hint)]
-    assert sorted(nodes) == sorted((*module.INPUT_NODES, *module.OUTPUT_NODES))
+    assert sorted(nodes) == sorted((*INPUT_NODES, *OUTPUT_NODES))
 
 
 def test_every_control_says_what_it_does():
@@ -523,7 +524,7 @@ def test_hanging_worker_can_be_cancelled_and_is_ended_by_itself(panel, module, m
     widget, *_ = panel
     client = WorkerClient(silence_s=60 if patience == "user cancels" else 2)
     monkeypatch.setattr(module.VoxelMorphRegistrationLogic, "worker", staticmethod(lambda: client))
-    monkeypatch.setattr(module, "QUIET_S", 0.2)
+    monkeypatch.setattr("VoxelMorphRegistrationLib.panel.register.QUIET_S", 0.2)
     press.choose_slow(widget)
     press.press_and_wait_for_progress(widget)
     pid = client.pid
@@ -772,11 +773,11 @@ def test_volume_removed_during_the_installation_of_torch_is_told(panel, scene, m
     monkeypatch.setattr(widget.logic, "ensureTorch", lambda: scene.RemoveNode(fixed_node))
     widget.ui.registerButton.click()
     assert "is not in the scene" in told_texts(caplog)
-    assert widget.ui.registerButton.text == "Register" and widget._run is None
+    assert widget.ui.registerButton.text == "Register" and widget._register.run is None
 
 
 def test_log_can_be_copied(panel):
     widget, *_ = panel
-    widget.log("a line")
+    widget._register.log("a line")
     widget.ui.copyLogButton.click()
     assert "a line" in qt.QApplication.clipboard().text()

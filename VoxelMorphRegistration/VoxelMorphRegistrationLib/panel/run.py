@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import qt
+from slicer.i18n import tr as _
 
 from ..errors import InputError, OutputError, VoxelMorphError
-from ..mrml.inputs import Inputs
-from ..mrml.targets import Outputs, Targets
+from ..mrml.inputs import Inputs, read_inputs
+from ..mrml.targets import Outputs, Targets, check_targets
 from ..mrml.transforms import transforms_of
 from ..mrml.writer import wanted_fields, write_outputs
 from ..registration.settings import Settings
@@ -30,17 +31,6 @@ _WEIGHTS = {
     "returning the result": 3,
 }
 _shared: list[WorkerClient] = []
-_kept: list = []
-
-
-def keep(parameters) -> None:
-    """Keep a parameter node wrapper for as long as Slicer runs, even when the module is reloaded.
-
-    It observes its node for ever. Once nothing in Python but that observer refers to the two, Python's collector takes
-    them apart although the node lives on in the scene, and the next change of the node crashes (seen with VTK 9.6).
-    """
-    if not any(parameters is one for one in _kept):
-        _kept.append(parameters)
 
 
 def shared_client() -> WorkerClient:
@@ -81,7 +71,7 @@ class NodeRun:
         on_progress: Callable,
         on_log: Callable,
     ) -> None:
-        self._client, self._inputs, self._targets = client, inputs, targets
+        self._client, self._inputs, self._targets, self.settings = client, inputs, targets, settings
         self._on_finished, self._on_error, self._on_cancelled = on_finished, on_error, on_cancelled
         self._reason: VoxelMorphError | None = None
         self._tags: list[int] = []
@@ -171,3 +161,62 @@ def _present(targets: Targets, scene) -> Targets:
     names = ("transform", "volume", "labels", "jacobian", "inverse")
     gone = {name: None for name in names if (node := getattr(targets, name)) and not scene.IsNodePresent(node)}
     return replace(targets, **gone)
+
+
+def prepared(
+    fixedNode,
+    movingNode,
+    logic,
+    *,
+    fixedLabels=None,
+    movingLabels=None,
+    fixedPoints=None,
+    movingPoints=None,
+    fixedMask=None,
+    movingMask=None,
+    initialTransform=None,
+    outputTransform=None,
+    outputVolume=None,
+    outputLabels=None,
+    outputJacobian=None,
+    outputInverse=False,
+    linear="inside",
+    applyToMoving=False,
+) -> tuple[Inputs, Targets]:
+    """What is read from the scene and where the results go, by the names that the module's logic takes.
+
+    Nothing is changed. logic: with hasTorch() and ensureTorch(), which installs PyTorch. Raises VoxelMorphError.
+    """
+    targets = Targets(
+        transform=outputTransform,
+        volume=outputVolume,
+        labels=outputLabels,
+        jacobian=outputJacobian,
+        inverse=outputInverse,
+        linear=linear,
+        apply=applyToMoving,
+    )
+    check_targets(targets, fixedNode, movingNode, fixedLabels, movingLabels, fixedMask, movingMask)
+
+    def read() -> Inputs:
+        return read_inputs(
+            fixedNode,
+            movingNode,
+            fixed_labels=fixedLabels,
+            moving_labels=movingLabels,
+            fixed_points=fixedPoints,
+            moving_points=movingPoints,
+            fixed_mask=fixedMask,
+            moving_mask=movingMask,
+            initial_transform=initialTransform,
+            replaced=outputTransform or None,
+        )
+
+    inputs = read()
+    if outputLabels and movingLabels is None:
+        raise InputError(_("An output for warped labels is chosen, but no moving labels. Choose these, too."))
+    if not logic.hasTorch():
+        logic.ensureTorch()
+        # The user may have changed the scene during the minutes of the installation.
+        inputs = read()
+    return inputs, targets

@@ -1,0 +1,57 @@
+"""The module's parameter node: one wrapper for each node, and its widgets bound to it and let go again."""
+
+from __future__ import annotations
+
+_kept: list = []
+
+
+def wrapper_of(wrapper_class: type, node):
+    """The wrapper of a parameter node, always the same one; kept for as long as Slicer runs.
+
+    It observes its node for ever. Once nothing in Python but that observer refers to the two, Python's collector takes
+    them apart although the node lives on in the scene, and the next change of the node crashes (seen with VTK 9.6). A
+    new one at each entry of the module would make each change of a choice slower.
+    """
+    for one in _kept:
+        if type(one) is wrapper_class and one.parameterNode is node:
+            return one
+    wrapper = wrapper_class(node)
+    _kept.append(wrapper)
+    return wrapper
+
+
+class Binding:
+    """Widgets connected both ways to the parameters that the .ui file names for them, while `parameters` is set.
+
+    connectGui of the parameter node would find the widgets itself, but returns no tag to disconnect them with; what
+    stays connected sets every list of choices back to its first one when the module is entered again (Slicer's issues
+    7545 and 7547). disconnectGui leaves the observer behind that connecting added, so it is taken off here.
+    """
+
+    def __init__(self, widgets) -> None:
+        named = ((widget.property("SlicerParameterName"), widget) for widget in widgets)
+        self._widgets = {name: widget for name, widget in named if name}
+        self._connected: tuple | None = None
+
+    def connect(self, parameters) -> None:
+        """Bind the widgets to these parameters; None for nothing."""
+        if self._connected is not None:
+            former, tag, observers = self._connected
+            former.disconnectGui(tag)
+            for one in observers:
+                former.RemoveObserver(one)
+            self._connected = None
+        if parameters is None:
+            return
+        observers: list[int] = []
+
+        def noted(event, callback, priority: float = 0.0) -> int:
+            observers.append(parameters.parameterNode.AddObserver(event, callback, priority))
+            return observers[-1]
+
+        parameters.AddObserver = noted
+        try:
+            tag = parameters.connectParametersToGui(self._widgets)
+        finally:
+            del parameters.AddObserver
+        self._connected = parameters, tag, observers
