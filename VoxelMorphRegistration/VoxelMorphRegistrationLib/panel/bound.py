@@ -14,6 +14,8 @@ def wrapper_of(wrapper_class: type, node):
     """
     for one in _kept:
         if type(one) is wrapper_class and one.parameterNode is node:
+            # It holds the values of the last ModifiedEvent; nodes that a loaded scene brings come after that.
+            one.Modified()
             return one
     wrapper = wrapper_class(node)
     _kept.append(wrapper)
