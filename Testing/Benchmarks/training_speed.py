@@ -18,9 +18,9 @@ from pathlib import Path
 
 import torch
 
+from VoxelMorphRegistrationLib.networks.symmetric import Symmetric
 from VoxelMorphRegistrationLib.training.config import load_config, with_data, with_scans
 from VoxelMorphRegistrationLib.training.pairs import TRAINING_STREAM, StepSizes
-from VoxelMorphRegistrationLib.training.symmetric import Symmetric
 from VoxelMorphRegistrationLib.training.trainer import Trainer, unet
 
 WARM_UP = 4

@@ -19,6 +19,13 @@ class ModelError(VoxelMorphError):
     """A model file cannot be loaded, or does not fit the images."""
 
 
+class UntrustedModelError(ModelError):
+    """A model file is a program with operators that networks do not need; nothing of it was run.
+
+    Whoever trusts the file may load it all the same (trust_model).
+    """
+
+
 class DeviceError(VoxelMorphError):
     """The device asked for is missing or has too little memory."""
 

@@ -152,7 +152,7 @@ def test_model_without_facts_says_which_file_to_write(tmp_path):
         ({"output": "warp"}, "output = 'warp'"),
         ({"colour": "red"}, "unknown entries: colour"),
         ({"normalization": {"method": "magic"}}, "normalization 'magic'"),
-        ({"spacing_mm": [1, 1]}, "3 positive numbers for spacing_mm"),
+        ({"spacing_mm": [1, 1]}, "spacing_mm = .1, 1., .* 3 positive numbers"),
         ({"stride": 0}, "out of range"),
         ({"version": 99}, "newer version"),
         ({"stride": "four"}, "wrong type"),

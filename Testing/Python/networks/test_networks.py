@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from VoxelMorphRegistrationLib.images import sampling
+from VoxelMorphRegistrationLib.networks.symmetric import Symmetric
 from VoxelMorphRegistrationLib.networks.unet import UNet
-from VoxelMorphRegistrationLib.training.symmetric import Symmetric
 
 
 def pair(*shape):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from ..errors import ModelError, OutputError
-from .terminal import EXIT_OK
+from .terminal import EXIT_OK, add_trust
 
 
 def add_models(commands) -> None:
@@ -20,6 +19,7 @@ def add_models(commands) -> None:
     describe.set_defaults(run=_models_describe)
     check = actions.add_parser("check", help="load a model file and run it once")
     check.add_argument("model", metavar="FILE")
+    add_trust(check)
     check.set_defaults(run=_models_check)
     importing = actions.add_parser(
         "import",
@@ -32,6 +32,7 @@ def add_models(commands) -> None:
     importing.add_argument("--name", help="name of the model (default: the file's)")
     importing.add_argument("--facts", metavar="JSON", help="facts of a TorchScript network (see the README)")
     importing.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    add_trust(importing)
     importing.set_defaults(run=_models_import)
 
 
@@ -56,7 +57,7 @@ def _models_describe(args: argparse.Namespace) -> int:
 def _models_check(args: argparse.Namespace) -> int:
     from ..networks.model import check_model, load_model
 
-    model = load_model(args.model)
+    model = load_model(args.model, trust=args.trust_model)
     found = check_model(model)
     print(
         f"{args.model} is a usable {model.card.dimension}D model '{model.card.name}': "
@@ -78,23 +79,19 @@ def _models_import(args: argparse.Namespace) -> int:
     if Path(args.file).suffix in (".h5", ".hdf5"):
         network, card = import_keras(args.file, args.name)
     else:
-        network, card = import_foreign(args.file, _facts(args), args.name)
+        network, card = import_foreign(args.file, _facts(args), args.name, trust=args.trust_model)
     save_model(network, card, output)
     print(f"Wrote {output}: {card.dimension}D model '{card.name}'.")
     return EXIT_OK
 
 
 def _facts(args: argparse.Namespace) -> dict:
+    from ..networks.card import read_facts
+
     path = Path(args.facts) if args.facts else Path(args.file).with_suffix(".json")
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not path.exists():
         raise ModelError(
             f"A TorchScript network does not say what it expects, and there is no {path}. Give its facts as a JSON "
             "file with --facts (dimension, spacing_mm, output, output_scale, returns, shape, ...)."
-        ) from error
-    except (OSError, ValueError) as error:
-        raise ModelError(f"The facts in {path} cannot be read as JSON: {error}") from error
-    if not isinstance(facts, dict):
-        raise ModelError(f"The facts in {path} must be a JSON object.")
-    return facts
+        )
+    return read_facts(path)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import InputError, SettingsError
-from .terminal import EXIT_OK, Progress
+from .terminal import EXIT_OK, Progress, add_trust
 
 
 def add_register(commands) -> None:
@@ -24,6 +24,7 @@ def add_register(commands) -> None:
     parser.add_argument(
         "--model", metavar="NAME|FILE", help="shipped model, model file, or none (default: by dimension)"
     )
+    add_trust(parser)
     parser.add_argument(
         "--alignment", choices=("none", "centers", "mass", "rigid", "similarity", "affine"), help="default: affine"
     )
@@ -108,7 +109,9 @@ def _register(args: argparse.Namespace) -> int:
     }
     extras = {name: value for name, value in extras.items() if value is not None}
     with Progress() as progress:
-        result = register(fixed, moving, None, settings, progress, inverse=args.inverse, **extras)
+        result = register(
+            fixed, moving, None, settings, progress, inverse=args.inverse, trust_model=args.trust_model, **extras
+        )
         progress("writing", 0.0)
         labels = extras.get("fixed_labels")
         outputs.write_registration(result, fixed, moving, args.output, fixed_labels=labels, overwrite=args.overwrite)

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 
 EXIT_OK, EXIT_ERROR, EXIT_CANCELLED = 0, 1, 130
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """The option of commands that run a model file."""
+    parser.add_argument(
+        "--trust-model",
+        action="store_true",
+        help="run a model file whose program does more than networks need; only if you trust who made it",
+    )
 
 
 class Progress:

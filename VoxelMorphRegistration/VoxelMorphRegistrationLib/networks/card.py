@@ -5,20 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 
 from ..errors import ModelError
+from .facts import check_facts
 
 CARD_FILE = "voxelmorph.json"
 CARD_FORMAT = "voxelmorph-registration-model"
 CARD_VERSION = 1
-CHOICES = {
-    "dimension": (2, 3),
-    "output": ("velocity", "displacement"),
-    "flow_alignment": ("centers", "corners"),
-    "returns": ("flow", "moved and field"),
-    "axes": ("kji", "ijk"),
-}
-NORMALIZATIONS = ("percentile", "white-matter")
 
 
 @dataclass(frozen=True)
@@ -63,31 +57,11 @@ class ModelCard:
     limits: str = ""
 
     def __post_init__(self) -> None:
-        for key, allowed in CHOICES.items():
-            if getattr(self, key) not in allowed:
-                raise ModelError(
-                    f"The facts of model '{self.name}' say {key} = {getattr(self, key)!r}; it must be one of "
-                    f"{', '.join(map(repr, allowed))}."
-                )
-        if self.normalization.get("method") not in NORMALIZATIONS:
-            raise ModelError(
-                f"The facts of model '{self.name}' name the normalization {self.normalization.get('method')!r}; "
-                f"it must be one of {', '.join(NORMALIZATIONS)}."
-            )
-        for key in ("spacing_mm", "shape"):
+        check_facts(self)
+        for key in ("spacing_mm", "shape", "pass_scales"):
             value = getattr(self, key)
             if value is not None:
-                if len(value) != self.dimension or min(value) <= 0:
-                    raise ModelError(
-                        f"The facts of model '{self.name}' need {self.dimension} positive numbers for {key}, "
-                        f"not {value}."
-                    )
                 object.__setattr__(self, key, tuple(value))
-        object.__setattr__(self, "pass_scales", tuple(self.pass_scales))
-        if not self.pass_scales or min(self.pass_scales) <= 0:
-            raise ModelError(f"The facts of model '{self.name}' need positive numbers for pass_scales.")
-        if self.stride < 1 or self.integration_steps < 0 or self.passes < 1 or self.output_scale <= 0:
-            raise ModelError(f"The facts of model '{self.name}' have a stride, scale, steps or passes out of range.")
 
     @property
     def shape_kji(self) -> tuple[int, ...] | None:
@@ -104,15 +78,12 @@ class ModelCard:
         if facts.pop("format", CARD_FORMAT) != CARD_FORMAT or facts.pop("version", CARD_VERSION) != CARD_VERSION:
             raise ModelError(f"The facts in {source} are of another format or a newer version. Update this program.")
         known = {f.name for f in fields(ModelCard)}
-        unknown = sorted(set(facts) - known)
+        unknown = sorted(str(key)[:40] for key in set(facts) - known)
         if unknown:
-            raise ModelError(f"The facts in {source} have unknown entries: {', '.join(unknown)}.")
+            raise ModelError(f"The facts in {source} have unknown entries: {', '.join(unknown[:10])}.")
         if "name" not in facts:
             raise ModelError(f"The facts in {source} lack the model's name.")
-        try:
-            return ModelCard(**facts)
-        except (TypeError, AttributeError) as error:
-            raise ModelError(f"The facts in {source} have an entry of the wrong type: {error}.") from error
+        return ModelCard(**facts)
 
     def memory_bytes(self, voxels: int) -> int:
         """Estimated peak of one forward pass over `voxels` network voxels, float32 activations.
@@ -122,9 +93,40 @@ class ModelCard:
         64 channels are assumed.
         """
         encoder, decoder = self.architecture.get("encoder"), self.architecture.get("decoder")
-        if not encoder or not decoder:
+        if not encoder or not decoder or len(decoder) < len(encoder):
             return voxels * 4 * 64
         channels = 2 + 2 * encoder[0]
         if not self.architecture.get("half_resolution", False):
             channels = max(channels, encoder[0] + 2 * (decoder[len(encoder) - 1] + encoder[0]))
         return voxels * 4 * channels
+
+
+# Far above any card written; reading takes some ten times the memory.
+MOST_FACTS_BYTES = 2**20
+
+
+def facts_from(data: bytes, source: str) -> dict:
+    """The JSON object of a card; `source` names it in messages. Raises ModelError."""
+
+    def refuse(text: str):
+        raise ValueError(f"{text} is no number of JSON")
+
+    if len(data) > MOST_FACTS_BYTES:
+        raise ModelError(f"The facts in {source} are larger than {MOST_FACTS_BYTES // 2**20} MiB; they were not read.")
+    try:
+        facts = json.loads(data.decode("utf-8"), parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"The facts in {source} are not valid JSON: {str(error)[:200]}.") from error
+    if not isinstance(facts, dict):
+        raise ModelError(f"The facts in {source} must be a JSON object.")
+    return facts
+
+
+def read_facts(path: Path) -> dict:
+    """The JSON object of a file with a card's facts. Raises ModelError."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MOST_FACTS_BYTES + 1)
+    except OSError as error:
+        raise ModelError(f"The facts in {path} cannot be read: {error.strerror}.") from error
+    return facts_from(data, path.name)

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ModelError
+from .archive import Archive
 from .card import ModelCard
-from .model import Model, check_model, last_line
+from .model import Model, check_model, scripted_network
 
 if TYPE_CHECKING:
     import torch
@@ -105,24 +106,20 @@ KERAS_WHITE_MATTER = 110 / 255
 
 
 def import_foreign(
-    path: str | Path, facts: Mapping, name: str | None = None
+    path: str | Path, facts: Mapping, name: str | None = None, *, trust: bool = False
 ) -> tuple[torch.jit.ScriptModule, ModelCard]:
     """A foreign TorchScript network with facts from JSON as a network and card that `save_model` writes.
 
     A network that returns (moved, field) keeps doing so; the card says it. A traced network is locked to the shape
-    it was traced with: `facts` must name it as "shape". Raises ModelError when network and facts disagree.
+    it was traced with: `facts` must name it as "shape". Raises ModelError when network and facts disagree, and
+    UntrustedModelError for a program with operators that networks do not need, unless it is trusted.
     """
-    import torch
-
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"There is no file {path}.")
     card = ModelCard.from_dict({"name": name or path.stem, **facts}, f"the facts given for {path.name}")
     if name:
         card = replace(card, name=name)
-    try:
-        network = torch.jit.load(str(path), map_location="cpu").eval()
-    except (RuntimeError, ValueError) as error:
-        raise ModelError(f"{path.name} cannot be loaded as TorchScript: {last_line(error)}") from error
+    network = scripted_network(Archive(path), "cpu", trust)
     check_model(Model(network, card, "cpu", path))
     return network, card

@@ -3,36 +3,41 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ModelError, OutputError
-from .card import CARD_FILE, ModelCard
+from .archive import Archive
+from .card import CARD_FILE, ModelCard, facts_from, read_facts
+from .program import check_program
 from .shelf import find_model
+from .weights import plain_network
 
 if TYPE_CHECKING:
     import torch
 
 
 class Model:
-    """A loaded network with its card, on one device. precision: of its convolutions."""
+    """A loaded network with its card, on one device. precision: of its convolutions. trusted: loaded unchecked."""
 
     def __init__(
         self,
-        network: torch.jit.ScriptModule,
+        network: torch.nn.Module,
         card: ModelCard,
         device: str,
         path: Path | None = None,
         precision: str = "float32",
+        *,
+        trusted: bool = False,
     ) -> None:
         self.network = network
         self.card = card
         self.device = device
         self.path = path
         self.precision = precision
+        self.trusted = trusted
 
     def flow(self, moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
         """The raw output for (N, 1, *S) tensors in [0, 1], axes kji: (N, d, *S') in output units.
@@ -92,45 +97,44 @@ def last_line(error: Exception) -> str:
 def read_card(path: str | Path) -> ModelCard:
     """The facts of a model file, without loading the network. Raises ModelError."""
     path = Path(path)
-    text = None
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            inside = [name for name in archive.namelist() if name.endswith(f"/extra/{CARD_FILE}")]
-            if not any(name.endswith("/constants.pkl") or "/code/" in name for name in archive.namelist()):
-                raise ModelError(
-                    f"{path.name} is an archive, but no TorchScript model. Export the network with torch.jit.script "
-                    "or torch.jit.trace (a state dict or a checkpoint is not enough)."
-                )
-            if inside:
-                text = archive.read(inside[0]).decode("utf-8", errors="replace")
-    else:
+    return _card_of(path, _archive_of(path))
+
+
+def _archive_of(path: Path) -> Archive:
+    if path.suffix in (".h5", ".hdf5"):
         raise ModelError(
             f"{path.name} is no TorchScript model file. Keras weights (.h5) must be converted first: "
             f"voxelmorph models import {path.name} -o model.pt"
-            if path.suffix in (".h5", ".hdf5")
-            else f"{path.name} is no TorchScript model file, or it is damaged."
         )
-    source = path.name
-    if text is None:
-        beside = path.with_suffix(".json")
-        if not beside.is_file():
-            raise ModelError(
-                f"{path.name} does not say what it expects: it holds no {CARD_FILE}, and there is no {beside.name} "
-                "beside it. Write that file (at least name, dimension, spacing_mm, output, output_scale; for a "
-                "traced network also shape), or import the model with 'voxelmorph models import'."
-            )
-        text, source = beside.read_text(encoding="utf-8"), beside.name
-    try:
-        facts = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ModelError(f"The facts in {source} are not valid JSON: {error}.") from error
-    if not isinstance(facts, dict):
-        raise ModelError(f"The facts in {source} must be a JSON object.")
-    return ModelCard.from_dict(facts, source)
+    archive = Archive(path)
+    if not archive.is_program():
+        raise ModelError(
+            f"{path.name} is an archive, but no TorchScript model. Export the network with torch.jit.script "
+            "or torch.jit.trace (a state dict or a checkpoint is not enough)."
+        )
+    return archive
 
 
-def load_model(name_or_path: str | Path, device: str = "cpu", precision: str = "float32") -> Model:
+def _card_of(path: Path, archive: Archive) -> ModelCard:
+    if f"extra/{CARD_FILE}" in archive.names:
+        return ModelCard.from_dict(facts_from(archive.read(f"extra/{CARD_FILE}"), path.name), path.name)
+    beside = path.with_suffix(".json")
+    if not beside.is_file():
+        raise ModelError(
+            f"{path.name} does not say what it expects: it holds no {CARD_FILE}, and there is no {beside.name} "
+            "beside it. Write that file (at least name, dimension, spacing_mm, output, output_scale; for a "
+            "traced network also shape), or import the model with 'voxelmorph models import'."
+        )
+    return ModelCard.from_dict(read_facts(beside), beside.name)
+
+
+def load_model(
+    name_or_path: str | Path, device: str = "cpu", precision: str = "float32", *, trust: bool = False
+) -> Model:
     """Load a shipped model by name or a model file by path. Raises ModelError with what is wrong with the file.
+
+    Networks of our own are built here and take only the numbers of the file. Another network is a program: it is run
+    when it uses nothing but what networks need (UntrustedModelError otherwise), or when who calls trusts the file.
 
     precision: "float32", or "auto" for bfloat16 convolutions where the processor multiplies matrices of them and the
     model allows it: a third of the time, displacements that differ by some hundredths of a voxel.
@@ -138,15 +142,12 @@ def load_model(name_or_path: str | Path, device: str = "cpu", precision: str = "
     import torch
 
     path = find_model(name_or_path)
-    card = read_card(path)
-    try:
-        network = torch.jit.load(str(path), map_location=device)
-    except (RuntimeError, ValueError) as error:
-        raise ModelError(
-            f"{path.name} cannot be loaded as TorchScript: it is damaged, or made by an incompatible PyTorch "
-            f"({last_line(error)})."
-        ) from error
-    network.eval()
+    archive = _archive_of(path)
+    card = _card_of(path, archive)
+    network = plain_network(archive, card)
+    if network is None:
+        network = scripted_network(archive, device, trust)
+    network.to(device).eval()
     reduced = precision == "auto" and device == "cpu" and card.architecture.get("bfloat16", False) and has_bfloat16()
     if device == "cpu":
         # The layout that the CPU's convolutions work in: an eighth less time, and no copies to and fro.
@@ -156,7 +157,22 @@ def load_model(name_or_path: str | Path, device: str = "cpu", precision: str = "
                 weight.data = weight.data.bfloat16()
             if weight.dim() == card.dimension + 2:
                 weight.data = weight.data.contiguous(memory_format=layout)
-    return Model(network, card, device, path, "bfloat16" if reduced else "float32")
+    return Model(network, card, device, path, "bfloat16" if reduced else "float32", trusted=trust)
+
+
+def scripted_network(archive: Archive, device: str, trust: bool) -> torch.jit.ScriptModule:
+    """The program of a TorchScript file, looked through unless it is trusted. Raises ModelError."""
+    import torch
+
+    if not trust:
+        check_program(archive)
+    try:
+        return torch.jit.load(str(archive.path) if trust else archive.rewritten(), map_location=device).eval()
+    except (RuntimeError, ValueError, MemoryError) as error:
+        raise ModelError(
+            f"{archive.path.name} cannot be loaded as TorchScript: it is damaged, or made by an incompatible PyTorch "
+            f"({last_line(error)})."
+        ) from error
 
 
 def has_bfloat16() -> bool:
@@ -175,7 +191,7 @@ def check_model(model: Model) -> dict:
     import torch
 
     card = model.card
-    shape = card.shape_kji or (4 * card.stride,) * card.dimension
+    shape = card.shape_kji or (card.stride * max(1, min(4, 64 // card.stride)),) * card.dimension
     generator = torch.Generator().manual_seed(0)
     moving, fixed = (torch.rand(1, 1, *shape, generator=generator).to(model.device) for _ in range(2))
     flow = model.flow(moving, fixed)
@@ -216,7 +232,8 @@ def save_model(network: torch.nn.Module, card: ModelCard, path: str | Path) -> N
             part.unlink()
         raise OutputError(f"The model could not be written to {path}: {last_line(error)}") from error
     try:
-        check_model(load_model(part))
+        # Written by us, or by who was asked about it when it was loaded.
+        check_model(load_model(part, trust=True))
     except ModelError:
         part.unlink(missing_ok=True)
         raise

@@ -71,7 +71,7 @@ def on_cpu(network: Model, precision: str, warnings: list[str]) -> Model:
     if network.path is None:
         raise DeviceError("The GPU has too little memory, and the model has no file to load it on the CPU from.")
     warnings.append("The GPU has too little memory for this pair; the network ran on the CPU.")
-    return load_model(network.path, "cpu", precision)
+    return load_model(network.path, "cpu", precision, trust=network.trusted)
 
 
 def out_of_memory(error: RuntimeError) -> bool:

@@ -42,6 +42,7 @@ def register(
     moving_mask: Image | None = None,
     initial_transform: np.ndarray | None = None,
     inverse: bool = False,
+    trust_model: bool = False,
 ) -> Registration:
     """Deform `moving` onto `fixed`.
 
@@ -51,7 +52,9 @@ def register(
     refinement where the settings weight them. fixed_mask: where the fixed image counts, for alignment and
     measurement. moving_mask: where the moving image counts in the refinement.
     initial_transform: (4, 4) in RAS mm, fixed to moving. inverse: whether to make the inverse transform as well; a
-    warning says so where there is none. Raises errors of this library with plain sentences.
+    warning says so where there is none. trust_model: run the program of a model file even where it does more than
+    networks need; no setting, since settings come with files of others.
+    Raises errors of this library with plain sentences.
     """
     settings = settings or Settings()
     if isinstance(model, (str, Path)):
@@ -74,7 +77,7 @@ def register(
             initial_transform=initial_transform,
         )
     with run.stage("loading the model"):
-        network, grids = network_and_grids(model, inputs, settings, run.warnings)
+        network, grids = network_and_grids(model, inputs, settings, run.warnings, trust_model)
     with run.stage("aligning"):
         linear = linear_part(inputs, settings, run)
         checks = checks_of(inputs, settings, run)

@@ -43,26 +43,26 @@ def default_model(dimension: int) -> str:
 
 
 def network_and_grids(
-    model: Model | None, inputs: Inputs, settings: Settings, warnings: list[str]
+    model: Model | None, inputs: Inputs, settings: Settings, warnings: list[str], trust: bool = False
 ) -> tuple[Model | None, list[Grid]]:
     """The network on a device that has the memory for it, and the grid of each pass; None and no grid without one."""
     if model is None and settings.model == "none":
         return None, []
-    network = loaded(model, settings, inputs.fixed.grid.dimension)
+    network = loaded(model, settings, inputs.fixed.grid.dimension, trust)
     grids = pass_grids(surroundings(inputs.fixed.grid, inputs.region), network.card, settings)
     largest = max(grids, key=lambda grid: grid.voxel_count)
     return with_memory(network, largest, settings, warnings), grids
 
 
-def loaded(model: Model | None, settings: Settings, dimension: int) -> Model:
+def loaded(model: Model | None, settings: Settings, dimension: int, trust: bool = False) -> Model:
     device = choose_device(settings.device)
     if model is not None:
         if model.device != device and model.path is not None:
-            model = load_model(model.path, device, settings.precision)
+            model = load_model(model.path, device, settings.precision, trust=model.trusted)
     else:
         path = find_model(default_model(dimension) if settings.model == "auto" else settings.model)
         _check_dimension(read_card(path), dimension)
-        model = load_model(path, device, settings.precision)
+        model = load_model(path, device, settings.precision, trust=trust)
     _check_dimension(model.card, dimension)
     return model
 

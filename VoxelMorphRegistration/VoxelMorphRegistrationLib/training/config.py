@@ -37,7 +37,7 @@ class NetworkSection:
     """[network]: features of the U-Net (see networks.UNet) and squarings of the velocity's integration.
 
     integration_steps: 0 for a network that gives the displacement itself, as in the paper. half_resolution: of the
-    flow. symmetric: the mean of both directions (see symmetric.Symmetric), at twice the cost.
+    flow. symmetric: the mean of both directions (see networks.symmetric), at twice the cost.
     """
 
     encoder: tuple[int, ...] = DEFAULT_ENCODER

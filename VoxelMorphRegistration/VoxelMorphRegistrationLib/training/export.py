@@ -9,9 +9,9 @@ from pathlib import Path
 from ..errors import InputError
 from ..networks.card import ModelCard
 from ..networks.model import save_model
+from ..networks.symmetric import Symmetric
 from .config import config_from_dict
 from .shapes import ShapeSource
-from .symmetric import Symmetric
 from .trainer import load_checkpoint, unet
 
 # What robust_range does on average in training.

@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from ..errors import InputError, OutputError, VoxelMorphError
 from ..fields.folding import voxel_determinant
 from ..images.sampling import compose, integrate, warp
+from ..networks.symmetric import Symmetric
 from ..networks.unet import UNet
 from . import losses
 from .config import TrainingConfig, config_from_dict
 from .curves import Curves
 from .pairs import TRAINING_STREAM, VALIDATION_STREAM, PairSource, TrainingPair
 from .shapes import doubled
-from .symmetric import Symmetric
 
 CHECKPOINT_FORMAT = "voxelmorph-training-checkpoint-1"
 CHECKPOINT_NAME = "checkpoint.ckpt"

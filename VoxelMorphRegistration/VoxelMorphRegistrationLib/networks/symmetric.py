@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..networks.unet import UNet
+from .unet import UNet
 
 
 class Symmetric(nn.Module):
