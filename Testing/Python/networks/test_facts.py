@@ -45,10 +45,14 @@ WRONG = [
 @pytest.mark.parametrize("key", [f.name for f in fields(ModelCard)])
 @pytest.mark.parametrize("value", WRONG, ids=lambda value: f"{type(value).__name__}-{str(value)[:12]}")
 def test_wrong_facts_end_in_a_sentence(key, value):
+    card = None
     try:
         card = ModelCard.from_dict({"name": "x", key: value}, "x.json")
     except ModelError as error:
-        assert len(str(error)) < 400
+        sentence = str(error)
+    if card is None:
+        assert f"{key} = " in sentence or "the normalization" in sentence or "architecture's" in sentence
+        assert len(sentence) < 400
         return
     # Accepted: then it is of the right kind, and memory and JSON of it work.
     assert card.memory_bytes(1000) > 0 and json.loads(card.to_json())

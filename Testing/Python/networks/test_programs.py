@@ -265,9 +265,7 @@ def test_shipped_networks_need_no_torchscript_and_give_the_same_to_the_last_bit(
     for weight in scripted.parameters():
         # The layout that load_model chooses: the convolutions sum in another order for each.
         if weight.dim() > 1:
-            weight.data = weight.data.contiguous(
-                memory_format=(torch.channels_last, torch.channels_last_3d)[dimension - 2]
-            )
+            weight.data = weight.data.contiguous(memory_format=layout)
     monkeypatch.setattr(torch.jit, "load", None)
     model = load_model(name)
     shape = (20, 27, 22) if dimension == 3 else (45, 38)
