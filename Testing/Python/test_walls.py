@@ -18,6 +18,7 @@ STAIRCASE = (
     ("worker", "mrml"),
     ("training", "results"),
     ("registration",),
+    ("transforms",),
     ("refinement", "alignment"),
     ("fields",),
     ("networks", "images"),
@@ -31,7 +32,7 @@ KNOWS = {
     "qt": {"panel", "VoxelMorphRegistration"},
     "ctk": {"panel", "VoxelMorphRegistration"},
 }
-KNOWS_AS_WELL = {"qt": {"worker/client.py", "worker/process.py"}}
+KNOWS_AS_WELL = {"qt": {"worker/client.py", "worker/process.py"}, "vtk": {"transforms/surfaces.py"}}
 
 
 def library_files() -> list[Path]:
@@ -140,6 +141,7 @@ def test_importing_the_library_brings_neither_slicer_nor_torch():
         "networks/symmetric.py",
         "networks/unet.py",
         "registration/guard.py",
+        "transforms/cubic.py",
         "worker/client.py",
         "worker/process.py",
     }

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 import torch
 
 from VoxelMorphRegistrationLib.alignment.align import align
 from VoxelMorphRegistrationLib.alignment.edges import Edges
-from VoxelMorphRegistrationLib.alignment.files import read_linear_transform, write_linear_transform
 from VoxelMorphRegistrationLib.alignment.fit import Sitk
 from VoxelMorphRegistrationLib.alignment.judging import SMALLEST_EVIDENCE, fault_of
 from VoxelMorphRegistrationLib.alignment.motion import rotation_matrices
 from VoxelMorphRegistrationLib.alignment.pair import Pair, _Verdict
-from VoxelMorphRegistrationLib.errors import Cancelled, InputError, OutputError, SettingsError
+from VoxelMorphRegistrationLib.errors import Cancelled, InputError, SettingsError
 from VoxelMorphRegistrationLib.images.grid import Grid
 from VoxelMorphRegistrationLib.images.image import Image
 
@@ -362,60 +360,3 @@ def test_what_progress_raises_ends_the_alignment_and_reaches_the_caller(moment):
     with pytest.raises(Cancelled):
         align(axial(), axial(motion_of(shift=(9, 0, 0))), "affine", progress=cancel)
     assert len(late) == 1
-
-
-# --- files ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("suffix", [".tfm", ".txt", ".h5", ".mat"])
-def test_a_linear_transform_survives_a_file(tmp_path, suffix):
-    matrix = motion_of((0.3, -0.2, 0.5), (120, -80, 33), (1.1, 0.9, 1.2))
-    write_linear_transform(matrix, tmp_path / f"t{suffix}")
-    assert np.allclose(read_linear_transform(tmp_path / f"t{suffix}"), matrix, atol=1e-9)
-
-
-def test_a_written_transform_maps_fixed_to_moving_in_lps_for_simpleitk(tmp_path):
-    matrix = motion_of((0.3, -0.2, 0.5), (12, -8, 33))
-    write_linear_transform(matrix, tmp_path / "t.tfm")
-    point = np.array([4.0, -9.0, 21.0])
-    moved = sitk.ReadTransform(str(tmp_path / "t.tfm")).TransformPoint((point * [-1, -1, 1]).tolist())
-    assert np.allclose(np.array(moved) * [-1, -1, 1], matrix[:3, :3] @ point + matrix[:3, 3], atol=1e-9)
-
-
-def test_a_composite_of_linear_transforms_is_read_in_order(tmp_path):
-    euler = sitk.Euler3DTransform((10.0, 20.0, 30.0), 0.1, -0.2, 0.3, (5.0, 6.0, 7.0))
-    scale = sitk.ScaleTransform(3, (1.2, 0.8, 1.1))
-    composite = sitk.CompositeTransform([euler, scale])
-    sitk.WriteTransform(composite, str(tmp_path / "c.tfm"))
-    matrix = read_linear_transform(tmp_path / "c.tfm")
-    point = np.array([14.0, -29.0, 51.0])
-    expected = np.array(composite.TransformPoint((point * [-1, -1, 1]).tolist())) * [-1, -1, 1]
-    assert np.allclose(matrix[:3, :3] @ point + matrix[:3, 3], expected, atol=1e-9)
-
-
-def test_a_text_matrix_is_read_as_ras(tmp_path):
-    matrix = motion_of((0.1, 0.2, 0.3), (4, 5, 6))
-    np.savetxt(tmp_path / "m.txt", matrix, header="fixed RAS to moving RAS")
-    assert np.allclose(read_linear_transform(tmp_path / "m.txt"), matrix, atol=1e-12)
-
-
-def test_files_that_hold_no_linear_transform_are_refused(tmp_path):
-    with pytest.raises(InputError, match="there is no file"):
-        read_linear_transform(tmp_path / "missing.tfm")
-    (tmp_path / "bad.tfm").write_text("not a transform")
-    with pytest.raises(InputError, match="cannot be read"):
-        read_linear_transform(tmp_path / "bad.tfm")
-    np.savetxt(tmp_path / "flat.txt", np.diag([1, 1, 0, 1]))
-    with pytest.raises(InputError, match="singular"):
-        read_linear_transform(tmp_path / "flat.txt")
-    spline = sitk.BSplineTransformInitializer(sitk.Image([8, 8, 8], sitk.sitkFloat32), [3, 3, 3])
-    sitk.WriteTransform(spline, str(tmp_path / "bent.tfm"))
-    with pytest.raises(InputError, match="not linear"):
-        read_linear_transform(tmp_path / "bent.tfm")
-
-
-def test_a_transform_that_cannot_be_written_is_an_error(tmp_path):
-    with pytest.raises(OutputError, match="could not be written"):
-        write_linear_transform(np.eye(4), tmp_path / "no" / "such" / "t.tfm")
-    with pytest.raises(OutputError, match="could not be written"):
-        write_linear_transform(np.eye(4), tmp_path / "t.unknown")

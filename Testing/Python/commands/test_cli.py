@@ -16,11 +16,14 @@ from small_models import save_centroid_model
 from test_models import write_keras
 from test_registration import SHIFT, ball, ball_labels
 from VoxelMorphRegistrationLib.__main__ import main
-from VoxelMorphRegistrationLib.alignment.files import write_linear_transform
 from VoxelMorphRegistrationLib.commands.terminal import Progress
+from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
 from VoxelMorphRegistrationLib.fields.files import read_field
 from VoxelMorphRegistrationLib.images.files import write_image
 from VoxelMorphRegistrationLib.results import outputs
+from VoxelMorphRegistrationLib.transforms.chain import Chain
+from VoxelMorphRegistrationLib.transforms.parts import Bent, Matrix
+from VoxelMorphRegistrationLib.transforms.writing import write_transform
 
 LIBRARY = Path(outputs.__file__).parents[2]
 
@@ -92,11 +95,45 @@ def test_ants_moves_the_image_alike_by_the_written_files(inputs, tmp_path):
 def test_affine_alignment_and_linear_files_go_together(inputs, tmp_path):
     matrix = np.eye(4)
     matrix[:3, 3] = SHIFT
-    write_linear_transform(matrix, tmp_path / "start.tfm")
+    write_transform(Chain((Matrix(matrix),)), tmp_path / "start.tfm")
     assert register(inputs, tmp_path / "out", "--initial-transform", tmp_path / "start.tfm") == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     np.testing.assert_allclose(report["linear"], matrix, atol=1e-6)
     assert report["largest_displacement_mm"] < 0.2
+
+
+def test_a_chain_of_files_is_the_start(inputs, tmp_path):
+    half = np.eye(4)
+    half[:3, 3] = -np.array(SHIFT) / 2
+    write_transform(Chain((Matrix(half),)), tmp_path / "half.tfm")
+    grid = make_grid((20, 20, 20), (3, 3, 3))
+    shift = np.broadcast_to(np.float32(SHIFT) / 2, (*grid.shape, 3))
+    write_transform(Chain((Bent(DisplacementField(shift, grid)),)), tmp_path / "1Warp.nii.gz", "ants")
+    starts = [
+        "--initial-transform",
+        f"{tmp_path / 'half.tfm'}:inverse",
+        "--initial-transform",
+        tmp_path / "1Warp.nii.gz",
+    ]
+    assert register(inputs, tmp_path / "out", *starts) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    np.testing.assert_allclose(np.array(report["linear"])[:3, 3], SHIFT, atol=0.01)
+    assert report["largest_displacement_mm"] < 0.2
+
+
+def test_a_result_is_gone_on_from_with_other_settings(inputs, tmp_path, capsys):
+    assert register(inputs, tmp_path / "first", "--passes", "2") == 0
+    first = read_field(tmp_path / "first" / "transform.h5")
+    pair = [str(inputs / "fixed.nii.gz"), str(inputs / "moving.nii.gz"), "-o", str(tmp_path / "second")]
+    assert main(["register", *pair, "--continue", str(tmp_path / "first"), "--refine", "fast"]) == 0
+    report = json.loads((tmp_path / "second" / "report.json").read_text())
+    assert report["settings"]["passes"] == 2 and report["settings"]["refinement"] == "fast"
+    assert report["model"]["name"] == "none" and "registering" not in report["seconds"]
+    points = np.random.default_rng(0).uniform(-6, 6, (20, 3))
+    moved = read_field(tmp_path / "second" / "transform.h5").transform_points(points)
+    assert np.linalg.norm(moved - first.transform_points(points), axis=1).max() < 1.0
+    assert main(["register", *pair, "--continue", str(inputs), "--overwrite"]) == 1
+    assert refused(capsys, "holds no earlier result to go on from")
 
 
 def test_existing_results_are_kept_unless_overwriting(inputs, tmp_path, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from ..errors import InputError, SettingsError
@@ -28,7 +29,21 @@ def add_register(commands) -> None:
     parser.add_argument(
         "--alignment", choices=("none", "centers", "mass", "rigid", "similarity", "affine"), help="default: affine"
     )
-    parser.add_argument("--initial-transform", metavar="FILE", help="linear transform, fixed to moving")
+    parser.add_argument(
+        "--initial-transform",
+        metavar="FILE",
+        action="append",
+        help="transform, fixed to moving, from which to start: any file that 'voxelmorph apply' takes, with :inverse "
+        "behind its name for its inverse; again for the next one of a chain. The alignment starts from a linear one; "
+        "one that bends space takes the alignment's place, and network and refinement go on from it",
+    )
+    parser.add_argument(
+        "--continue",
+        dest="earlier",
+        metavar="DIR",
+        help="go on from the result in DIR with its settings; the options here go before them. Where --refine is on, "
+        "no network runs again unless --model names one",
+    )
     parser.add_argument(
         "--passes", type=int, metavar="N", help="how often the network is applied (default: the model's)"
     )
@@ -85,7 +100,6 @@ _OPTIONS = {
 
 
 def _register(args: argparse.Namespace) -> int:
-    from ..alignment.files import read_linear_transform
     from ..images import landmarks
     from ..images.files import read_image
     from ..registration.register import register
@@ -105,7 +119,7 @@ def _register(args: argparse.Namespace) -> int:
         "moving_mask": args.moving_mask and _labels(args.moving_mask, "moving mask"),
         "fixed_points": args.fixed_points and landmarks.read_points(args.fixed_points, "fixed landmarks"),
         "moving_points": args.moving_points and landmarks.read_points(args.moving_points, "moving landmarks"),
-        "initial_transform": args.initial_transform and read_linear_transform(args.initial_transform),
+        "initial_transform": _start(args, fixed.grid, moving.grid),
     }
     extras = {name: value for name, value in extras.items() if value is not None}
     with Progress() as progress:
@@ -121,14 +135,52 @@ def _register(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _start(args: argparse.Namespace, fixed, moving):
+    """The start of the registration: None, a matrix (4, 4), or the displacement of what bends space."""
+    from ..images.grid import working_grid
+    from ..results import outputs
+    from ..transforms.reading import read_chain
+
+    names = args.initial_transform or []
+    if args.earlier:
+        if names:
+            raise InputError("--continue starts from the earlier result: leave --initial-transform out.")
+        names = [str(Path(args.earlier) / outputs.TRANSFORM)]
+    if not names:
+        return None
+    chain = read_chain(names, fixed=fixed, moving=moving)
+    return chain.matrix if chain.matrix is not None else chain.field_on(working_grid(fixed))
+
+
+def _earlier_settings(folder: str, kind):
+    """Those of the result in a folder."""
+    from ..results import outputs
+
+    report = Path(folder) / outputs.REPORT
+    try:
+        found = json.loads(report.read_text(encoding="utf-8"))["settings"]
+        settings = kind.from_json(json.dumps(found))
+    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder} holds no earlier result to go on from: there is no {report.name} with settings in it. Give the "
+            "output folder of an earlier 'voxelmorph register'."
+        ) from error
+    return settings
+
+
 def _settings(args: argparse.Namespace, kind):
     settings = kind()
+    if args.earlier:
+        settings = _earlier_settings(args.earlier, kind)
     if args.settings:
         try:
             settings = kind.from_json(Path(args.settings).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(f"The settings file {args.settings} cannot be read.") from error
     given = {own: getattr(args, option) for option, own in _OPTIONS.items() if getattr(args, option) is not None}
+    if args.earlier and given.get("refinement", settings.refinement) != "off":
+        # It has run in the earlier result.
+        given.setdefault("model", "none")
     return settings.replace(**given)
 
 

@@ -83,10 +83,10 @@ def from_sitk(image, name: str = "image") -> Image:
     return Image(array, grid_from_sitk(image), name)
 
 
-def read_image(path: str | Path, name: str | None = None) -> Image:
-    """Read an image that SimpleITK knows: NIfTI, NRRD, MetaImage, TIFF, ... or a folder with one DICOM series.
+def open_image(path: str | Path, name: str | None = None):
+    """The SimpleITK image of a file or of a folder with one DICOM series, of any dimension and values.
 
-    Raises InputError when the file is missing, unreadable, not scalar, a time series, or sheared.
+    Raises InputError when it is missing, unreadable or sheared.
     """
     import SimpleITK as sitk
 
@@ -95,7 +95,7 @@ def read_image(path: str | Path, name: str | None = None) -> Image:
     if not path.exists():
         raise InputError(f"The {label} cannot be read: there is no file {path}.")
     try:
-        image = read_dicom_folder(path, label) if path.is_dir() else sitk.ReadImage(str(path))
+        return read_dicom_folder(path, label) if path.is_dir() else sitk.ReadImage(str(path))
     except RuntimeError as error:
         text = str(error)
         if "orthonormal" in text:
@@ -107,7 +107,14 @@ def read_image(path: str | Path, name: str | None = None) -> Image:
             f"The {label} cannot be read from {path}: it is no image in a format known here "
             "(NIfTI, NRRD, MetaImage, TIFF, a DICOM folder, ...), or the file is damaged."
         ) from error
-    return from_sitk(image, label)
+
+
+def read_image(path: str | Path, name: str | None = None) -> Image:
+    """Read an image that SimpleITK knows: NIfTI, NRRD, MetaImage, TIFF, ... or a folder with one DICOM series.
+
+    Raises InputError when the file is missing, unreadable, not scalar, a time series, or sheared.
+    """
+    return from_sitk(open_image(path, name), name or Path(path).name)
 
 
 def write_image(image: Image, path: str | Path) -> None:

@@ -237,11 +237,19 @@ class Checks:
         self.carried = {"before": before, "aligned": aligned, "after": aligned}
         return matrix
 
-    def network(self, pair: Pair, field: DisplacementField) -> DisplacementField:
-        """The network's field, or zero."""
+    def started(self, matrix: np.ndarray, field: DisplacementField) -> None:
+        """The field that the deformation starts from carries the labels as well."""
+        if self._overlap is not None:
+            self.carried["after"] = self._overlap.carried(matrix, field)
+
+    def network(
+        self, pair: Pair, field: DisplacementField, start: DisplacementField | None = None
+    ) -> DisplacementField:
+        """The network's field, or what it started from (None: zero)."""
         similarity = self._judging(pair).choose() if self._similarity == "auto" else self._similarity
-        kept = self._deformed("network", pair, None, field, similarity)
-        return field if kept else DisplacementField.identity(field.grid)
+        if self._deformed("network", pair, start, field, similarity):
+            return field
+        return start if start is not None else DisplacementField.identity(field.grid)
 
     def refinement(
         self, pair: Pair, start: DisplacementField | None, field: DisplacementField, similarity: str

@@ -14,6 +14,7 @@ from .intensity import measured_region
 
 if TYPE_CHECKING:
     from .settings import Settings
+    from .start import Initial
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +33,7 @@ class Inputs:
     moving_points: np.ndarray | None = None
     fixed_mask: Image | None = None
     moving_mask: Image | None = None
-    initial_transform: np.ndarray | None = None
+    initial_transform: Initial | None = None
 
 
 def accepted(
@@ -47,7 +48,7 @@ def accepted(
     moving_points: np.ndarray | None = None,
     fixed_mask: Image | None = None,
     moving_mask: Image | None = None,
-    initial_transform: np.ndarray | None = None,
+    initial_transform: Initial | None = None,
 ) -> Inputs:
     """The inputs, named for messages, or an InputError or SettingsError that says what is wrong with which."""
     if fixed is moving or (fixed.array is moving.array and fixed.grid.same_as(moving.grid)):

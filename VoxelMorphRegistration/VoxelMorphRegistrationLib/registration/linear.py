@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..alignment.align import align
+from ..fields.displacement import DisplacementField
+from .start import start_matrix
 
 if TYPE_CHECKING:
     from .inputs import Inputs
@@ -24,17 +26,18 @@ class Linear:
 
 
 def linear_part(inputs: Inputs, settings: Settings, run: Run) -> Linear:
-    """The alignment of the settings; its warnings go to the run's."""
+    """The alignment of the settings; its warnings go to the run's. A deformable start stands in for it."""
+    initial = start_matrix(inputs.initial_transform, inputs.fixed.grid, inputs.region)
+    bent = isinstance(inputs.initial_transform, DisplacementField)
     result = align(
         inputs.fixed,
         inputs.moving,
-        settings.alignment,
-        initial=inputs.initial_transform,
+        "none" if bent else settings.alignment,
+        initial=initial,
         fixed_mask=inputs.fixed_mask,
         seed=settings.seed,
         progress=run.report,
     )
     advice = "Check the overlay; if it is wrong, bring the images together by hand and choose alignment 'none'."
     run.warnings.extend(f"{warning} {advice}" for warning in result.warnings)
-    initial = inputs.initial_transform
-    return Linear(np.eye(4) if initial is None else np.asarray(initial, np.float64), result.matrix)
+    return Linear(np.eye(4) if initial is None else initial, result.matrix)

@@ -21,14 +21,20 @@ if TYPE_CHECKING:
 
 
 def deform(
-    inputs: Inputs, matrix: np.ndarray, grids: list[Grid], network: Model, precision: str, run: Run
+    inputs: Inputs,
+    matrix: np.ndarray,
+    grids: list[Grid],
+    network: Model,
+    precision: str,
+    run: Run,
+    start: DisplacementField | None = None,
 ) -> tuple[DisplacementField, Model]:
     """The composed field of the passes, one on each of `grids`, and the network that made it (on the CPU, where the GPU
-    ran out of memory). matrix: A (4, 4), fixed to moving RAS mm.
+    ran out of memory). matrix: A (4, 4), fixed to moving RAS mm. start: the field that the first pass goes on from.
     """
     fixed, moving = inputs.fixed, inputs.moving
     window = [intensity_scale(image, network.card) for image in (fixed, moving)]
-    total = target = fine = None
+    total, target, fine = start, None, None
     for number, grid in enumerate(grids):
         run.report(number / len(grids))
         if target is None or grid is not grids[number - 1]:

@@ -22,6 +22,7 @@ from .refining import checks_of, guided, pair_of, refine_pair
 from .report import Report
 from .result import Registration
 from .settings import Settings
+from .start import Initial, start_field
 from .warnings import warn
 from .working import network_and_grids
 
@@ -40,7 +41,7 @@ def register(
     moving_points: np.ndarray | None = None,
     fixed_mask: Image | None = None,
     moving_mask: Image | None = None,
-    initial_transform: np.ndarray | None = None,
+    initial_transform: Initial | None = None,
     inverse: bool = False,
     trust_model: bool = False,
 ) -> Registration:
@@ -51,10 +52,11 @@ def register(
     report (and the warped labels); points: corresponding landmarks (N, 3) in RAS mm, for the report. Both guide the
     refinement where the settings weight them. fixed_mask: where the fixed image counts, for alignment and
     measurement. moving_mask: where the moving image counts in the refinement.
-    initial_transform: (4, 4) in RAS mm, fixed to moving. inverse: whether to make the inverse transform as well; a
-    warning says so where there is none. trust_model: run the program of a model file even where it does more than
-    networks need; no setting, since settings come with files of others.
-    Raises errors of this library with plain sentences.
+    initial_transform: fixed to moving in RAS mm: (4, 4), where the alignment starts, or the displacement S(x) - x of
+    any transform S, which stands in for the alignment and from which network and refinement go on.
+    inverse: whether to make the inverse transform as well; a warning says so where there is none. trust_model: run the
+    program of a model file even where it does more than networks need; no setting, since settings come with files of
+    others. Raises errors of this library with plain sentences.
     """
     settings = settings or Settings()
     if isinstance(model, (str, Path)):
@@ -83,12 +85,15 @@ def register(
         checks = checks_of(inputs, settings, run)
         linear = replace(linear, matrix=checks.alignment(linear.start, linear.matrix))
     pair = pair_of(inputs, linear.matrix)
-    deformation, refined = None, None
+    start = start_field(inputs.initial_transform, linear.matrix, inputs.fixed.grid)
+    if start is not None:
+        checks.started(linear.matrix, start)
+    deformation, refined = start, None
     facts: dict = {"device": choose_device(settings.device)}
     if network is not None:
         with run.stage("registering"):
-            deformation, network = deform(inputs, linear.matrix, grids, network, settings.precision, run)
-            deformation = checks.network(pair, deformation.covering(inputs.fixed.grid))
+            deformation, network = deform(inputs, linear.matrix, grids, network, settings.precision, run, start)
+            deformation = checks.network(pair, deformation.covering(inputs.fixed.grid), start)
             facts = facts_of(network, grids)
     if settings.refinement != "off":
         with run.stage("refining"):

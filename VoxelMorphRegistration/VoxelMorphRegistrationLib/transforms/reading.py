@@ -1,0 +1,83 @@
+"""Transform files by name: which reader takes which, and what the words behind a name mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InputError
+from ..images.grid import Grid, check_matrix
+from . import itk, lta, matrices, vectors, voxelmorph
+from .chain import Chain
+from .parts import Matrix
+
+INVERSE = "inverse"
+CONVENTIONS = ("auto", "voxelmorph", "fsl")
+
+
+@dataclass(frozen=True)
+class Named:
+    """A transform as it is named on the command line: FILE, FILE:inverse, FILE:voxelmorph, FILE:fsl:inverse."""
+
+    path: Path
+    inverted: bool = False
+    convention: str = "auto"
+
+    @staticmethod
+    def of(text: str, convention: str = "auto") -> Named:
+        """convention: of files for which none is said behind the name, where it fits their kind."""
+        name, words = text, []
+        while True:
+            head, colon, word = name.rpartition(":")
+            if not colon or word not in (INVERSE, *CONVENTIONS):
+                break
+            name = head
+            words.append(word)
+        said = [word for word in words if word != INVERSE]
+        if len(said) > 1 or not name:
+            raise InputError(f"'{text}' is no transform: give a file, and behind it :inverse, :voxelmorph or :fsl.")
+        return Named(Path(name), words.count(INVERSE) % 2 == 1, said[0] if said else convention)
+
+
+def read_chain(
+    names: list[str | Named], convention: str = "auto", fixed: Grid | None = None, moving: Grid | None = None
+) -> Chain:
+    """The transforms of `names`, the first one applied first to positions of the reference. Raises InputError.
+
+    fixed, moving: the grids of the images, for files that need them (FSL's matrices, .npz fields).
+    """
+    chain = Chain()
+    for name in names:
+        named = name if isinstance(name, Named) else Named.of(name, convention)
+        found = read_transform(named.path, named.convention, fixed, moving)
+        chain = chain.then(found.inverse() if named.inverted else found)
+    return chain
+
+
+def read_transform(
+    path: str | Path, convention: str = "auto", fixed: Grid | None = None, moving: Grid | None = None
+) -> Chain:
+    """One file, as it is. Raises InputError."""
+    path = Path(path)
+    if convention not in CONVENTIONS:
+        raise InputError(f"There is no convention '{convention}': use one of {', '.join(CONVENTIONS)}.")
+    if not path.is_file():
+        raise InputError(f"The transform cannot be read: there is no file {path}.")
+    name = path.name.lower()
+    if name.endswith(".lta"):
+        return lta.read(path)
+    if name.endswith(".npz"):
+        return voxelmorph.read(path, fixed)
+    if name.endswith(vectors.SUFFIXES):
+        return voxelmorph.read(path, fixed) if convention == "voxelmorph" else vectors.read(path)
+    if name.endswith((".mgz", ".mgh", ".m3z")):
+        raise InputError(
+            f"{path.name} is a file of FreeSurfer that is not known here. Write a linear one as .lta, and a field as "
+            "NIfTI in voxels."
+        )
+    rows = matrices.rows_of_numbers(path)
+    if rows is not None:
+        if convention == "fsl":
+            return matrices.read_fsl(path, fixed, moving)
+        return Chain.of([Matrix(check_matrix(rows, f"transform in {path}"))])
+    return itk.read(path)

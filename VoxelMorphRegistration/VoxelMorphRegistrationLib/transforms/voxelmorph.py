@@ -1,0 +1,88 @@
+"""Fields in voxels, as the original VoxelMorph and SynthMorph write them (.nii, .nii.gz, .npz).
+
+An array (I, J, K, 3) or (3, I, J, K), channel c along array axis c, on the grid of the fixed image: the voxel p of the
+fixed image belongs to p + u(p). An .npz file holds it under 'vol' and no grid: that of the reference is taken.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+from ..fields.displacement import DisplacementField
+from ..images.grid import Grid
+from .chain import Chain
+from .parts import Bent
+
+
+def read(path: Path, fixed: Grid | None) -> Chain:
+    """fixed: the grid for an .npz file. Raises InputError."""
+    array, grid = _npz(path, fixed) if path.suffix == ".npz" else _image(path)
+    displacement = array @ grid.ijk_to_ras[:3, :3].T.astype(np.float32)
+    return Chain((Bent(DisplacementField(displacement, grid)),))
+
+
+def _npz(path: Path, fixed: Grid | None) -> tuple[np.ndarray, Grid]:
+    try:
+        with np.load(path) as file:
+            array = np.asarray(file["vol"] if "vol" in file else file[file.files[0]], np.float32).squeeze()
+    except (OSError, ValueError, IndexError) as error:
+        raise InputError(f"The transform cannot be read from {path}: it is no .npz file with an array.") from error
+    if array.ndim != 4 or 3 not in (array.shape[0], array.shape[-1]):
+        raise InputError(_no_field(path, array.shape))
+    vectors = np.moveaxis(array, 0, -1) if array.shape[-1] != 3 else array
+    vectors = vectors.transpose(2, 1, 0, 3)
+    if fixed is None:
+        raise InputError(f"{path.name} holds a field without its grid. Give the fixed image as the reference.")
+    if fixed.shape != vectors.shape[:3]:
+        raise InputError(
+            f"{path.name} holds a field of {vectors.shape[2::-1]} voxels, and the reference has "
+            f"{tuple(fixed.size.tolist())}. Give the fixed image that it was made for."
+        )
+    return vectors, fixed
+
+
+def _image(path: Path) -> tuple[np.ndarray, Grid]:
+    import SimpleITK as sitk
+
+    from ..images.files import grid_from_sitk, open_image
+
+    image = open_image(path, f"transform {path.name}")
+    array = sitk.GetArrayFromImage(image).astype(np.float32)
+    if image.GetDimension() == 3 and image.GetNumberOfComponentsPerPixel() == 3:
+        # (K, J, I, 3) already; an intent of displacement is turned to LPS by ITK, which voxels know nothing of.
+        if image.HasMetaDataKey("intent_code") and image.GetMetaData("intent_code").strip() == "1006":
+            array = array * np.array([-1, -1, 1], np.float32)
+        return array, grid_from_sitk(image)
+    if image.GetDimension() != 4 or 3 not in (array.shape[0], array.shape[-1]):
+        raise InputError(_no_field(path, array.shape[::-1]))
+    if array.shape[0] == 3:
+        return np.moveaxis(array, 0, -1), grid_from_sitk(image[:, :, :, 0])
+    # (3, I, J, K) under the matrix of (I, J, K): the file's first axis is the channel.
+    return array, _grid_of_shifted(path, array.shape[:3])
+
+
+def _grid_of_shifted(path: Path, shape: tuple[int, ...]) -> Grid:
+    """The grid of a file whose first axis holds channels, while its matrix means the three axes behind it."""
+    import SimpleITK as sitk
+
+    from ..images.files import grid_from_sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    geometry = sitk.Image([1, 1, 1], sitk.sitkUInt8)
+    geometry.SetOrigin(reader.GetOrigin()[:3])
+    geometry.SetSpacing(reader.GetSpacing()[:3])
+    direction = np.array(reader.GetDirection()).reshape(4, 4)[:3, :3]
+    geometry.SetDirection(direction.ravel().tolist())
+    return Grid((shape[0], shape[1], shape[2]), grid_from_sitk(geometry).ijk_to_ras)
+
+
+def _no_field(path: Path, shape: tuple[int, ...]) -> str:
+    return (
+        f"{path.name} holds no field in voxels: its array is {' x '.join(map(str, shape))}, and "
+        "(I, J, K, 3) or (3, I, J, K) is due."
+    )
