@@ -8,7 +8,7 @@ from VoxelMorphRegistrationLib.errors import FieldError, InputError
 from VoxelMorphRegistrationLib.fields import folding
 from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
 from VoxelMorphRegistrationLib.fields.files import read_field, write_field
-from VoxelMorphRegistrationLib.fields.inverse import INVERSE_TOLERANCE_MM
+from VoxelMorphRegistrationLib.fields.inverse import INVERSE_TOLERANCE
 from VoxelMorphRegistrationLib.fields.velocity import integrate_velocity
 from VoxelMorphRegistrationLib.fields.warp import warp_image, warp_labels
 from VoxelMorphRegistrationLib.images.files import set_sitk_geometry, to_sitk
@@ -189,7 +189,7 @@ def test_inverse_of_steep_fields_is_exact(slope):
     target = make_grid((9, 9, 9), (1 + slope, 1, 1))
     back = target.positions() + field.inverse(target).displacement_ras
     # The residual is bounded, and T^-1 stretches it by 1 / (1 + slope).
-    allowed = INVERSE_TOLERANCE_MM * max(1.0, 1 / (1 + slope)) + 1e-4
+    allowed = INVERSE_TOLERANCE * max(1.0, 1 / (1 + slope)) + 1e-4
     np.testing.assert_allclose(back, target.positions() / [1 + slope, 1, 1], atol=allowed)
 
 
@@ -203,7 +203,7 @@ def test_inverse_with_a_linear_part_undoes_both_at_its_voxels(kind):
     back = grid.positions().reshape(-1, 3) + field.inverse(grid, matrix).displacement_ras.reshape(-1, 3)
     again = field.transform_points(back) @ matrix[:3, :3].T + matrix[:3, 3]
     # A stretches the error by at most its largest singular value; positions are rounded to float32.
-    assert np.abs(again - grid.positions().reshape(-1, 3)).max() < 1.1 * INVERSE_TOLERANCE_MM + 1e-4
+    assert np.abs(again - grid.positions().reshape(-1, 3)).max() < 1.1 * INVERSE_TOLERANCE + 1e-4
 
 
 def test_inverse_on_a_large_grid_is_as_exact(monkeypatch):
@@ -211,9 +211,9 @@ def test_inverse_on_a_large_grid_is_as_exact(monkeypatch):
     whole = field.inverse(grid).displacement_ras
     for user in ("displacement", "folding"):
         monkeypatch.setattr(f"VoxelMorphRegistrationLib.fields.{user}.BLOCK_VOXELS", 1000)
-    np.testing.assert_allclose(field.inverse(grid).displacement_ras, whole, atol=5 * INVERSE_TOLERANCE_MM)
+    np.testing.assert_allclose(field.inverse(grid).displacement_ras, whole, atol=5 * INVERSE_TOLERANCE)
     again = field.transform_points((grid.positions() + field.inverse(grid).displacement_ras).reshape(-1, 3))
-    assert np.abs(again - grid.positions().reshape(-1, 3)).max() < INVERSE_TOLERANCE_MM + 1e-4
+    assert np.abs(again - grid.positions().reshape(-1, 3)).max() < INVERSE_TOLERANCE + 1e-4
 
 
 def test_folded_field_has_no_inverse():

@@ -19,6 +19,8 @@ from .samples import Samples
 SAMPLES, BINS = 40_000, 32
 COARSE_PART, COARSE_SAMPLES, COARSE_BINS = 0.08, 3_000, 20
 LARGEST_TILT_DEGREES = 5.0
+# Of the reduced copies' spacing: units of the frame. Of a head, a unit is a millimetre.
+UNITS = 3.0
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,11 @@ class _Verdict:
 class Pair:
     """Both images reduced and in one frame, so that every map sought below goes from the frame to itself.
 
-    frame: (4, 4), frame to fixed RAS. after: (4, 4) in RAS, follows the map sought. fixed, moving: on grids with
-    right angles in the frame, values 0 to 1, NaN where unknown. mask: (K, J, I) bool, where fixed is compared.
-    fixed_center, moving_center: of the fields of view, in the frame. spacing: mm of the reduced copies.
+    frame: (4, 4), frame to fixed RAS; its unit is a third of the reduced copies' spacing, so that nothing depends on
+    how large the voxels are (of a head it is 1 mm). after: (4, 4) in RAS, follows the map sought. fixed, moving: on
+    grids with right angles in the frame, values 0 to 1, NaN where unknown. mask: (K, J, I) bool, where fixed is
+    compared. fixed_center, moving_center: of the fields of view, in the frame. spacing: of the reduced copies, in
+    units of the frame.
     In 2D the frame's third axis is the common normal, and every position in both images has 0 there.
     """
 
@@ -55,7 +59,8 @@ class Pair:
         if fixed.grid.dimension == 2:
             fixed, moving = _squared(fixed), _squared(moving)
             start = start @ _onto_plane(fixed, moving, start)
-        frame = _frame(fixed.grid)
+        shown = moving.grid.transformed(np.linalg.inv(start))
+        frame = _frame(fixed.grid, work_spacing(fixed.grid, shown, 1.0) / UNITS)
         fixed_grid = fixed.grid.transformed(np.linalg.inv(frame))
         # The moving image as the start shows it in the fixed space.
         moving_grid = moving.grid.transformed(np.linalg.inv(start @ frame))
@@ -90,8 +95,10 @@ class Pair:
         return _Verdict(float(similarity[0]), float(overlap[0]))
 
 
-def _frame(grid: Grid) -> np.ndarray:
-    """Frame to RAS: origin at the grid's centre; axes as RAS, for a slice the in-plane axes and the normal."""
+def _frame(grid: Grid, unit: float) -> np.ndarray:
+    """Frame to RAS: origin at the grid's centre; axes as RAS, for a slice the in-plane axes and the normal; `unit` mm
+    long.
+    """
     frame = np.eye(4)
     frame[:3, 3] = grid.center_ras
     if grid.dimension == 2:
@@ -102,6 +109,7 @@ def _frame(grid: Grid) -> np.ndarray:
         across = np.cross(normal, along)
         across *= np.sign(across @ grid.directions[:, second])
         frame[:3, :3] = np.stack([along, across, normal], 1)
+    frame[:3, :3] *= unit
     return frame
 
 

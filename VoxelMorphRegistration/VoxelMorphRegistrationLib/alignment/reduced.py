@@ -9,6 +9,7 @@ import numpy as np
 from ..errors import InputError
 from ..images.grid import Grid, working_grid
 from ..images.image import Image, resample
+from ..images.nodata import filled
 
 # Size of the reduced copies, in voxels (3D) or pixels (2D); 250,000 voxels are 3 mm for a head.
 WORK_VOXELS = 250_000
@@ -30,14 +31,9 @@ def work_spacing(fixed: Grid, moving: Grid, part: float) -> float:
 
 def reduced(image: Image, spacing: float) -> Image:
     """`image` with voxels of at least `spacing` mm on right angles; 0 to 1 between robust limits, NaN outside."""
-    array = image.array.astype(np.float32)
-    finite = np.isfinite(array)
-    if not finite.any():
-        raise InputError(f"The {image.name} has no voxel with a finite value. Check the file.")
-    if not finite.all():
-        array[~finite] = array[finite].min()
+    image = filled(image).image
     # Means over whole blocks first: much cheaper than smoothing every voxel.
-    image = _block_means(Image(array, image.grid, image.name), spacing)
+    image = _block_means(image.with_array(image.array.astype(np.float32)), spacing)
     flat = -1 if image.grid.dimension == 3 else 2 - image.grid.flat_axis
     wanted = [s if axis == flat else max(s, spacing) for axis, s in enumerate(image.grid.spacing)]
     small = resample(image, working_grid(image.grid, tuple(wanted)), background=math.nan, smooth=True)

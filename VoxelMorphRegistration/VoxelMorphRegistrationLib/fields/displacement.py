@@ -19,7 +19,7 @@ from .folding import (
     linear_determinant,
     voxel_blocks,
 )
-from .inverse import INVERSE_TOLERANCE_MM, LARGEST_PART_WITHOUT_INVERSE, Displaced, inverted
+from .inverse import INVERSE_TOLERANCE, LARGEST_PART_WITHOUT_INVERSE, Displaced, inverted
 from .positions import warped_positions
 
 
@@ -180,17 +180,18 @@ class DisplacementField:
         return DisplacementField(out, other.grid)
 
     def inverse(
-        self, grid: Grid | None = None, linear: np.ndarray | None = None, tolerance_mm: float = INVERSE_TOLERANCE_MM
+        self, grid: Grid | None = None, linear: np.ndarray | None = None, tolerance_mm: float | None = None
     ) -> DisplacementField:
         """The displacement T^-1(y) - y of T(x) = A (x + u(x)) at the voxels y of `grid` (own when None).
 
-        linear: A (4, 4) in RAS mm (identity when None). |T(T^-1(y)) - y| is at most `tolerance_mm` at the voxels, up
-        to what A enlarges it by. Raises FieldError when more than 0.1 % of them do not come within ten tolerances, as
-        happens where the field folds.
+        linear: A (4, 4) in RAS mm (identity when None). |T(T^-1(y)) - y| is at most `tolerance_mm` at the voxels (that
+        of `inverse_tolerance` when None), up to what A enlarges it by. Raises FieldError when more than 0.1 % of them
+        do not come within ten tolerances, as happens where the field folds.
         """
         from ..images import sampling
 
         grid = grid or self.grid
+        tolerance_mm = inverse_tolerance(self.grid, grid) if tolerance_mm is None else tolerance_mm
         back = np.eye(4) if linear is None else np.linalg.inv(np.asarray(linear, np.float64))
         out, error = self._inverse_after(back, grid, tolerance_mm)
         bad = float(np.mean(error > 10 * tolerance_mm))
@@ -272,6 +273,12 @@ class DisplacementField:
             sd_log=float(np.log(np.clip(values, 1e-9, 1e9).astype(np.float64)).std()),
         )
         return Image(determinant, grid, "Jacobian determinant"), folding
+
+
+def inverse_tolerance(*grids: Grid) -> float:
+    """How exact an inverse of a field on one of the grids, at the voxels of another, is, in mm."""
+    smallest = min(float(np.min(grid.spacing, where=grid.size > 1, initial=np.inf)) for grid in grids)
+    return INVERSE_TOLERANCE * smallest
 
 
 def grid_over(grid: Grid, covered: Grid) -> Grid:

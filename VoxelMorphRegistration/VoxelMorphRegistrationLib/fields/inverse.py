@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 # Of the inverse: the most rounds; the fixed point nearly always takes less than ten.
 _FIXED_POINT_ROUNDS, _NEWTON_ROUNDS, _HALVINGS = 40, 20, 8
-# How exact an inverse is at its voxels.
-INVERSE_TOLERANCE_MM = 1e-3
+# How exact an inverse is at its voxels, as a part of their size.
+INVERSE_TOLERANCE = 1e-3
 # An inverse is refused where more points than this part have none.
 LARGEST_PART_WITHOUT_INVERSE = 1e-3
 

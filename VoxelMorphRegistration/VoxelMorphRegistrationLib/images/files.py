@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import InputError, OutputError
 from .dicom import read_dicom_folder
-from .grid import LPS_FROM_RAS, Grid
+from .grid import LPS_FROM_RAS, Grid, check_right_angles
 from .image import Image
 
 
@@ -80,7 +80,9 @@ def from_sitk(image, name: str = "image") -> Image:
     array = sitk.GetArrayFromImage(image)
     if image.GetDimension() == 2:
         array = array[None]
-    return Image(array, grid_from_sitk(image), name)
+    grid = grid_from_sitk(image)
+    check_right_angles(grid, name)
+    return Image(array, grid, name)
 
 
 def open_image(path: str | Path, name: str | None = None):

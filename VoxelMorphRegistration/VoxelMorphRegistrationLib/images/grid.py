@@ -16,6 +16,11 @@ import numpy as np
 from ..errors import InputError
 
 LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+# Two axes are at right angles up to this cosine of their angle: more than files round away, and still less than a
+# tenth of a voxel over a hundred. On every road, files and scene.
+LARGEST_SHEAR = 1.1e-3
+# Labels and masks belong to an image's voxels when their own are this part of one away at most, along every axis.
+SAME_VOXELS = 0.05
 _AXIS_LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))
 
 
@@ -86,9 +91,13 @@ class Grid:
 
     @property
     def is_orthogonal(self) -> bool:
-        """Whether the axes are at right angles (to 1e-3, the rounding of common file headers)."""
-        gram = self.directions.T @ self.directions
-        return bool(np.abs(gram - np.eye(3)).max() < 1e-3)
+        """Whether the axes are at right angles, to `LARGEST_SHEAR`."""
+        return self.shear < LARGEST_SHEAR
+
+    @property
+    def shear(self) -> float:
+        """The largest cosine of the angle between two axes: 0 at right angles."""
+        return float(np.abs(self.directions.T @ self.directions - np.eye(3)).max())
 
     @property
     def orientation(self) -> str:
@@ -120,9 +129,12 @@ class Grid:
         ijk = self.to_ijk(ras)
         return np.all((ijk >= -0.5 - 1e-6) & (ijk <= self.size - 0.5 + 1e-6), axis=-1)
 
-    def same_as(self, other: Grid, tolerance_mm: float = 1e-3) -> bool:
-        """Whether both have the same shape and their corners agree within `tolerance_mm`."""
-        return self.shape == other.shape and bool(np.abs(self.corners() - other.corners()).max() < tolerance_mm)
+    def same_as(self, other: Grid, tolerance: float = 1e-3) -> bool:
+        """Whether both have the same shape and their corners agree within `tolerance` voxels along every axis."""
+        if self.shape != other.shape:
+            return False
+        apart = (other.corners() - self.corners()) @ self.ras_to_ijk[:3, :3].T
+        return bool(np.abs(apart).max() < tolerance)
 
     def transformed(self, matrix: np.ndarray) -> Grid:
         """The grid moved by a 4x4 matrix in RAS."""
@@ -162,6 +174,16 @@ def reoriented(grid: Grid, orientation: str) -> Grid:
         matrix[:3, new] = column
         size.append(int(grid.size[old]))
     return Grid(tuple(size[::-1]), matrix)
+
+
+def check_right_angles(grid: Grid, name: str) -> None:
+    """Raise InputError, with the image's name and the angle, where the axes of its voxels are not at right angles."""
+    if not grid.is_orthogonal:
+        off = math.degrees(math.asin(min(grid.shear, 1.0)))
+        raise InputError(
+            f"The {name} has sheared axes: two of them are {off:.2g} degrees off a right angle. Resample it onto a "
+            "grid with right angles first (in Slicer, with the Resample Scalar/Vector/DWI Volume module)."
+        )
 
 
 def orthogonalised(grid: Grid) -> Grid:
@@ -249,6 +271,8 @@ def check_matrix(matrix: np.ndarray, what: str) -> np.ndarray:
     result = np.array(matrix, dtype=np.float64)
     if result.shape != (4, 4) or not np.isfinite(result).all() or np.abs(result[3] - [0, 0, 0, 1]).max() > 1e-6:
         raise InputError(f"The {what} must be a 4x4 matrix of finite numbers whose last row is 0 0 0 1.")
-    if abs(np.linalg.det(result[:3, :3])) < 1e-6:
+    # Of a matrix that only scales all axes alike, this is 1: metres are as good as millimetres.
+    longest = np.linalg.norm(result[:3, :3], axis=0).max()
+    if longest == 0 or abs(np.linalg.det(result[:3, :3] / longest)) < 1e-6:
         raise InputError(f"The {what} is singular: it flattens space. Give an invertible matrix.")
     return result

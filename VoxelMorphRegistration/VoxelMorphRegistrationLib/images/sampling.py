@@ -82,15 +82,18 @@ def integrate(velocity: torch.Tensor, steps: int) -> torch.Tensor:
     return displacement
 
 
-def affine_positions(matrix: np.ndarray, shape: tuple[int, ...], rows: slice) -> torch.Tensor:
+def affine_positions(
+    matrix: np.ndarray, shape: tuple[int, ...], rows: slice, dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
     """Source voxel positions of the slabs `rows` of an output grid.
 
-    `matrix` (4, 4) maps output ijk to source ijk; `shape` is (K, J, I). Returns (k, J, I, 3) float32, ordered ijk.
+    `matrix` (4, 4) maps output ijk to source ijk; `shape` is (K, J, I). Returns (k, J, I, 3), ordered ijk. dtype: of
+    positions in space, float64: far from its origin, float32 is no better than millimetres.
     """
     k = np.arange(rows.start, rows.stop)[:, None] * matrix[:3, 2] + matrix[:3, 3]
     j = np.arange(shape[1])[:, None] * matrix[:3, 1]
     i = np.arange(shape[2])[:, None] * matrix[:3, 0]
-    parts = [torch.from_numpy(part.astype(np.float32)) for part in (k, j, i)]
+    parts = [torch.from_numpy(part).to(dtype) for part in (k, j, i)]
     return parts[0][:, None, None] + parts[1][None, :, None] + parts[2][None, None]
 
 

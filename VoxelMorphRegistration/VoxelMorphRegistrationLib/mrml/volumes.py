@@ -9,7 +9,7 @@ import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
 from ..errors import InputError
-from ..images.grid import Grid, check_matrix
+from ..images.grid import Grid, check_matrix, check_right_angles
 from ..images.image import Image
 from .names import LINEAR_ROLE, PARENT_ATTRIBUTE
 from .transforms import is_moved_by, matrix_from_vtk
@@ -100,9 +100,5 @@ def world_grid(node, shape: tuple[int, ...], name: str, replaced=None) -> Grid:
         own = Grid(shape, matrix_from_vtk(matrix))
     except InputError as error:
         raise InputError(f"The {name} cannot be placed in space. {error}") from error
-    if not own.is_orthogonal:
-        raise InputError(
-            f"The {name} has sheared axes (not at right angles). Resample it onto a grid with right angles first, "
-            "for example with the Resample Scalar/Vector/DWI Volume module."
-        )
+    check_right_angles(own, name)
     return own.transformed(parent_to_world(node, name, replaced))

@@ -44,6 +44,12 @@ def region_grid(grid: Grid, mask: np.ndarray) -> Grid:
     return working_grid(cropped, spacing)
 
 
+def mean_extent(grid: Grid) -> float:
+    """Geometric mean in mm of the extents along the axes with more than one voxel."""
+    used = grid.size > 1
+    return float(np.prod((grid.size * grid.spacing)[used])) ** (1 / int(used.sum()))
+
+
 def memory_bytes(pair: Pair) -> int:
     """Estimated peak of a refinement: 200 MB, 63 float32 volumes of the finest grid, and with labels two of the
     larger label map for each channel.

@@ -15,11 +15,11 @@ from ..images.grid import Grid, working_grid
 from ..images.image import Image, resample
 from .descriptors import descriptor_noise, label_channels, mind_ssc
 from .levels import REACH
-from .pair import common_labels
+from .pair import common_labels, mean_extent
 from .steps import (
     DETAIL_PART,
     LANDMARK_SIGMA,
-    LANDMARK_UNIT_MM,
+    LANDMARK_UNIT,
     WINDOW_STEP,
     Compared,
     GradientStep,
@@ -54,8 +54,9 @@ WIDE_WINDOWS, WIDE_WEIGHT = (2, 8), 2.0
 # A level ends when this many steps gained less than this part of the similarity; Gauss-Newton steps gain faster.
 PATIENCE, SMALLEST_GAIN = 5, 0.0003
 WINDOW_PATIENCE, WINDOW_SMALLEST_GAIN = 3, 0.002
-# How far beyond the fixed region the moving image is read, and up to where values in [0, 1] are background.
-MARGIN_MM, BACKGROUND = 16.0, 0.02
+# How far beyond the fixed region the moving image is read, as a part of its mean extent (13 mm of a brain), and up to
+# where values in [0, 1] are background.
+MARGIN, BACKGROUND = 0.08, 0.02
 
 
 def _ends_in_background(image: Image, window: tuple[float, float]) -> bool:
@@ -125,7 +126,7 @@ class Problem:
 
     def _wide(self, grid: Grid, spacing: float) -> tuple[Grid, int]:
         """A grid with a margin for what the field brings in from outside, and the margin in voxels."""
-        margin = max(1, int(np.ceil(MARGIN_MM / spacing)))
+        margin = max(1, int(np.ceil(MARGIN * mean_extent(grid) / spacing)))
         margins = np.where(grid.size > 1, margin, 0)
         return grid.cropped(-margins, grid.size + 2 * margins), margin
 
@@ -201,7 +202,7 @@ class Problem:
         goal = moving @ inverse[:3, :3].T + inverse[:3, 3]
         axes = [axis for axis in range(3) if self.flat is None or axis != 2 - self.flat]
         voxels = [torch.from_numpy(self.grid.to_ijk(p)[:, axes].astype(np.float32)) for p in (fixed, goal)]
-        unit = LANDMARK_UNIT_MM / float(np.min(self.grid.spacing[self.grid.size > 1]))
+        unit = LANDMARK_UNIT * mean_extent(self.grid) / float(np.min(self.grid.spacing[self.grid.size > 1]))
         shape = self.flow_of(None).shape[2:]
         return LandmarkStep(voxels[0].to(self.device), voxels[1].to(self.device), shape, sigma, unit)
 

@@ -16,8 +16,9 @@ WINDOW_SIGMA, WINDOW_UPDATE_SIGMA = 3.3, 2.2
 STEP, WINDOW_STEP, DETAIL_PART, DETAIL_STRIDE = 0.4, 0.5, 0.999, 5
 # Part of the mean curvature added to that of a window: where there is little to see, little moves.
 DAMPING = 0.1
-# How far a landmark pulls, in voxels of the field; distances count in units of a centimetre.
-LANDMARK_SIGMA, LANDMARK_UNIT_MM = 3.0, 10.0
+# How far a landmark pulls, in voxels of the field; distances count in units of this part of the mean extent of what is
+# registered, a centimetre of a brain.
+LANDMARK_SIGMA, LANDMARK_UNIT = 3.0, 0.06
 
 
 class Compared:
@@ -128,7 +129,7 @@ class WindowStep:
 class LandmarkStep:
     """Landmarks pull the field around them towards where they belong, at most STEP a time.
 
-    fixed, goal: (N, d) in voxels of the field grid, ordered i, j(, k). unit: voxels in LANDMARK_UNIT_MM.
+    fixed, goal: (N, d) in voxels of the field grid, ordered i, j(, k). unit: voxels in LANDMARK_UNIT.
     """
 
     def __init__(self, fixed: torch.Tensor, goal: torch.Tensor, shape: torch.Size, sigma: float, unit: float) -> None:
@@ -147,7 +148,7 @@ class LandmarkStep:
         return (self.goal - self.fixed).flip(1) - moved
 
     def similarity(self, flow: torch.Tensor) -> float:
-        """Minus the mean squared distance, in squares of LANDMARK_UNIT_MM."""
+        """Minus the mean squared distance, in squares of LANDMARK_UNIT."""
         return -float(self.residuals(flow).square().sum(1).mean()) / self.unit**2
 
     def __call__(self, flow: torch.Tensor) -> tuple[float, torch.Tensor]:

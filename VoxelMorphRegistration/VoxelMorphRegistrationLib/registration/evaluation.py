@@ -7,7 +7,11 @@ from collections.abc import Iterable
 import numpy as np
 
 from ..errors import InputError
+from ..images.grid import SAME_VOXELS
 from ..images.image import Image
+
+# How far beyond the quartiles values count, in distances between these.
+FENCE = 3.0
 
 
 def label_values(*labels: Image) -> list[int]:
@@ -17,7 +21,7 @@ def label_values(*labels: Image) -> list[int]:
 
 
 def _same_grid(a: Image, b: Image) -> None:
-    if not a.grid.same_as(b.grid, 1e-2):
+    if not a.grid.same_as(b.grid, SAME_VOXELS):
         raise InputError(f"The {a.name} and the {b.name} are on different grids. Resample one onto the other first.")
 
 
@@ -129,22 +133,31 @@ def target_registration_error(transformed_ras: np.ndarray, moving_ras: np.ndarra
 
 
 def similarity(fixed: np.ndarray, moving: np.ndarray, mask: np.ndarray, bins: int = 32) -> dict[str, float]:
-    """Normalised cross-correlation and mutual information (nats) of two arrays over a mask.
+    """Normalised cross-correlation and mutual information (nats) of two arrays over a mask, where both are finite.
 
-    NCC in [-1, 1] suits one modality; mutual information (Viola and Wells 1997, histogram estimate) suits any.
+    NCC in [-1, 1] suits one modality; mutual information (Viola and Wells 1997, histogram estimate) suits any. Values
+    far from most (metal, contrast medium in a bladder) are cut down to the fences of `_tamed` first.
     """
-    a, b = fixed[mask].astype(np.float64), moving[mask].astype(np.float64)
+    mask = mask & np.isfinite(moving) & np.isfinite(fixed)
+    a, b = (_tamed(values[mask].astype(np.float64)) for values in (fixed, moving))
     if a.size < 2:
         return {"ncc": 0.0, "mi": 0.0}
     deviation = a.std() * b.std()
     ncc = float(((a - a.mean()) * (b - b.mean())).mean() / deviation) if deviation > 0 else 0.0
-    joint, _, _ = np.histogram2d(_clipped(a), _clipped(b), bins=bins)
+    joint, _, _ = np.histogram2d(a, b, bins=bins)
     joint /= joint.sum()
     independent = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
     positive = joint > 0
     return {"ncc": ncc, "mi": float((joint[positive] * np.log(joint[positive] / independent[positive])).sum())}
 
 
-def _clipped(values: np.ndarray) -> np.ndarray:
-    low, high = np.percentile(values, [0.5, 99.5])
-    return np.clip(values, low, high)
+def _tamed(values: np.ndarray) -> np.ndarray:
+    """Values scaled to [0, 1] between their percentiles 0.5 and 99.5, or fences three times the distance between the
+    quartiles beyond these (Tukey 1977), whichever are closer; constant ones to 0.
+    """
+    if values.size == 0:
+        return values
+    low, first, third, high = np.percentile(values, [0.5, 25.0, 75.0, 99.5])
+    if third > first:
+        low, high = max(low, first - FENCE * (third - first)), min(high, third + FENCE * (third - first))
+    return np.clip((values - low) / (high - low), 0.0, 1.0) if high > low else np.zeros_like(values)

@@ -8,13 +8,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import InputError, SettingsError
+from ..images.grid import SAME_VOXELS
 from ..images.image import Image
+from ..images.nodata import filled
 from . import evaluation
-from .intensity import measured_region
+from .intensity import intensity_window, measured_region
 
 if TYPE_CHECKING:
     from .settings import Settings
     from .start import Initial
+
+
+# What float32 holds with room for sums and squares of it, and how many of its steps the values must cover.
+LARGEST_VALUE, SMALLEST_SPREAD, FEWEST_STEPS = 1e37, 1e-30, 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,9 +79,10 @@ def accepted(
 
 
 def usable_image(image: Image, role: str, warnings: list[str]) -> Image:
-    """The image with finite values only. Raises InputError when it is empty or constant, or mostly not finite.
+    """The image with data in every voxel, and numbers that float32 can tell apart. Raises InputError when it is empty
+    or constant, or has none.
 
-    NaN and infinite voxels are set to the smallest finite value, and `warnings` says so. The result is named for
+    Voxels without data (see images.nodata) become background, and `warnings` says so. The result is named for
     messages: its role and own name.
     """
     if image.name == role or image.name.startswith(f"{role.split()[0]} volume "):
@@ -83,25 +90,36 @@ def usable_image(image: Image, role: str, warnings: list[str]) -> Image:
         name = image.name
     else:
         name = f"{role} ({image.name})" if image.name != "image" else role
-    array = image.array
-    if array.dtype.kind not in "biuf":
-        raise InputError(f"The {name} holds {array.dtype} values. Give an image of real numbers.")
-    if array.dtype.kind == "f":
-        finite = np.isfinite(array)
-        bad = array.size - int(np.count_nonzero(finite))
-        if bad > array.size / 2:
-            raise InputError(
-                f"The {name} has no usable values: {bad} of {array.size} voxels are NaN or infinite. "
-                "Check how it was made."
-            )
-        if bad:
-            array = np.where(finite, array, array[finite].min())
-            warnings.append(f"The {name} has {bad} voxels that are NaN or infinite; they were set to its minimum.")
-    if array.min() == array.max():
+    if image.array.dtype.kind not in "biuf":
+        raise InputError(f"The {name} holds {image.array.dtype} values. Give an image of real numbers.")
+    result = filled(image.renamed(name))
+    if result.missing:
+        warnings.append(result.sentence())
+    array = result.image.array
+    lowest, highest = array.min(), array.max()
+    if lowest == highest:
         raise InputError(
-            f"The {name} is empty: all its voxels have the value {array.flat[0]:g}. Choose an image with content."
+            f"The {name} is empty: all its voxels {'with data ' if result.missing else ''}have the value "
+            f"{lowest:g}. Choose an image with content."
         )
-    return Image(array, image.grid, name)
+    _check_numbers(result.image, float(lowest), float(highest))
+    return result.image
+
+
+def _check_numbers(image: Image, lowest: float, highest: float) -> None:
+    """Raise InputError where the values are too large or too small for float32, or too alike for its digits."""
+    largest = max(abs(lowest), abs(highest))
+    low, high = intensity_window(image, 0.5, 99.5)
+    if largest > LARGEST_VALUE or high - low < SMALLEST_SPREAD:
+        raise InputError(
+            f"The {image.name} holds values from {lowest:g} to {highest:g}, which single precision cannot hold. "
+            "Multiply them by a number that brings them to between 1 and 1000."
+        )
+    if high - low < FEWEST_STEPS * float(np.spacing(np.float32(max(abs(low), abs(high))))):
+        raise InputError(
+            f"The {image.name} holds values that differ by {high - low:g} only, around {low:g}: more digits than "
+            f"single precision has. Subtract about {low:g} from them."
+        )
 
 
 def _check_pair(fixed: Image, moving: Image) -> None:
@@ -141,7 +159,7 @@ def _check_extras(
     ):
         if extra is None:
             continue
-        if not extra.grid.same_as(image.grid, 1e-2):
+        if not extra.grid.same_as(image.grid, SAME_VOXELS):
             raise InputError(
                 f"The {what} ({extra.name}) are on another grid than the {whose}: {extra.grid.shape} against "
                 f"{image.grid.shape} voxels, or another position. Resample them onto the image's grid."

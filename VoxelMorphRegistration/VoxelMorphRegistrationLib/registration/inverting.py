@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import FieldError
-from ..fields.displacement import DisplacementField, grid_over
-from ..fields.inverse import INVERSE_TOLERANCE_MM
+from ..fields.displacement import DisplacementField, grid_over, inverse_tolerance
 from ..images.grid import Grid, working_grid
 from .measures import carried
 
@@ -42,4 +41,8 @@ def inverse_of(
     again = deformation.transform_points(backward.transform_points(goal)) @ matrix[:3, :3].T + matrix[:3, 3]
     missed = np.linalg.norm(again - goal, axis=1)
     largest, mean = (float(f(missed)) if missed.size else float("nan") for f in (np.max, np.mean))
-    return backward, {"tolerance_mm": INVERSE_TOLERANCE_MM, "mean_mm": mean, "max_mm": largest}
+    return backward, {
+        "tolerance_mm": inverse_tolerance(deformation.grid, backward.grid),
+        "mean_mm": mean,
+        "max_mm": largest,
+    }

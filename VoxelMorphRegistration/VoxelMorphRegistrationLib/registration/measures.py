@@ -34,7 +34,6 @@ def measured(
     inputs: Inputs,
     linear: Linear,
     deformation: DisplacementField,
-    warped: Image,
     warped_labels: Image | None,
     carried_labels: dict[str, Carried],
     settings: Settings,
@@ -42,8 +41,8 @@ def measured(
 ) -> Measures:
     """Folds, determinants, similarity, overlaps and landmark errors of a result.
 
-    warped, warped_labels: the moving image and labels on the fixed grid. carried_labels: the labels before, aligned
-    and after, where both images have some.
+    warped_labels: the moving labels on the fixed grid. carried_labels: the labels before, aligned and after, where
+    both images have some.
     """
     fixed, moving, region = inputs.fixed, inputs.moving, inputs.region
     determinant, inside = deformation.volume_change(region, fixed.grid)
@@ -52,7 +51,7 @@ def measured(
         "volume": {"count": int(np.count_nonzero(determinant.array <= 0)), "voxels": fixed.grid.voxel_count},
     }
     run.report(0.3)
-    similar = _similarities(fixed, moving, warped, region, linear, run)
+    similar = _similarities(fixed, moving, deformation, region, linear, run)
     overlaps = _overlaps(inputs.fixed_labels, carried_labels, run)
     errors = _landmark_errors(inputs.fixed_points, inputs.moving_points, linear, deformation)
     factor = linear_determinant(linear.matrix, fixed.grid)
@@ -74,8 +73,9 @@ def measured(
     return Measures(jacobian, report)
 
 
-def _similarities(fixed, moving, warped, mask, linear, run) -> dict[str, dict[str, float]]:
-    """Similarity over the measured region, on every second voxel of large images."""
+def _similarities(fixed, moving, deformation, mask, linear, run) -> dict[str, dict[str, float]]:
+    """Similarity over the part of the measured region that each map carries into the moving image, on every second
+    voxel of large images."""
     stride = max(1, round((fixed.grid.voxel_count / 1_000_000) ** (1 / 3)))
     every = tuple(slice(None, None, stride if n > 1 else 1) for n in fixed.grid.shape)
     coarse = fixed.grid.ijk_to_ras.copy()
@@ -86,11 +86,11 @@ def _similarities(fixed, moving, warped, mask, linear, run) -> dict[str, dict[st
     if not region.any():
         region = np.ones_like(region)
     result = {}
-    for name, matrix in (("before", linear.start), ("aligned", linear.matrix)):
-        image = warp_image(moving, grid, None, matrix).array
+    maps = {"before": (None, linear.start), "aligned": (None, linear.matrix), "after": (deformation, linear.matrix)}
+    for name, (field, matrix) in maps.items():
+        image = warp_image(moving, grid, field, matrix, np.nan).array
         result[name] = evaluation.similarity(fixed.array[every], image, region)
         run.report(0.5)
-    result["after"] = evaluation.similarity(fixed.array[every], warped.array[every], region)
     return result
 
 

@@ -113,7 +113,7 @@ def register(
         with run.stage("inverting"):
             backward, accuracy = inverse_of(inputs, deformation, linear.matrix, run.warnings)
     with run.stage("measuring"):
-        found = measured(inputs, linear, deformation, warped, warped_labels, checks.carried, settings, run)
+        found = measured(inputs, linear, deformation, warped_labels, checks.carried, settings, run)
     warn(run.warnings, found.report, checks.found)
     report = Report(
         linear=linear.matrix.tolist(),

@@ -18,14 +18,17 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 
-# The network sees this much around what is brighter than the background.
-SURROUNDINGS_MM = 5.0
+# The network sees this much around what is brighter than the background: a part of its longest side (5 mm of a brain),
+# and at least some of the image's smallest voxel sides.
+SURROUNDINGS, SURROUNDING_VOXELS = 0.03, 5
 
 
 def surroundings(grid: Grid, mask: np.ndarray) -> Grid:
     """The part of the grid around the mask: a network has nothing to see in an empty background."""
-    margin = np.where(grid.size > 1, np.ceil(SURROUNDINGS_MM / grid.spacing), 0).astype(int)
     box = bounding_box(mask)
+    sides = grid.spacing * [part.stop - part.start for part in box[::-1]]
+    around = max(SURROUNDINGS * sides.max(), SURROUNDING_VOXELS * float(np.min(grid.spacing[grid.size > 1])))
+    margin = np.where(grid.size > 1, np.ceil(around / grid.spacing - 1e-6), 0).astype(int)
     start = np.maximum(np.array([part.start for part in box])[::-1] - margin, 0)
     stop = np.minimum(np.array([part.stop for part in box])[::-1] + margin, grid.size)
     return grid.cropped(start, stop - start)

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import OutputError
 from ..images.image import Image
+from ..images.nodata import filled
 from .drawing import (
     FOOT,
     HEAD,
@@ -29,7 +30,7 @@ from .drawing import (
     fitting,
 )
 from .panels import CELL, GAP, NARROWEST, nice, panels_of, was_aligned
-from .slices import contents, finite, matched, window
+from .slices import contents, matched, window
 
 if TYPE_CHECKING:
     from PIL import Image as Picture
@@ -73,8 +74,9 @@ def draw_overview(
     from PIL import Image as Picture
     from PIL import ImageDraw
 
+    fixed, moving = filled(fixed).image, filled(moving).image
     rows = contents(registration, fixed, moving, fixed_labels)
-    windows = {"fixed": window(finite(fixed).array), "moving": window(finite(moving).array)}
+    windows = {"fixed": window(fixed.array), "moving": window(moving.array)}
     match = matched(rows, windows)
     longest_mm = max(row.plane.size_mm.max() for row in rows)
     pixels_per_mm, step_mm = CELL / longest_mm, nice(longest_mm / 14)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # Below this correlation between fixed and warped image, inside the anatomy, the contrasts differ too much for a
 # difference to show misalignment. T1 against proton density stays under 0.65, brains of one contrast reach 0.9.
 _ALIKE = 0.7
+# Seen around the foreground, as a part of its length.
+MARGIN = 0.05
 # In this orientation the axes (k, j, i) of an array run down or right on the page as they are.
 _PAGE_ORIENTATION = "LPI"
 _PLANES = (("axial", 0), ("coronal", 1), ("sagittal", 2))
@@ -82,7 +84,7 @@ def window(array: np.ndarray) -> tuple[float, float]:
     low, high = np.percentile(few, [0.5, 99.7])
     if high <= low:
         low, high = float(array.min()), float(array.max())
-    return float(low), float(max(high, low + 1e-12))
+    return float(low), float(high if high > low else low + 1.0)
 
 
 def _foreground(array: np.ndarray) -> np.ndarray:
@@ -97,7 +99,7 @@ def _slices(page: Grid, foreground: np.ndarray) -> list[Slice]:
         counts = foreground.sum(axis=tuple(a for a in range(3) if a != axis), dtype=np.int64)
         # Specks of noise are no anatomy.
         kept = np.flatnonzero(counts > 0.02 * counts.max())
-        margin = math.ceil(8.0 / page.spacing[2 - axis]) if counts.size > 1 else 0
+        margin = math.ceil(MARGIN * (kept[-1] + 1 - kept[0])) if counts.size > 1 else 0
         ranges.append(slice(max(int(kept[0]) - margin, 0), min(int(kept[-1]) + margin + 1, counts.size)))
         middle.append(int(np.rint((counts * np.arange(counts.size)).sum() / counts.sum())))
     planes = _PLANES if page.dimension == 3 else [plane for plane in _PLANES if plane[1] == page.flat_axis]
@@ -129,7 +131,7 @@ class Content:
 
 
 def contents(registration: Registration, fixed: Image, moving: Image, fixed_labels: Image | None) -> list[Content]:
-    fixed, moving = finite(fixed), finite(moving)
+    """fixed, moving: with data everywhere (images.nodata)."""
     volume, page = page_view(fixed.array, fixed.grid)
     views = {
         name: page_view(image.array, image.grid)[0]
@@ -161,13 +163,6 @@ def contents(registration: Registration, fixed: Image, moving: Image, fixed_labe
             )
         )
     return rows
-
-
-def finite(image: Image) -> Image:
-    if image.array.dtype.kind != "f" or np.isfinite(image.array).all():
-        return image
-    finite = np.isfinite(image.array)
-    return image.with_array(np.where(finite, image.array, image.array[finite].min()))
 
 
 @dataclass(frozen=True)

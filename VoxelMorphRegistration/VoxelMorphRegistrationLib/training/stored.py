@@ -13,7 +13,7 @@ from ..alignment.align import align
 from ..errors import InputError, SettingsError
 from ..fields.warp import warp_labels
 from ..images.files import read_image
-from ..images.grid import Grid, working_grid
+from ..images.grid import SAME_VOXELS, Grid, working_grid
 from ..images.image import Image, resample
 from ..images.landmarks import read_points
 from ..networks.card import ModelCard
@@ -168,7 +168,7 @@ class Reader:
     def _labels(self, case: Case, image: Image, grid: Grid, matrix: np.ndarray) -> torch.Tensor:
         """The label map of `case` on the working grid, without the labels that are not in the table."""
         labels = read_image(case.labels, str(case.labels))
-        if not labels.grid.same_as(image.grid, 1e-2):
+        if not labels.grid.same_as(image.grid, SAME_VOXELS):
             raise InputError(
                 f"The label map {case.labels} is on another grid than its image {case.image}: {_sizes(labels.grid)} "
                 f"against {_sizes(image.grid)} voxels, or another position. Resample it onto the image's grid."

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import FieldError
 from ..fields.displacement import DisplacementField
-from ..fields.inverse import INVERSE_TOLERANCE_MM, LARGEST_PART_WITHOUT_INVERSE
+from ..fields.inverse import LARGEST_PART_WITHOUT_INVERSE
 from ..images.grid import Grid
 from .parts import Bent, Matrix
 
@@ -87,7 +87,7 @@ class Chain:
         return Moved(points, missed)
 
     def positions(self, reference: Grid, voxels: int | None = None) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Yield (slice of k, T(x) (k, J, I, 3) in RAS mm, float32) over the voxels x of `reference`.
+        """Yield (slice of k, T(x) (k, J, I, 3) in RAS mm, float64) over the voxels x of `reference`.
 
         voxels: of one slab, about. Raises FieldError in the end where an inverse among the parts does not exist.
         """
@@ -105,19 +105,19 @@ class Chain:
             read = parts.pop(0).u._reader(grid)
         bad = 0
         for rows in sampling.slabs(reference.shape, voxels):
-            ras = sampling.affine_positions(grid.ijk_to_ras, grid.shape, rows)
+            ras = sampling.affine_positions(grid.ijk_to_ras, grid.shape, rows, torch.float64)
             shape = ras.shape
             if read is not None:
                 ras = ras.add_(read(rows).movedim(0, -1))
             ras = ras.reshape(-1, 3)
             for part in parts:
                 if isinstance(part, Matrix):
-                    matrix = torch.from_numpy(part.matrix.astype(np.float32))
+                    matrix = torch.from_numpy(part.matrix)
                     ras = ras @ matrix[:3, :3].T + matrix[:3, 3]
                     continue
                 ras, missed = part.displaced(ras)
                 if missed is not None:
-                    bad += int((missed > 10 * INVERSE_TOLERANCE_MM).sum())
+                    bad += int((missed > 10 * part.tolerance_mm).sum())
             yield rows, ras.reshape(shape)
         if bad > LARGEST_PART_WITHOUT_INVERSE * reference.voxel_count:
             raise FieldError(
@@ -134,5 +134,5 @@ class Chain:
             return only.u.on_grid(grid)
         out = np.empty((*grid.shape, 3), np.float32)
         for rows, ras in self.positions(grid):
-            out[rows] = (ras - sampling.affine_positions(grid.ijk_to_ras, grid.shape, rows)).numpy()
+            out[rows] = (ras - sampling.affine_positions(grid.ijk_to_ras, grid.shape, rows, ras.dtype)).numpy()
         return DisplacementField(out, grid)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..fields.displacement import DisplacementField
-from ..fields.inverse import INVERSE_TOLERANCE_MM, inverted
+from ..fields.displacement import DisplacementField, inverse_tolerance
+from ..fields.inverse import inverted
 from ..images.grid import Grid
 from .spline import SplineField
 
@@ -47,6 +47,11 @@ class Bent:
     def grid(self) -> Grid:
         return self.u.grid
 
+    @property
+    def tolerance_mm(self) -> float:
+        """How exact the inverse is."""
+        return inverse_tolerance(self.grid)
+
     @cached_property
     def _sampler(self):
         """From positions (P, 3) in voxels, float32, to displacements (P, 3) in RAS mm."""
@@ -60,14 +65,14 @@ class Bent:
         return lambda voxels: sampling.sample(volume, voxels[None, None, None])[0, :, 0, 0].T
 
     def displaced(self, ras: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Positions (P, 3) in RAS mm, float32, moved; and, backward, by how many mm each misses (P,)."""
+        """Positions (P, 3) in RAS mm, float64, moved; and, backward, by how many mm each misses (P,)."""
         import torch
 
-        to_ijk = torch.from_numpy(self.grid.ras_to_ijk.astype(np.float32))
-        voxels = ras @ to_ijk[:3, :3].T + to_ijk[:3, 3]
+        to_ijk = torch.from_numpy(self.grid.ras_to_ijk)
+        voxels = (ras @ to_ijk[:3, :3].T + to_ijk[:3, 3]).float()
         if not self.backward:
             return ras + self._sampler(voxels), None
-        moved, missed = inverted(_Residual(self._sampler, to_ijk[:3, :3]), voxels, None, INVERSE_TOLERANCE_MM)
+        moved, missed = inverted(_Residual(self._sampler, to_ijk[:3, :3].float()), voxels, None, self.tolerance_mm)
         return ras + moved, missed
 
     def points(self, ras: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -77,7 +82,7 @@ class Bent:
         import torch
 
         # Float32 finds the place; what it lacks, a few fixed-point steps in float64 add.
-        moved = self.displaced(torch.from_numpy(ras.astype(np.float32)))[0].numpy().astype(np.float64)
+        moved = self.displaced(torch.from_numpy(np.ascontiguousarray(ras, np.float64)))[0].numpy()
         size = None
         for _ in range(4):
             residual = moved + self.u.at(moved) - ras
