@@ -14,13 +14,19 @@ def add_register(commands) -> None:
     parser = commands.add_parser(
         "register",
         help="deform a moving image onto a fixed one",
-        description="Deform MOVING onto FIXED. Images may be anything SimpleITK reads (NIfTI, NRRD, MetaImage, a "
-        "folder with one DICOM series). Landmarks are Slicer markups or tables with x, y, z in RAS mm.",
+        description="Deform MOVING onto FIXED. Images may be NIfTI, a folder with a DICOM series, or anything "
+        "SimpleITK reads (NRRD, MetaImage, ...). Landmarks are Slicer markups or tables with x, y, z in RAS mm.",
     )
     parser.add_argument("fixed", metavar="FIXED", help="image that stays")
     parser.add_argument("moving", metavar="MOVING", help="image to deform")
     parser.add_argument("-o", "--output", metavar="DIR", required=True, help="folder for the results")
     parser.add_argument("--overwrite", action="store_true", help="replace results that are already there")
+    parser.add_argument(
+        "--series",
+        metavar="N[,M]",
+        help="which DICOM series where a folder holds several, by its number in the list that is shown then: N for "
+        "FIXED, M for MOVING (one number serves for both)",
+    )
     parser.add_argument("--settings", metavar="JSON", help="file with settings; the options below go before it")
     parser.add_argument(
         "--model", metavar="NAME|FILE", help="shipped model, model file, or none (default: by dimension)"
@@ -108,10 +114,12 @@ def _register(args: argparse.Namespace) -> int:
 
     settings = _settings(args, Settings)
     outputs.check_folder(args.output, args.moving_labels is not None, args.overwrite, args.inverse)
-    if Path(args.fixed).exists() and Path(args.moving).exists() and Path(args.fixed).samefile(args.moving):
+    series = _series(args.series)
+    exist = Path(args.fixed).exists() and Path(args.moving).exists()
+    if exist and Path(args.fixed).samefile(args.moving) and series[0] == series[1]:
         raise InputError("The fixed and the moving image are the same file. Give two different images.")
-    fixed = read_image(args.fixed, "fixed image").renamed(args.fixed)
-    moving = read_image(args.moving, "moving image").renamed(args.moving)
+    fixed = read_image(args.fixed, "fixed image", series[0]).renamed(args.fixed)
+    moving = read_image(args.moving, "moving image", series[1]).renamed(args.moving)
     extras = {
         "fixed_labels": args.fixed_labels and _labels(args.fixed_labels, "fixed labels"),
         "moving_labels": args.moving_labels and _labels(args.moving_labels, "moving labels"),
@@ -166,6 +174,14 @@ def _earlier_settings(folder: str, kind):
             "output folder of an earlier 'voxelmorph register'."
         ) from error
     return settings
+
+
+def _series(text: str | None) -> tuple[str | None, str | None]:
+    """The series of the fixed and of the moving image; one serves for both."""
+    parts = [part.strip() or None for part in (text or "").split(",")]
+    if len(parts) > 2:
+        raise SettingsError(f"--series takes one number, or two with a comma between them, not '{text}'.")
+    return parts[0], parts[-1]
 
 
 def _settings(args: argparse.Namespace, kind):

@@ -1,17 +1,19 @@
-"""Image files, through SimpleITK. Files hold LPS; positions are converted to RAS here only."""
+"""The one door for image files: NIfTI (nifti.py), DICOM (dicom.py), and others through SimpleITK.
+
+SimpleITK's images are in LPS; their positions are converted to RAS here only.
+"""
 
 from __future__ import annotations
 
-import tempfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import InputError, OutputError
-from .dicom import read_dicom_folder
+from .dicom import is_dicom_file, read_dicom
 from .grid import LPS_FROM_RAS, Grid, check_right_angles
 from .image import Image
+from .nifti import NiftiContent, is_nifti_name, read_nifti, write_nifti
 
 
 def grid_from_sitk(image) -> Grid:
@@ -63,18 +65,13 @@ def from_sitk(image, name: str = "image") -> Image:
     import SimpleITK as sitk
 
     if image.GetNumberOfComponentsPerPixel() != 1:
-        raise InputError(
-            f"The {name} has {image.GetNumberOfComponentsPerPixel()} values a voxel (colour or vectors). "
-            "Give a scalar image: convert it to grey values, or extract one component."
-        )
+        raise _vectors(name, image.GetNumberOfComponentsPerPixel())
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
         size = list(image.GetSize())
         size[3] = 0
         image = sitk.Extract(image, size, [0, 0, 0, 0])
     if image.GetDimension() > 3:
-        raise InputError(
-            f"The {name} has {image.GetSize()[3]} frames (a time series). Extract one frame and register that."
-        )
+        raise _time_series(name, image.GetSize()[3])
     if "complex" in image.GetPixelIDTypeAsString():
         raise InputError(f"The {name} has complex values. Give its magnitude.")
     array = sitk.GetArrayFromImage(image)
@@ -85,38 +82,71 @@ def from_sitk(image, name: str = "image") -> Image:
     return Image(array, grid, name)
 
 
-def open_image(path: str | Path, name: str | None = None):
-    """The SimpleITK image of a file or of a folder with one DICOM series, of any dimension and values.
+def _vectors(name: str, count: int) -> InputError:
+    return InputError(
+        f"The {name} has {count} values a voxel (colour or vectors). "
+        "Give a scalar image: convert it to grey values, or extract one component."
+    )
 
-    Raises InputError when it is missing, unreadable or sheared.
+
+def _time_series(name: str, count: int) -> InputError:
+    return InputError(f"The {name} has {count} frames (a time series). Extract one frame and register that.")
+
+
+def read_image(path: str | Path, name: str | None = None, series: int | str | None = None) -> Image:
+    """Read an image: NIfTI, DICOM (a folder or a file), or what SimpleITK knows (NRRD, MetaImage, TIFF, ...).
+
+    series: which one of several DICOM series, by its place in the list that the error gives (from 1) or its
+    SeriesInstanceUID. Image.told says what was doubtful. Raises InputError when the file is missing, damaged, not
+    scalar, a time series, or sheared.
     """
-    import SimpleITK as sitk
-
     path = Path(path)
     label = name or path.name
     if not path.exists():
         raise InputError(f"The {label} cannot be read: there is no file {path}.")
+    if path.is_dir() or is_dicom_file(path):
+        image = read_dicom(path, label, series)
+    elif is_nifti_name(path):
+        image = _from_nifti(read_nifti(path, label), label)
+    else:
+        image = from_sitk(open_image(path, label), label)
+    if not image.grid.is_orthogonal:
+        raise _sheared(path, label)
+    return image
+
+
+def _sheared(path: Path, label: str) -> InputError:
+    return InputError(
+        f"The {label} ({path}) has sheared axes (not at right angles). Resample it onto a grid with right angles first."
+    )
+
+
+def open_image(path: Path, label: str):
+    """The SimpleITK image of a file that is neither NIfTI nor DICOM, of any dimension and values.
+
+    Raises InputError when it is unreadable or sheared.
+    """
+    import SimpleITK as sitk
+
     try:
-        return read_dicom_folder(path, label) if path.is_dir() else sitk.ReadImage(str(path))
+        return sitk.ReadImage(str(path))
     except RuntimeError as error:
-        text = str(error)
-        if "orthonormal" in text:
-            raise InputError(
-                f"The {label} ({path}) has sheared axes, which image files here cannot express. "
-                "Resample it onto a grid with right angles first."
-            ) from error
+        if "orthonormal" in str(error):
+            raise _sheared(path, label) from error
         raise InputError(
             f"The {label} cannot be read from {path}: it is no image in a format known here "
-            "(NIfTI, NRRD, MetaImage, TIFF, a DICOM folder, ...), or the file is damaged."
+            "(NIfTI, NRRD, MetaImage, TIFF, DICOM, ...), or the file is damaged."
         ) from error
 
 
-def read_image(path: str | Path, name: str | None = None) -> Image:
-    """Read an image that SimpleITK knows: NIfTI, NRRD, MetaImage, TIFF, ... or a folder with one DICOM series.
-
-    Raises InputError when the file is missing, unreadable, not scalar, a time series, or sheared.
-    """
-    return from_sitk(open_image(path, name), name or Path(path).name)
+def _from_nifti(content: NiftiContent, label: str) -> Image:
+    """The one scalar volume of a file. Raises InputError for vectors and time series."""
+    array = content.array
+    if array.ndim > 4:
+        raise _vectors(label, len(array))
+    if array.ndim == 4:
+        raise _time_series(label, len(array))
+    return Image(array, Grid(array.shape, content.ijk_to_ras), label, content.told)
 
 
 def write_image(image: Image, path: str | Path) -> None:
@@ -125,27 +155,13 @@ def write_image(image: Image, path: str | Path) -> None:
 
     path = Path(path)
     try:
-        if image.array.dtype.kind == "f" and path.name.endswith(".nii.gz"):
-            _write_measured(to_sitk(image), path)
+        if path.name.endswith((".nii", ".nii.gz")):
+            if not image.grid.is_orthogonal:
+                raise InputError("Image files cannot hold sheared axes. Resample onto a grid with right angles first.")
+            write_nifti(path, image.array, image.grid)
         else:
             sitk.WriteImage(to_sitk(image), str(path), useCompression=True, compressionLevel=1)
     except (RuntimeError, OSError) as error:
         raise OutputError(
             f"The {image.name} could not be written to {path}: check the folder's permissions and the free space."
         ) from error
-
-
-def _write_measured(image, path: Path) -> None:
-    """A compressed NIfTI file of numbers that hardly repeat: only runs are looked for, in less than half the time and
-    to about the same size as with matches anywhere.
-    """
-    import SimpleITK as sitk
-
-    compressor = zlib.compressobj(1, zlib.DEFLATED, 16 + zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        plain = Path(folder) / "image.nii"
-        sitk.WriteImage(image, str(plain))
-        with plain.open("rb") as source, path.open("wb") as target:
-            while part := source.read(1 << 20):
-                target.write(compressor.compress(part))
-            target.write(compressor.flush())

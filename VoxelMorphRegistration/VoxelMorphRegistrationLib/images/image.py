@@ -15,11 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """Voxel values on a grid. array: (K, J, I) numeric; name: what messages call it."""
+    """Voxel values on a grid. array: (K, J, I) numeric; name: what messages call it.
+
+    told: what was doubtful when it was read, in sentences that are passed on as warnings.
+    """
 
     array: np.ndarray = field(repr=False)
     grid: Grid
     name: str = "image"
+    told: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.array.shape != self.grid.shape:
@@ -29,7 +33,7 @@ class Image:
 
     def with_array(self, array: np.ndarray, name: str | None = None) -> Image:
         """Other values on the same grid."""
-        return Image(array, self.grid, self.name if name is None else name)
+        return Image(array, self.grid, self.name if name is None else name, self.told)
 
     def renamed(self, name: str) -> Image:
         return replace(self, name=name)

@@ -59,6 +59,9 @@ def accepted(
     """The inputs, named for messages, or an InputError or SettingsError that says what is wrong with which."""
     if fixed is moving or (fixed.array is moving.array and fixed.grid.same_as(moving.grid)):
         raise InputError("The fixed and the moving image are the same. Choose two different images.")
+    for image in (fixed, moving, fixed_labels, moving_labels, fixed_mask, moving_mask):
+        if image is not None:
+            warnings.extend(image.told)
     fixed = usable_image(fixed, "fixed image", warnings)
     moving = usable_image(moving, "moving image", warnings)
     _check_pair(fixed, moving)

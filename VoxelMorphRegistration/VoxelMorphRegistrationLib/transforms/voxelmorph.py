@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import InputError
 from ..fields.displacement import DisplacementField
 from ..images.grid import Grid
+from ..images.nifti import read_nifti
 from .chain import Chain
 from .parts import Bent
 
@@ -45,40 +46,15 @@ def _npz(path: Path, fixed: Grid | None) -> tuple[np.ndarray, Grid]:
 
 
 def _image(path: Path) -> tuple[np.ndarray, Grid]:
-    import SimpleITK as sitk
-
-    from ..images.files import grid_from_sitk, open_image
-
-    image = open_image(path, f"transform {path.name}")
-    array = sitk.GetArrayFromImage(image).astype(np.float32)
-    if image.GetDimension() == 3 and image.GetNumberOfComponentsPerPixel() == 3:
-        # (K, J, I, 3) already; an intent of displacement is turned to LPS by ITK, which voxels know nothing of.
-        if image.HasMetaDataKey("intent_code") and image.GetMetaData("intent_code").strip() == "1006":
-            array = array * np.array([-1, -1, 1], np.float32)
-        return array, grid_from_sitk(image)
-    if image.GetDimension() != 4 or 3 not in (array.shape[0], array.shape[-1]):
+    content = read_nifti(path, f"transform {path.name}")
+    array = content.array.astype(np.float32)
+    if array.ndim == 5 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 4 or 3 not in (array.shape[0], array.shape[-1]):
         raise InputError(_no_field(path, array.shape[::-1]))
-    if array.shape[0] == 3:
-        return np.moveaxis(array, 0, -1), grid_from_sitk(image[:, :, :, 0])
-    # (3, I, J, K) under the matrix of (I, J, K): the file's first axis is the channel.
-    return array, _grid_of_shifted(path, array.shape[:3])
-
-
-def _grid_of_shifted(path: Path, shape: tuple[int, ...]) -> Grid:
-    """The grid of a file whose first axis holds channels, while its matrix means the three axes behind it."""
-    import SimpleITK as sitk
-
-    from ..images.files import grid_from_sitk
-
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    geometry = sitk.Image([1, 1, 1], sitk.sitkUInt8)
-    geometry.SetOrigin(reader.GetOrigin()[:3])
-    geometry.SetSpacing(reader.GetSpacing()[:3])
-    direction = np.array(reader.GetDirection()).reshape(4, 4)[:3, :3]
-    geometry.SetDirection(direction.ravel().tolist())
-    return Grid((shape[0], shape[1], shape[2]), grid_from_sitk(geometry).ijk_to_ras)
+    # (3, I, J, K) stands under the matrix of (I, J, K): the file's first axis is the channel.
+    vectors = np.moveaxis(array, 0, -1) if array.shape[0] == 3 else array
+    return vectors, Grid(vectors.shape[:3], content.ijk_to_ras)
 
 
 def _no_field(path: Path, shape: tuple[int, ...]) -> str:
