@@ -167,13 +167,13 @@ def test_missing_file_is_named():
 
 
 def test_damaged_file_is_refused(tmp_path):
-    (tmp_path / "a.nii.gz").write_bytes(b"not an image")
+    (tmp_path / "a.nrrd").write_bytes(b"not an image")
     with pytest.raises(InputError, match="no image in a format known here"):
-        read_image(tmp_path / "a.nii.gz")
+        read_image(tmp_path / "a.nrrd")
 
 
 def test_empty_folder_is_refused(tmp_path):
-    with pytest.raises(InputError, match="holds no DICOM series"):
+    with pytest.raises(InputError, match="holds no DICOM image"):
         read_image(tmp_path)
 
 

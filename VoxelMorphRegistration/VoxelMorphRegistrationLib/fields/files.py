@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
-import struct
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import InputError, OutputError
 from ..images.files import grid_from_sitk, set_sitk_geometry
+from ..images.grid import Grid
+from ..images.nifti import DISPLACEMENT_INTENT, is_nifti_name, read_nifti, write_nifti
 from .displacement import DisplacementField
 
 _FLIP = np.array([-1.0, -1.0, 1.0], dtype=np.float32)
-# Of the field intent_code in a NIfTI-1 header.
-_NIFTI_INTENT_OFFSET = 68
 
 
 def write_field(field: DisplacementField, path: str | Path) -> None:
@@ -27,9 +24,11 @@ def write_field(field: DisplacementField, path: str | Path) -> None:
     import SimpleITK as sitk
 
     path = Path(path)
-    nifti = path.name.endswith((".nii", ".nii.gz"))
-    values = field.displacement_ras if nifti else field.displacement_ras * _FLIP
     try:
+        if path.name.endswith((".nii", ".nii.gz")):
+            write_nifti(path, field.displacement_ras, field.grid, vectors=True)
+            return
+        values = field.displacement_ras * _FLIP
         if path.suffix in (".h5", ".tfm"):
             _reserve(path, 24 * field.grid.voxel_count)
             vectors = sitk.GetImageFromArray(values.astype(np.float64), isVector=True)
@@ -38,10 +37,7 @@ def write_field(field: DisplacementField, path: str | Path) -> None:
             return
         vectors = sitk.GetImageFromArray(values, isVector=True)
         set_sitk_geometry(vectors, field.grid)
-        if nifti:
-            _write_displacement_nifti(vectors, path)
-        else:
-            sitk.WriteImage(vectors, str(path), useCompression=True, compressionLevel=1)
+        sitk.WriteImage(vectors, str(path), useCompression=True, compressionLevel=1)
     except (RuntimeError, OSError) as error:
         raise OutputError(
             f"The displacement field could not be written to {path}: check the folder's permissions and the free space."
@@ -58,32 +54,18 @@ def _reserve(path: Path, size: int) -> None:
         path.unlink(missing_ok=True)
 
 
-def _write_displacement_nifti(vectors, path: Path) -> None:
-    """SimpleITK writes vectors with the general vector intent only: set the displacement intent in the header."""
-    import gzip
-
-    import SimpleITK as sitk
-
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        plain = Path(folder) / "field.nii"
-        sitk.WriteImage(vectors, str(plain))
-        with plain.open("r+b") as file:
-            file.seek(_NIFTI_INTENT_OFFSET)
-            file.write(struct.pack("<h", 1006))
-        if path.suffix == ".nii":
-            shutil.move(plain, path)
-            return
-        with plain.open("rb") as source, gzip.open(path, "wb", compresslevel=1) as target:
-            shutil.copyfileobj(source, target, 1 << 20)
-
-
 def read_field(path: str | Path) -> DisplacementField:
-    """Read a displacement field from a transform file or a vector image (LPS on disk). Raises InputError."""
+    """Read a displacement field from a transform file or a vector image, on disk as `write_field` has them.
+
+    Raises InputError.
+    """
     import SimpleITK as sitk
 
     path = Path(path)
     if not path.is_file():
         raise InputError(f"The displacement field cannot be read: there is no file {path}.")
+    if is_nifti_name(path):
+        return _field_of_nifti(path)
     try:
         if path.suffix in (".h5", ".tfm"):
             transform = sitk.ReadTransform(str(path))
@@ -98,3 +80,14 @@ def read_field(path: str | Path) -> DisplacementField:
         raise InputError(f"{path.name} holds no 3D displacement field (three values a voxel are due).")
     array = sitk.GetArrayFromImage(vectors).astype(np.float32) * _FLIP
     return DisplacementField(array, grid_from_sitk(vectors))
+
+
+def _field_of_nifti(path: Path) -> DisplacementField:
+    content = read_nifti(path, f"displacement field {path.name}")
+    array = content.array
+    if array.ndim != 5 or array.shape[:2] != (3, 1):
+        raise InputError(f"{path.name} holds no 3D displacement field (three values a voxel are due).")
+    values = np.ascontiguousarray(np.moveaxis(array[:, 0], 0, -1), dtype=np.float32)
+    # Other vectors than this intent's are in LPS, as ITK and ANTs write them.
+    values = values if content.intent == DISPLACEMENT_INTENT else values * _FLIP
+    return DisplacementField(values, Grid(values.shape[:3], content.ijk_to_ras))

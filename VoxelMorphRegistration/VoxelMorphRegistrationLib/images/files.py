@@ -13,7 +13,7 @@ from ..errors import InputError, OutputError
 from .dicom import is_dicom_file, read_dicom
 from .grid import LPS_FROM_RAS, Grid, check_right_angles
 from .image import Image
-from .nifti import NiftiContent, is_nifti_name, read_nifti, write_nifti
+from .nifti import SHEARED, NiftiContent, is_nifti_name, read_nifti, write_nifti
 
 
 def grid_from_sitk(image) -> Grid:
@@ -37,7 +37,7 @@ def grid_from_sitk(image) -> Grid:
 def set_sitk_geometry(image, grid: Grid) -> None:
     """Give a 3D SimpleITK image the geometry of `grid`. Raises InputError for a sheared grid."""
     if not grid.is_orthogonal:
-        raise InputError("Image files cannot hold sheared axes. Resample onto a grid with right angles first.")
+        raise InputError(SHEARED)
     lps = LPS_FROM_RAS @ grid.ijk_to_ras
     image.SetOrigin(lps[:3, 3].tolist())
     image.SetSpacing(grid.spacing.tolist())
@@ -151,15 +151,13 @@ def _from_nifti(content: NiftiContent, label: str) -> Image:
 
 def write_image(image: Image, path: str | Path) -> None:
     """Write an Image with its geometry. Raises OutputError when that fails."""
-    import SimpleITK as sitk
-
     path = Path(path)
     try:
         if path.name.endswith((".nii", ".nii.gz")):
-            if not image.grid.is_orthogonal:
-                raise InputError("Image files cannot hold sheared axes. Resample onto a grid with right angles first.")
             write_nifti(path, image.array, image.grid)
         else:
+            import SimpleITK as sitk
+
             sitk.WriteImage(to_sitk(image), str(path), useCompression=True, compressionLevel=1)
     except (RuntimeError, OSError) as error:
         raise OutputError(

@@ -47,6 +47,7 @@ _REFUSED_TYPES = {
     2304: "colour",
 }
 DISPLACEMENT_INTENT = 1006
+SHEARED = "Image files cannot hold sheared axes. Resample onto a grid with right angles first."
 _PACKED = (".gz", ".bz2", ".xz", ".zst")
 # Deflate packs no more than 1032 to 1: a file that claims more voxels cannot hold them.
 _LARGEST_RATIO = 1032
@@ -225,11 +226,10 @@ def _scaled(array: np.ndarray, slope: float, inter: float) -> np.ndarray:
 def write_nifti(path: Path, array: np.ndarray, grid: Grid, vectors: bool = False) -> None:
     """Write (K, J, I), or (K, J, I, 3) displacements in RAS mm with `vectors`, as NIfTI-1, by name compressed.
 
-    Sform, qform and voxel sizes state the same. Raises OSError; ValueError for a grid that is sheared, or so far from
-    the origin that the header's single precision would move it.
+    Sform, qform and voxel sizes state the same. Raises OSError, and InputError for a sheared grid.
     """
     if not grid.is_orthogonal:
-        raise ValueError("sheared")
+        raise InputError(SHEARED)
     array = np.moveaxis(array, -1, 0)[:, None] if vectors else array
     array = array.astype({"b": np.uint8, "f": np.float32}[array.dtype.kind]) if array.dtype in (bool, "f2") else array
     header = np.zeros((), HEADER_1)
