@@ -178,6 +178,7 @@ def _values(frames: list[Frame]) -> np.ndarray:
 def _stored(frame: Frame) -> np.ndarray:
     """The numbers of a file as stored, (frames, J, I). Raises DamagedDicom when it ends early."""
     import pydicom
+    from pydicom.uid import RLELossless
 
     path = frame.path
     with warnings.catch_warnings():
@@ -185,8 +186,10 @@ def _stored(frame: Frame) -> np.ndarray:
         try:
             data = pydicom.dcmread(path, force=True)
             syntax = data.file_meta.get("TransferSyntaxUID") if hasattr(data, "file_meta") else None
-            packed = bool(syntax and syntax.is_compressed and not syntax.is_deflated)
-            if packed:
+            if syntax == RLELossless:
+                # GDCM refuses some small slices that are packed so.
+                return _used_bits(data.pixel_array.reshape(frame.count, *frame.shape), data)
+            if syntax and syntax.is_compressed and not syntax.is_deflated:
                 return _unpacked(data, frame)
             return _plain(data, frame, bool(syntax and not syntax.is_little_endian))
         except DamagedDicom:
@@ -214,10 +217,15 @@ def _plain(data, frame: Frame, big_endian: bool) -> np.ndarray:
     if len(raw) < due:
         raise DamagedDicom(frame.path, f"is damaged: it ends early ({len(raw)} of the {due} bytes of its pixels)")
     array = np.frombuffer(raw, kind, int(np.prod(shape))).reshape(shape)
-    array = array.astype(array.dtype.newbyteorder("="))
+    return _used_bits(array.astype(array.dtype.newbyteorder("=")), data)
+
+
+def _used_bits(array: np.ndarray, data) -> np.ndarray:
+    """Stored numbers without the bits beyond the stored ones, which may hold overlays or repeat no sign."""
+    bits = 8 * array.dtype.itemsize
     used, highest = int(data.get("BitsStored", bits) or bits), int(data.get("HighBit", bits - 1) or bits - 1)
     if array.dtype.kind != "f" and (used < bits or highest != bits - 1):
-        # Bits beyond the stored ones may hold overlays; the sign is that of the highest one stored.
+        # The sign is that of the highest bit stored.
         array = (array << (bits - 1 - highest)) >> (bits - used)
     return array
 

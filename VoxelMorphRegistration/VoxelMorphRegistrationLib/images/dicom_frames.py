@@ -61,7 +61,6 @@ _TAGS = [
     *(name for name in DISTINCTIONS if name not in ("EffectiveEchoTime", "FrameType", "TemporalPositionIndex")),
 ]
 _SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
-_DIRECTORY = "1.2.840.10008.1.3.10"
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,33 +123,45 @@ class DamagedDicom(Exception):
 
 def headers_of(paths: list[Path]) -> dict[str, list[tuple[Path, object]]]:
     """Headers of the files that hold images, by SeriesInstanceUID. Raises DamagedDicom."""
-    import pydicom
-
     found: dict[str, list[tuple[Path, object]]] = {}
     for path in paths:
-        if not starts_as_dicom(path):
-            if path.suffix.lower() in (".dcm", ".ima"):
-                raise DamagedDicom(path, "is no DICOM file, or it is damaged")
-            continue
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                header = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=_TAGS)
-                kind = str(header.get("SOPClassUID", "") or header.file_meta.get("MediaStorageSOPClassUID", ""))
-            except Exception as error:  # pydicom raises what its parts raise
-                raise DamagedDicom(path, "is damaged: its header cannot be read") from error
-            if kind == _DIRECTORY or (kind and "Rows" not in header and not _is_image_class(kind)):
-                continue
-            if "Rows" not in header or "Columns" not in header or "SeriesInstanceUID" not in header:
-                raise DamagedDicom(path, "is damaged: it ends within its header")
-            found.setdefault(str(header.SeriesInstanceUID), []).append((path, header))
+        if starts_as_dicom(path):
+            header = _header(path)
+            if header is not None:
+                found.setdefault(str(header.SeriesInstanceUID), []).append((path, header))
+        elif path.suffix.lower() in (".dcm", ".ima"):
+            raise DamagedDicom(path, "is no DICOM file, or it is damaged")
     return found
 
 
-def _is_image_class(kind: str) -> bool:
+def _header(path: Path):
+    """The header of a file with an image, None of one without (a directory, a report). Raises DamagedDicom."""
+    import pydicom
+
+    with warnings.catch_warnings(), path.open("rb") as file:
+        warnings.simplefilter("ignore")
+        try:
+            header = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_TAGS)
+            meta = header.file_meta
+            kind = str(header.get("SOPClassUID", "") or meta.get("MediaStorageSOPClassUID", ""))
+            deflated = bool(meta.get("TransferSyntaxUID") and meta.TransferSyntaxUID.is_deflated)
+        except Exception as error:  # pydicom raises what its parts raise
+            raise DamagedDicom(path, "is damaged: its header cannot be read") from error
+        ended = not deflated and file.tell() >= path.stat().st_size
+        if "Rows" not in header and _is_no_image(kind, "SeriesInstanceUID" in header):
+            return None
+    if ended or not all(name in header for name in ("Rows", "Columns", "SeriesInstanceUID")):
+        raise DamagedDicom(path, "is damaged: it ends early, before its pixels")
+    return header
+
+
+def _is_no_image(kind: str, has_series: bool) -> bool:
+    """Whether a file without rows is of a kind that has none, and not one that lost them."""
     from pydicom.uid import UID
 
-    return "Image Storage" in UID(kind).name
+    name = UID(kind).name
+    is_known = name != kind
+    return "Image Storage" not in name if is_known else has_series
 
 
 def series_of(uid: str, files: list[tuple[Path, object]]) -> Series:
