@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import InputError, OutputError
 from ..images.files import grid_from_sitk, set_sitk_geometry
 from ..images.grid import Grid
-from ..images.nifti import DISPLACEMENT_INTENT, is_nifti_name, read_nifti, write_nifti
+from ..images.nifti import DISPLACEMENT_INTENT, NiftiContent, is_nifti_name, read_nifti, write_nifti
 from .displacement import DisplacementField
 
 _FLIP = np.array([-1.0, -1.0, 1.0], dtype=np.float32)
@@ -65,7 +65,7 @@ def read_field(path: str | Path) -> DisplacementField:
     if not path.is_file():
         raise InputError(f"The displacement field cannot be read: there is no file {path}.")
     if is_nifti_name(path):
-        return _field_of_nifti(path)
+        return field_of_nifti(read_nifti(path, f"displacement field {path.name}"), path.name)
     try:
         if path.suffix in (".h5", ".tfm"):
             transform = sitk.ReadTransform(str(path))
@@ -82,12 +82,15 @@ def read_field(path: str | Path) -> DisplacementField:
     return DisplacementField(array, grid_from_sitk(vectors))
 
 
-def _field_of_nifti(path: Path) -> DisplacementField:
-    content = read_nifti(path, f"displacement field {path.name}")
+def field_of_nifti(content: NiftiContent, name: str) -> DisplacementField:
+    """Vectors of NIfTI: RAS where the intent is displacement, else LPS, as ITK and ANTs write them. Raises InputError.
+
+    Two values a voxel of a single slice stay in its plane.
+    """
     array = content.array
-    if array.ndim != 5 or array.shape[:2] != (3, 1):
-        raise InputError(f"{path.name} holds no 3D displacement field (three values a voxel are due).")
-    values = np.ascontiguousarray(np.moveaxis(array[:, 0], 0, -1), dtype=np.float32)
-    # Other vectors than this intent's are in LPS, as ITK and ANTs write them.
+    if array.ndim != 5 or array.shape[:2] not in ((3, 1), (2, 1)) or (len(array) == 2 and array.shape[2] != 1):
+        raise InputError(f"{name} holds no 3D displacement field (three values a voxel are due).")
+    values = np.zeros((*array.shape[2:], 3), np.float32)
+    values[..., : len(array)] = np.moveaxis(array[:, 0], 0, -1)
     values = values if content.intent == DISPLACEMENT_INTENT else values * _FLIP
     return DisplacementField(values, Grid(values.shape[:3], content.ijk_to_ras))

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from ..errors import InputError
-from ..fields.displacement import DisplacementField
+from ..fields.files import field_of_nifti
 from ..images.files import open_image
-from ..images.grid import Grid
-from ..images.nifti import DISPLACEMENT_INTENT, is_nifti_name, read_nifti
+from ..images.nifti import is_nifti_name, read_nifti
 from .chain import Chain
-from .itk import FLIP, from_vectors
+from .itk import from_vectors
 from .parts import Bent
 
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".vtk")
@@ -25,22 +22,14 @@ SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".vtk")
 def read(path: Path) -> Chain:
     """Raises InputError."""
     if is_nifti_name(path):
-        return Chain((Bent(_of_nifti(path)),))
+        content = read_nifti(path, f"transform {path.name}")
+        if content.array.ndim < 5:
+            raise _no_field(path)
+        return Chain((Bent(field_of_nifti(content, path.name)),))
     image = open_image(path, f"transform {path.name}")
     if image.GetNumberOfComponentsPerPixel() == 1 and image.GetDimension() >= 3:
         raise _no_field(path)
     return Chain((Bent(from_vectors(image, path.name)),))
-
-
-def _of_nifti(path: Path) -> DisplacementField:
-    content = read_nifti(path, f"transform {path.name}")
-    array = content.array
-    if array.ndim != 5 or array.shape[:2] not in ((3, 1), (2, 1)) or (len(array) == 2 and array.shape[2] != 1):
-        raise _no_field(path)
-    values = np.zeros((*array.shape[2:], 3), np.float32)
-    values[..., : len(array)] = np.moveaxis(array[:, 0], 0, -1)
-    values = values if content.intent == DISPLACEMENT_INTENT else values * FLIP
-    return DisplacementField(values, Grid(values.shape[:3], content.ijk_to_ras))
 
 
 def _no_field(path: Path) -> InputError:
