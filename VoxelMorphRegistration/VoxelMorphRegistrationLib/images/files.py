@@ -77,9 +77,7 @@ def from_sitk(image, name: str = "image") -> Image:
     array = sitk.GetArrayFromImage(image)
     if image.GetDimension() == 2:
         array = array[None]
-    grid = grid_from_sitk(image)
-    check_right_angles(grid, name)
-    return Image(array, grid, name)
+    return Image(array, grid_from_sitk(image), name)
 
 
 def _vectors(name: str, count: int) -> InputError:
@@ -110,15 +108,8 @@ def read_image(path: str | Path, name: str | None = None, series: int | str | No
         image = _from_nifti(read_nifti(path, label), label)
     else:
         image = from_sitk(open_image(path, label), label)
-    if not image.grid.is_orthogonal:
-        raise _sheared(path, label)
+    check_right_angles(image.grid, label)
     return image
-
-
-def _sheared(path: Path, label: str) -> InputError:
-    return InputError(
-        f"The {label} ({path}) has sheared axes (not at right angles). Resample it onto a grid with right angles first."
-    )
 
 
 def open_image(path: Path, label: str):
@@ -132,7 +123,10 @@ def open_image(path: Path, label: str):
         return sitk.ReadImage(str(path))
     except RuntimeError as error:
         if "orthonormal" in str(error):
-            raise _sheared(path, label) from error
+            raise InputError(
+                f"The {label} ({path}) has sheared axes, which image files here cannot express. "
+                "Resample it onto a grid with right angles first."
+            ) from error
         raise InputError(
             f"The {label} cannot be read from {path}: it is no image in a format known here "
             "(NIfTI, NRRD, MetaImage, TIFF, DICOM, ...), or the file is damaged."
