@@ -1,4 +1,4 @@
-"""The command line: voxelmorph register | demo | models | train | export | experiment."""
+"""The command line: voxelmorph register | apply | transform | demo | models | train | export | experiment."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import os
 import sys
 
 from . import __version__
+from .commands.apply import add_apply
 from .commands.demo import add_demo
 from .commands.models import add_models
 from .commands.register import add_register
 from .commands.terminal import EXIT_CANCELLED, EXIT_ERROR
+from .commands.transform import add_transform
 from .errors import Cancelled, VoxelMorphError
 
 
@@ -40,6 +42,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_register(commands)
+    add_apply(commands)
+    add_transform(commands)
     add_demo(commands)
     add_models(commands)
     from .commands import experiment as experiment_commands

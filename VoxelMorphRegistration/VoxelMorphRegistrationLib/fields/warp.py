@@ -12,6 +12,8 @@ from ..images.image import Image
 from .positions import warped_positions
 
 if TYPE_CHECKING:
+    import torch
+
     from .displacement import DisplacementField
 
 
@@ -58,27 +60,32 @@ def warp_labels(
     mode: "nearest", or "linear": the label whose linearly interpolated membership is largest, which keeps
     boundaries smooth without inventing labels (ties go to the nearest voxel's label).
     """
+    from ..images import sampling
+
+    source = np.ascontiguousarray(labels.array)
+    out = np.zeros(reference.shape, source.dtype)
+    for rows, positions in warped_positions(reference, field, matrix, labels.grid):
+        inside = sampling.inside(positions, source.shape).numpy()
+        result = labels_at(source, positions.reshape(-1, 3), mode).reshape(inside.shape)
+        result[~inside] = 0
+        out[rows] = result
+    return Image(out, reference, labels.name)
+
+
+def labels_at(labels: np.ndarray, voxels: torch.Tensor, mode: str = "linear") -> np.ndarray:
+    """(P,): the labels of a map (K, J, I) at positions (P, 3) in its voxels, i, j, k; mode: as in warp_labels."""
     if mode not in ("linear", "nearest"):
         raise InputError(f"There is no label interpolation '{mode}': use linear or nearest.")
     import torch
 
-    from ..images import sampling
-
-    source = np.ascontiguousarray(labels.array)
-    size = labels.grid.size
-    out = np.zeros(reference.shape, source.dtype)
-    flat = source.ravel()
+    size = np.array(labels.shape[::-1])
     strides = np.array([1, size[0], size[0] * size[1]])
-    for rows, positions in warped_positions(reference, field, matrix, labels.grid):
-        inside = sampling.inside(positions, source.shape).numpy()
-        points = positions.reshape(-1, 3).clamp(torch.zeros(3), torch.from_numpy(size - 1.0).float())
-        near = flat[(points.round().long() @ torch.from_numpy(strides)).numpy()]
-        if mode == "linear":
-            _vote(near, points.numpy(), flat, size, strides)
-        result = near.reshape(inside.shape)
-        result[~inside] = 0
-        out[rows] = result
-    return Image(out, reference, labels.name)
+    flat = labels.ravel()
+    points = voxels.clamp(torch.zeros(3), torch.from_numpy(size - 1.0).float())
+    near = flat[(points.round().long() @ torch.from_numpy(strides)).numpy()]
+    if mode == "linear":
+        _vote(near, points.numpy(), flat, size, strides)
+    return near
 
 
 def _vote(near: np.ndarray, points: np.ndarray, flat: np.ndarray, size: np.ndarray, strides: np.ndarray) -> None:

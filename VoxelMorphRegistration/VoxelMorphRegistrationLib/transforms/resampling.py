@@ -1,0 +1,120 @@
+"""Images and label maps carried through a chain, by one interpolation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..errors import InputError
+from ..fields.warp import labels_at
+from ..images.grid import Grid, bounding_box, working_grid
+from .chain import Chain
+from .frames import Frames
+from .parts import Matrix
+
+INTERPOLATIONS = ("nearest", "linear", "cubic", "labels")
+# Frames of no more voxels are carried together, so that where they go is computed once.
+_TOGETHER_VOXELS = 100_000_000
+_SLAB_VALUES = 4_000_000
+
+
+def carried(
+    frames: Frames,
+    chain: Chain,
+    reference: Grid,
+    interpolation: str = "linear",
+    background: float | None = None,
+) -> Frames:
+    """Every frame on `reference`: out(x) = in(T(x)), in the frames' own type, whole numbers rounded.
+
+    interpolation: nearest, linear, cubic (convolution, Keys 1981) or labels (the one of the largest linear weight).
+    background: outside the input (its smallest value when None, 0 for labels).
+    """
+    if interpolation not in INTERPOLATIONS:
+        raise InputError(f"There is no interpolation '{interpolation}': use one of {', '.join(INTERPOLATIONS)}.")
+    values = frames.values
+    if background is None:
+        background = 0.0 if interpolation == "labels" else smallest(values)
+    kind = values.dtype
+    if kind.kind in "iu" and not np.iinfo(kind).min <= background <= np.iinfo(kind).max:
+        raise InputError(f"The background {background:g} does not fit the image's type {kind}. Give another one.")
+    out = np.empty((len(values), *reference.shape), kind)
+    group = max(1, _TOGETHER_VOXELS // frames.grid.voxel_count)
+    for start in range(0, len(values), group):
+        some = slice(start, start + group)
+        _carry(values[some], out[some], frames.grid, chain, reference, interpolation, background)
+    return frames.on(out, reference)
+
+
+def smallest(values: np.ndarray) -> float:
+    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+    return float(finite.min()) if finite.size else 0.0
+
+
+def _carry(
+    values: np.ndarray,
+    out: np.ndarray,
+    grid: Grid,
+    chain: Chain,
+    reference: Grid,
+    interpolation: str,
+    background: float,
+) -> None:
+    """Fill out (F, K, J, I) from values (F, K', J', I') on `grid`."""
+    from ..images import sampling
+
+    read = _reader(values, grid, interpolation)
+    to_voxels = chain.then(Chain((Matrix(grid.ras_to_ijk),)))
+    for rows, voxels in to_voxels.positions(reference, max(1, _SLAB_VALUES // len(values))):
+        inside = sampling.inside(voxels, grid.shape)
+        found = read(voxels.reshape(-1, 3)).reshape(len(values), *inside.shape)
+        if out.dtype.kind in "iu" and found.dtype.kind == "f":
+            limits = np.iinfo(out.dtype)
+            # A cubic curve overshoots; what does not fit would come out at the other end of the range.
+            found = np.clip(np.rint(found), limits.min, limits.max)
+        out[:, rows] = found
+        if not bool(inside.all()):
+            out[:, rows][:, ~inside.numpy()] = background
+
+
+def _reader(values: np.ndarray, grid: Grid, interpolation: str) -> Callable:
+    """A function from positions (P, 3) in voxels, float32, to values (F, P)."""
+    import torch
+
+    from ..images import sampling
+    from . import cubic
+
+    if interpolation in ("nearest", "labels"):
+        mode = "linear" if interpolation == "labels" else "nearest"
+        volumes = [np.ascontiguousarray(frame) for frame in values]
+        return lambda voxels: np.stack([labels_at(volume, voxels, mode) for volume in volumes])
+    # Whole numbers of 32 bits and more are not exact in single precision.
+    single = values.dtype.itemsize < 4 or values.dtype == np.float32
+    volume = torch.from_numpy(np.ascontiguousarray(values, np.float32 if single else np.float64))
+    last = torch.from_numpy(grid.size - 1.0).to(volume)
+
+    def read(voxels):
+        voxels = voxels.to(volume)
+        if interpolation == "cubic":
+            return cubic.sample(volume, torch.minimum(voxels.clamp_min(0.0), last), cubic.convolution_weights).numpy()
+        return sampling.sample(volume[None], voxels[None, None, None])[0, :, 0, 0].numpy()
+
+    return read
+
+
+def spaced(grid: Grid, spacing: list[float]) -> Grid:
+    """`grid` with other voxels over the same extent; spacing: one for all axes, or one each, in mm."""
+    if len(spacing) not in (1, 3):
+        raise InputError(f"Give one spacing for all axes or three, not {len(spacing)}.")
+    return working_grid(grid, spacing[0] if len(spacing) == 1 else (spacing[0], spacing[1], spacing[2]))
+
+
+def cropped(frames: Frames, background: float) -> Frames:
+    """The smallest box that holds everything but the background; the frames as they are where there is nothing else."""
+    content = (frames.values != background).any(0)
+    if not content.any():
+        return frames
+    box = bounding_box(content)
+    grid = frames.grid.cropped([part.start for part in box][::-1], [part.stop - part.start for part in box][::-1])
+    return frames.on(np.ascontiguousarray(frames.values[(slice(None), *box)]), grid)
