@@ -289,6 +289,29 @@ def from_slicer(s: Setting, folder: Path, what: str, suffix: str) -> float:
     return reads([folder / f"t{suffix}"], s.nodes, by_slicer(node, s.nodes))
 
 
+def slicer_spline(s: Setting, folder: Path) -> float:
+    """Control points of three times the spacing, one and more beyond each side."""
+    import slicer
+    from VoxelMorphRegistrationLib.mrml.transforms import image_data, matrix_to_vtk
+
+    grid = s.fixed.cropped([-4, -4, -4], np.ceil((s.fixed.size + 8) / 3).astype(int) + 1)
+    matrix = grid.ijk_to_ras.copy()
+    matrix[:3, :3] *= 3
+    grid = Grid(grid.shape, matrix)
+    data = image_data(np.random.default_rng(0).normal(size=(*grid.shape, 3)).astype(np.float32), components=3)
+    data.SetSpacing(*grid.spacing)
+    data.SetOrigin(*matrix[:3, 3])
+    directions = np.eye(4)
+    directions[:3, :3] = grid.directions
+    spline = slicer.vtkOrientedBSplineTransform()
+    spline.SetCoefficientData(data)
+    spline.SetGridDirectionMatrix(matrix_to_vtk(directions))
+    node = slicer.vtkMRMLTransformNode()
+    node.SetAndObserveTransformFromParent(spline)
+    assert storage(folder / "b.h5").WriteData(node)
+    return reads([folder / "b.h5"], s.between, by_slicer(node, s.between))
+
+
 def to_slicer(s: Setting, folder: Path, suffix: str, composite: bool) -> float:
     import slicer
 
@@ -350,6 +373,7 @@ CASES = [
     *(_case("Slicer", f"reads its {x} (linear)", from_slicer, "linear", x) for x in (".h5", ".tfm")),
     *(_case("Slicer", f"reads its {x} (grid)", from_slicer, "grid", x) for x in (".h5", ".nii.gz", ".nrrd")),
     _case("Slicer", "reads its .h5 (composite)", from_slicer, "composite", ".h5"),
+    _case("Slicer", "reads its .h5 (B-spline)", slicer_spline),
     *(_case("Slicer", f"writes it {x} (field)", to_slicer, x, False) for x in (".h5", ".nii.gz", ".nrrd")),
     _case("Slicer", "writes it .h5 (composite)", to_slicer, ".h5", True),
     *(_case("VoxelMorph", f"reads its field, {x}", voxelmorph, x) for x in ("I J K 3", "3 I J K", "I J K 3 npz")),

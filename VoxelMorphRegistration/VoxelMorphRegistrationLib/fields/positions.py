@@ -12,17 +12,26 @@ if TYPE_CHECKING:
     from .displacement import DisplacementField
 
 
-def warped_positions(reference: Grid, field: DisplacementField | None, matrix: np.ndarray | None, source: Grid):
-    """Yield (slice of k, ijk voxel positions in `source` of A (x + u(x))) over the voxels of `reference`."""
+def warped_positions(
+    reference: Grid,
+    field: DisplacementField | None,
+    matrix: np.ndarray | None,
+    source: Grid,
+    voxels: int | None = None,
+):
+    """Yield (slice of k, ijk voxel positions in `source` of A (x + u(x))) over the voxels of `reference`.
+
+    voxels: of one slab, about.
+    """
     from ..images import sampling
 
     linear = np.eye(4) if matrix is None else np.asarray(matrix, dtype=np.float64)
     base = source.ras_to_ijk @ linear @ reference.ijk_to_ras
     if field is None:
-        for rows in sampling.slabs(reference.shape):
+        for rows in sampling.slabs(reference.shape, voxels):
             yield rows, sampling.affine_positions(base, reference.shape, rows)
         return
     read = field._reader(reference, (source.ras_to_ijk @ linear)[:3, :3])
-    for rows in sampling.slabs(reference.shape):
+    for rows in sampling.slabs(reference.shape, voxels):
         positions = sampling.affine_positions(base, reference.shape, rows)
         yield rows, positions.add_(read(rows).movedim(0, -1))

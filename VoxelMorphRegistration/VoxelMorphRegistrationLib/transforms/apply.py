@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import FieldError, InputError
-from ..fields.inverse import INVERSE_TOLERANCE_MM, LARGEST_PART_WITHOUT_INVERSE
+from ..fields.inverse import LARGEST_PART_WITHOUT_INVERSE
 from ..images.grid import Grid
 from . import points, resampling, segmentations, surfaces
 from .chain import Chain
@@ -131,7 +131,8 @@ class _Mover:
 
     def __call__(self, points_ras: np.ndarray) -> np.ndarray:
         moved = self._back.transform_points(points_ras)
-        bad = np.flatnonzero(moved.missed > 10 * INVERSE_TOLERANCE_MM)
+        tolerance = max((part.tolerance_mm for part in self._back.bent), default=0.0)
+        bad = np.flatnonzero(moved.missed > 10 * tolerance)
         self.count += len(points_ras)
         if len(bad) > LARGEST_PART_WITHOUT_INVERSE * len(points_ras):
             raise FieldError(

@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import FieldError
 from ..fields.displacement import DisplacementField
 from ..fields.inverse import LARGEST_PART_WITHOUT_INVERSE
+from ..fields.positions import warped_positions
 from ..images.grid import Grid
 from .parts import Bent, Matrix
 
@@ -124,6 +125,25 @@ class Chain:
                 f"The transform cannot be inverted: {100 * bad / reference.voxel_count:.2f} % of the voxels have no "
                 "stable inverse. It folds there; use a smoother field, or the inverse that the program wrote with it."
             )
+
+    def voxels(self, reference: Grid, source: Grid, voxels: int | None = None) -> Iterator[tuple[slice, torch.Tensor]]:
+        """As `positions`, in voxels i, j, k of `source`, float32."""
+        from ..images import sampling
+
+        first, *rest = self.parts or (None,)
+        field = first.u if isinstance(first, Bent) and not first.backward else None
+        if isinstance(field, DisplacementField) and (not rest or (isinstance(rest[-1], Matrix) and len(rest) == 1)):
+            # As nearly always; in half the time.
+            matrix = rest[0].matrix if rest and isinstance(rest[0], Matrix) else np.eye(4)
+            yield from warped_positions(reference, field, matrix, source, voxels)
+            return
+        if self.matrix is not None:
+            matrix = source.ras_to_ijk @ self.matrix @ reference.ijk_to_ras
+            for rows in sampling.slabs(reference.shape, voxels):
+                yield rows, sampling.affine_positions(matrix, reference.shape, rows)
+            return
+        for rows, found in self.then(Chain((Matrix(source.ras_to_ijk),))).positions(reference, voxels):
+            yield rows, found.float()
 
     def field_on(self, grid: Grid) -> DisplacementField:
         """T(x) - x at the voxels of `grid`."""

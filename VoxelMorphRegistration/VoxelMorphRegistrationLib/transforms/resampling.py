@@ -11,7 +11,6 @@ from ..fields.warp import labels_at
 from ..images.grid import Grid, bounding_box, working_grid
 from .chain import Chain
 from .frames import Frames
-from .parts import Matrix
 
 INTERPOLATIONS = ("nearest", "linear", "cubic", "labels")
 # Frames of no more voxels are carried together, so that where they go is computed once.
@@ -65,8 +64,7 @@ def _carry(
     from ..images import sampling
 
     read = _reader(values, grid, interpolation)
-    to_voxels = chain.then(Chain((Matrix(grid.ras_to_ijk),)))
-    for rows, voxels in to_voxels.positions(reference, max(1, _SLAB_VALUES // len(values))):
+    for rows, voxels in chain.voxels(reference, grid, max(1, _SLAB_VALUES // len(values))):
         inside = sampling.inside(voxels, grid.shape)
         found = read(voxels.reshape(-1, 3)).reshape(len(values), *inside.shape)
         if out.dtype.kind in "iu" and found.dtype.kind == "f":
