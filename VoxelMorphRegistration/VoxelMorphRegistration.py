@@ -139,7 +139,7 @@ class VoxelMorphRegistrationParameterNode:
     applyToMoving: bool = False
     alignment: Annotated[str, Choice(list(ALIGNMENTS)), Default("affine")]
     passes: Annotated[int, WithinRange(0, 10), Default(0)]
-    refinement: Annotated[str, Choice(list(REFINEMENTS)), Default("off")]
+    refinement: Annotated[str, Choice(list(REFINEMENTS)), Default("auto")]
     device: Annotated[str, Choice(list(DEVICES)), Default("auto")]
     similarity: Annotated[str, Choice(list(SIMILARITIES)), Default("auto")]
     smoothness: Annotated[float, WithinRange(0.2, 5.0), Default(1.0)]

@@ -73,7 +73,7 @@ def quick(model_file):
     """Settings of a registration that takes a fraction of a second."""
     from VoxelMorphRegistrationLib.registration.settings import Settings
 
-    return Settings(model=model_file, alignment="none", device="cpu")
+    return Settings(model=model_file, alignment="none", device="cpu", refinement="off")
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ def choose_quick(widget, model_file: str) -> None:
     """A registration of a fraction of a second."""
     widget._parameterNode.model = model_file
     widget.ui.alignmentComboBox.currentText = "none"
+    widget.ui.refinementComboBox.currentText = "off"
     widget.ui.deviceComboBox.currentText = "cpu"
 
 

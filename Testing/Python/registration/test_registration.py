@@ -39,7 +39,7 @@ def model(tmp_path_factory):
 
 
 def settings(model, **changes):
-    return Settings(**{"model": str(model), "alignment": "none", "device": "cpu", **changes})
+    return Settings(**{"model": str(model), "alignment": "none", "device": "cpu", "refinement": "off", **changes})
 
 
 def pair(fixed_kind="plain", moving_kind="anisotropic"):
@@ -308,10 +308,10 @@ def test_model_of_the_wrong_dimension_is_refused(tmp_path):
 
 
 def test_slices_without_a_2d_model_get_a_plain_answer(monkeypatch):
-    monkeypatch.setattr("VoxelMorphRegistrationLib.registration.working.model_names", lambda: ["general-3d"])
+    monkeypatch.setattr("VoxelMorphRegistrationLib.registration.choice.model_names", lambda: ["general-3d"])
     fixed, moving = ball(make_grid((40, 40, 1))), ball(make_grid((40, 40, 1)), (3, 0, 0))
     with pytest.raises(InputError, match="no 2D model is shipped"):
-        register(fixed, moving, settings=Settings(alignment="none"))
+        register(fixed, moving, settings=Settings(alignment="none", refinement="off"))
 
 
 def test_missing_model_is_named():
@@ -365,7 +365,7 @@ def test_settings_survive_json():
         ('{"speed": 9}', "no setting named speed"),
         ('{"alignment": "magic"}', "alignment is 'magic'"),
         ('{"refinement": "best"}', "refinement is 'best'"),
-        ('{"model": "none"}', "nothing to do when refinement is off"),
+        ('{"model": "none", "refinement": "off"}', "nothing to do when refinement is off"),
         ('{"passes": 0}', "passes is 0"),
         ('{"passes": true}', "passes is True"),
         ('{"seed": -1}', "seed is -1"),
@@ -520,7 +520,7 @@ def test_field_without_an_inverse_is_warned_about(model, monkeypatch):
     monkeypatch.setattr(
         "VoxelMorphRegistrationLib.registration.register.deform", lambda *_: (folded, load_model(model))
     )
-    monkeypatch.setattr(guard.Checks, "network", lambda self, pair, field: field)
+    monkeypatch.setattr(guard.Checks, "network", lambda self, pair, field, start=None: field)
     result = register(fixed, moving, settings=settings(model), inverse=True)
     assert result.inverse is None and result.report.inverse is None
     assert any("There is no inverse transform. The displacement field cannot" in w for w in result.report.warnings)
@@ -531,7 +531,7 @@ def test_network_moved_to_the_cpu_keeps_the_precision_asked_for(asked, model, mo
     loaded = []
     load = load_model
 
-    def noted(path, device="cpu", precision="float32"):
+    def noted(path, device="cpu", precision="float32", **_):
         loaded.append((device, precision))
         return load(path, "cpu", precision)
 

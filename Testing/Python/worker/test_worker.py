@@ -81,7 +81,7 @@ def models_folder(tmp_path_factory):
 def quick(models_folder):
     """Settings of a registration that takes a fraction of a second."""
     path = save_centroid_model(models_folder / "quick.pt")
-    return Settings(model=str(path), alignment="none", device="cpu")
+    return Settings(model=str(path), alignment="none", device="cpu", refinement="off")
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def endless(models_folder):
     path = models_folder / "endless.pt"
     card = ModelCard("endless", spacing_mm=(1.0,) * 3, stride=4, output="displacement", output_scale=1.0)
     save_model(EndlessNetwork(str(path.with_suffix(".started"))), card, path)
-    return Settings(model=str(path), alignment="none", device="cpu")
+    return Settings(model=str(path), alignment="none", device="cpu", refinement="off")
 
 
 @pytest.fixture(scope="module")
@@ -526,7 +526,7 @@ def start_parent(python: str, wait: str, end: str = "", environment=None) -> tup
 
 
 def test_worker_ends_with_a_killed_parent_in_the_midst_of_a_computation(launcher, endless):
-    settings = f'Settings(model={endless.model!r}, alignment="none", device="cpu")'
+    settings = f'Settings(model={endless.model!r}, alignment="none", device="cpu", refinement="off")'
     wait = f"cases.run_endlessly(client, {settings})"
     parent, pid = start_parent(launcher, wait)
     assert len(cases.folders(parent.pid)) == 1

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import InputError, SettingsError
 from .terminal import EXIT_OK, Progress, add_trust
+
+if TYPE_CHECKING:
+    from ..images.image import Image
+    from ..registration.settings import Settings
 
 
 def add_register(commands) -> None:
@@ -29,7 +35,12 @@ def add_register(commands) -> None:
     )
     parser.add_argument("--settings", metavar="JSON", help="file with settings; the options below go before it")
     parser.add_argument(
-        "--model", metavar="NAME|FILE", help="shipped model, model file, or none (default: by dimension)"
+        "--quality",
+        choices=("best", "preview"),
+        help="best: the most accurate result; preview: one within seconds (default: best)",
+    )
+    parser.add_argument(
+        "--model", metavar="NAME|FILE", help="shipped model, model file, auto or none (default: auto, by the quality)"
     )
     add_trust(parser)
     parser.add_argument(
@@ -54,7 +65,9 @@ def add_register(commands) -> None:
         "--passes", type=int, metavar="N", help="how often the network is applied (default: the model's)"
     )
     parser.add_argument(
-        "--refine", choices=("off", "fast", "default", "accurate"), help="optimise for this pair (default: off)"
+        "--refine",
+        choices=("auto", "off", "coarse", "fast", "default", "accurate"),
+        help="optimise for this pair (default: auto, by the quality); off: a network alone",
     )
     parser.add_argument(
         "--similarity",
@@ -72,6 +85,11 @@ def add_register(commands) -> None:
     )
     parser.add_argument("--working-spacing", type=float, metavar="MM", help="voxel size of the network's grid")
     parser.add_argument("--label-interpolation", choices=("nearest", "linear"), help="default: nearest")
+    parser.add_argument(
+        "--preview",
+        metavar="DIR",
+        help="folder for preview.nii.gz, the moving image as it improves, first after some seconds",
+    )
     parser.add_argument("--jacobian", choices=("total", "deformable"), help="with or without the linear part")
     parser.add_argument(
         "--inverse", action="store_true", help="also write the inverse transform, from MOVING to FIXED positions"
@@ -88,6 +106,7 @@ def add_register(commands) -> None:
 
 # Options of the command line and the settings they set.
 _OPTIONS = {
+    "quality": "quality",
     "model": "model",
     "alignment": "alignment",
     "passes": "passes",
@@ -108,11 +127,14 @@ _OPTIONS = {
 def _register(args: argparse.Namespace) -> int:
     from ..images import landmarks
     from ..images.files import read_image
+    from ..registration.expected import in_words
     from ..registration.register import register
     from ..registration.settings import Settings
     from ..results import outputs
+    from ..results.preview import PreviewFolder
 
     settings = _settings(args, Settings)
+    preview = PreviewFolder(args.preview, args.overwrite) if args.preview else None
     outputs.check_folder(args.output, args.moving_labels is not None, args.overwrite, args.inverse)
     series = _series(args.series)
     exist = Path(args.fixed).exists() and Path(args.moving).exists()
@@ -130,9 +152,18 @@ def _register(args: argparse.Namespace) -> int:
         "initial_transform": _start(args, fixed.grid, moving.grid),
     }
     extras = {name: value for name, value in extras.items() if value is not None}
+    print(f"Expected: {in_words(_expected(settings, fixed, extras.get('fixed_mask')))}.", file=sys.stderr, flush=True)
     with Progress() as progress:
         result = register(
-            fixed, moving, None, settings, progress, inverse=args.inverse, trust_model=args.trust_model, **extras
+            fixed,
+            moving,
+            None,
+            settings,
+            progress,
+            preview=preview,
+            inverse=args.inverse,
+            trust_model=args.trust_model,
+            **extras,
         )
         progress("writing", 0.0)
         labels = extras.get("fixed_labels")
@@ -184,6 +215,22 @@ def _series(text: str | None) -> tuple[str | None, str | None]:
     return parts[0], parts[-1]
 
 
+def _expected(settings: Settings, fixed: Image, mask: Image | None) -> float:
+    """Seconds that the registration will take, by the speed of the device of the settings."""
+    from ..networks.model import read_card
+    from ..networks.shelf import find_model
+    from ..registration.device import choose_device
+    from ..registration.expected import expected_seconds, probe_seconds
+    from ..registration.intensity import measured_region
+
+    named = settings.model not in ("auto", "none")
+    card = read_card(find_model(settings.model)) if named else None
+    device = choose_device(settings.device)
+    # Apple's GPU runs networks alone.
+    probe = probe_seconds("cpu" if device == "mps" else device)
+    return expected_seconds(settings, fixed.grid, probe, measured_region(fixed, mask), card)
+
+
 def _settings(args: argparse.Namespace, kind):
     settings = kind()
     if args.earlier:
@@ -232,10 +279,15 @@ def summary(report) -> str:
         f"  determinant {inside['minimum']:.3f} to {inside['maximum']:.3f}, SDlogJ {inside['sd_log']:.3f}, "
         f"largest displacement {report.largest_displacement_mm:.1f} mm",
         *_inverse_line(report.inverse),
-        f"  model {report.model['name']}, {report.passes} pass(es), refinement {report.settings['refinement']}, "
+        f"  model {report.model['name']}, {report.passes} pass(es), refinement {_refinement(report)}, "
         f"on {report.device}, {report.seconds['total']:.1f} s",
     ]
     return "\n".join([head, *lines, *tail, *(f"  Warning: {text}" for text in report.warnings)])
+
+
+def _refinement(report) -> str:
+    name = report.refinement["preset"] if report.refinement else "off"
+    return f"{name} (stopped while {report.stopped_at})" if report.stopped_at else name
 
 
 def _inverse_line(inverse: dict | None) -> list[str]:

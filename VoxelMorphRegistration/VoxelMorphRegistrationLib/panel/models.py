@@ -12,7 +12,6 @@ from slicer.i18n import tr as _
 from ..errors import ModelError
 from ..networks.model import read_card
 from ..networks.shelf import find_model, model_names
-from ..registration.working import default_model
 from .messages import tell
 
 
@@ -52,15 +51,14 @@ class ModelList:
     def _describe(self, name: str) -> str:
         if name == "none":
             return _("No network: the refinement alone finds the deformation.")
+        if name == "auto":
+            return _("No network where a refinement follows; without one, the shipped model that suits best.")
         try:
-            general = default_model(3)
-            card = read_card(find_model(general if name == "auto" else name))
+            card = read_card(find_model(name))
         except ModelError as error:
             return str(error)
         text = f"{card.name}: {card.description}" if card.description else card.name
         lines = [text, card.limits, name if name.endswith(".pt") else ""]
-        if name == "auto":
-            lines.insert(0, _("The general model for the dimension of the volumes."))
         return "\n".join(line for line in lines if line)
 
     def _on_index(self, *_unused) -> None:

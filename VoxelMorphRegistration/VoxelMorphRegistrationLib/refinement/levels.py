@@ -25,6 +25,7 @@ class Level:
 
 
 PRESETS = {
+    "coarse": (Level(4, 1, 40, 20),),
     "fast": (Level(4, 1, 60), Level(2, 1, 30, 20)),
     "default": (Level(4, 1, 60), Level(2, 1, 40, 20), Level(1, 2, 30, 6), Level(1, 1, 0, 12)),
     "accurate": (Level(4, 1, 100), Level(2, 1, 60, 40), Level(1, 2, 60, 15), Level(1, 1, 0, 40)),

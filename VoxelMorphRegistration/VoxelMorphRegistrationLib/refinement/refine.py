@@ -40,12 +40,16 @@ if TYPE_CHECKING:
     from .pair import Pair
 
 
+class Enough(Exception):
+    """Raised by the progress callback of `refine`: it ends with what it has."""
+
+
 @dataclass(frozen=True)
 class Refined:
     """field: on a grid that covers the fixed image. similarity: as the options name it, at start and end, at its
     second finest stage. steps: made at each stage, coarse to fine, 0 where one was left out. detailed: whether little
     smoothing was worth it for the correlation or the descriptors (None: another similarity). improved: False when the
-    start was returned as the better one.
+    start was returned as the better one. stopped: whether it ended early, as it was asked to.
     """
 
     field: DisplacementField
@@ -54,6 +58,7 @@ class Refined:
     steps: tuple[int, ...]
     detailed: bool | None
     improved: bool
+    stopped: bool = False
 
 
 def refine(
@@ -63,17 +68,21 @@ def refine(
     *,
     device: str = "cpu",
     progress: Callable[[float], None] = lambda fraction: None,
+    preview: Callable[[DisplacementField], None] | None = None,
 ) -> Refined:
     """Find u such that moving(A (x + u(x))) looks like fixed(x).
 
-    start: the field to improve (zero when None). progress(fraction) is called at every step and may raise to cancel.
+    start: the field to improve (zero when None). progress(fraction) is called at every step and may raise to cancel,
+    or `Enough` to end with what there is. preview(field) is called with the field so far after a stage that is not
+    the last, when a tenth of the work has been done since it was called before.
     """
     region = region_grid(pair.fixed.grid, pair.mask)
     stages = stages_of(options, region)
     own = [n for n, stage in enumerate(stages) if stage.similarity == options.similarity and stage.level.steps]
     judge = own[-2] if len(own) > 1 else own[-1]
     field, earlier, made, problem, scores, detailed, lead, done = start, start, [], None, None, None, True, 0.0
-    unlike = False
+    unlike = stopped = False
+    shown = -1.0
     for number, stage in enumerate(stages):
         # By what is known so far of what is still to do.
         costs = [later.cost(detailed, lead) for later in stages[number:]]
@@ -91,11 +100,20 @@ def refine(
             flow = problem.flow_of(earlier)
         earlier = field
         steps, count = stage.steps(detailed), 0
-        for made_steps in _descend(problem, flow, steps):
-            count = made_steps
-            progress(done + share * count / steps)
+        try:
+            for made_steps in _descend(problem, flow, steps):
+                count = made_steps
+                progress(done + share * count / steps)
+        except Enough:
+            stopped = True
         made.append(count)
         done += share
+        if stopped:
+            # Whether a trial is worth it is known at its end only.
+            if stage.kind != "trial":
+                field = problem.field_of(_unfolded(problem, flow))
+            scores = scores or problem
+            break
         if least:
             worth = problem.images.similarity(flow) - before >= least * (problem.images.term.best - before)
             if stage.kind == "coarse":
@@ -107,13 +125,18 @@ def refine(
                 if not worth:
                     continue
         field = problem.field_of(_unfolded(problem, flow))
+        if preview is not None and done < 1.0 and done - shown >= 0.1:
+            shown = done
+            preview(field)
+    if field is None:
+        field = problem.field_of(problem.flow_of(None))
     whole = working_grid(pair.fixed.grid, float(np.min(field.grid.spacing[field.grid.size > 1])))
     flows = [scores.flow_of(f) for f in (start, field)]
     before, after = (scores.images.similarity(flow) for flow in flows)
     if scores.objective(flows[1]) < scores.objective(flows[0]):
         kept = start if start is not None else DisplacementField.identity(whole)
-        return Refined(kept, before, before, tuple(made), detailed, False)
-    return Refined(field.on_grid(whole), before, after, tuple(made), detailed, True)
+        return Refined(kept, before, before, tuple(made), detailed, False, stopped)
+    return Refined(field.on_grid(whole), before, after, tuple(made), detailed, True, stopped)
 
 
 def _descend(problem: Problem, flow: torch.Tensor, steps: int) -> Iterator[int]:

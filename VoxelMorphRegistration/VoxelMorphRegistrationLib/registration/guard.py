@@ -246,7 +246,7 @@ class Checks:
         self, pair: Pair, field: DisplacementField, start: DisplacementField | None = None
     ) -> DisplacementField:
         """The network's field, or what it started from (None: zero)."""
-        similarity = self._judging(pair).choose() if self._similarity == "auto" else self._similarity
+        similarity = self.judge(pair).choose() if self._similarity == "auto" else self._similarity
         if self._deformed("network", pair, start, field, similarity):
             return field
         return start if start is not None else DisplacementField.identity(field.grid)
@@ -259,13 +259,14 @@ class Checks:
             return field, True
         return start if start is not None else DisplacementField.identity(field.grid), False
 
-    def _judging(self, pair: Pair) -> Judge:
+    def judge(self, pair: Pair) -> Judge:
+        """The judge of the pair, made once."""
         if self._judge is None:
             self._judge = Judge(pair)
         return self._judge
 
     def _deformed(self, stage: str, pair: Pair, start, field, similarity: str) -> bool:
-        comparisons = self._judging(pair).compare(similarity, start, field)
+        comparisons = self.judge(pair).compare(similarity, start, field)
         dice, carried, nearer = None, None, False
         if self._overlap is not None:
             carried = self._overlap.carried(pair.matrix, field)

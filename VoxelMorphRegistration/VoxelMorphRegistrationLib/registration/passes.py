@@ -37,6 +37,8 @@ def deform(
     total, target, fine = start, None, None
     for number, grid in enumerate(grids):
         run.report(number / len(grids))
+        if run.stopping and total is not None:
+            break
         if target is None or grid is not grids[number - 1]:
             target = normalised(resample(fixed, grid, None, window[0][0], smooth=True), window[0])
             fine = None

@@ -5,18 +5,30 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from ..errors import Cancelled
 
-ProgressCallback = Callable[[str, float], bool | None]
+if TYPE_CHECKING:
+    from .result import Preview
+
+# What a progress callback returns to end a registration with what it has so far.
+STOP_HERE = "stop here"
+ProgressCallback = Callable[[str, float], bool | str | None]
 
 
 class Run:
-    """Stages, their seconds, progress and warnings of one registration."""
+    """Stages, their seconds, progress and warnings of one registration.
 
-    def __init__(self, progress: ProgressCallback | None) -> None:
+    preview: called with a Preview while the result improves, or None. stopping: the user wants what there is.
+    """
+
+    def __init__(self, progress: ProgressCallback | None, preview: Callable[[Preview], object] | None = None) -> None:
         self._progress = progress
         self._stage = ""
+        self.preview = preview
+        self.stopping = False
+        self.stopped_at: str | None = None
         self.seconds: dict[str, float] = {}
         self.warnings: list[str] = []
 
@@ -30,8 +42,14 @@ class Run:
         self.report(1.0)
 
     def report(self, fraction: float) -> None:
-        if self._progress is not None and self._progress(self._stage, min(max(fraction, 0.0), 1.0)) is False:
+        """Tell the progress of the stage. Raises Cancelled where the answer is False."""
+        if self._progress is None:
+            return
+        answer = self._progress(self._stage, min(max(fraction, 0.0), 1.0))
+        if answer is False:
             raise Cancelled
+        if answer == STOP_HERE and not self.stopping:
+            self.stopping, self.stopped_at = True, self._stage
 
     def finish(self) -> None:
         self.seconds["total"] = round(sum(self.seconds.values()), 3)

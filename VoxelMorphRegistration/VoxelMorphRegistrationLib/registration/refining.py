@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..fields.warp import warp_image
 from .device import check_memory, out_of_memory
 from .intensity import intensity_window
+from .result import Preview
 
 if TYPE_CHECKING:
     from ..fields.displacement import DisplacementField
@@ -49,6 +51,13 @@ def checks_of(inputs: Inputs, settings: Settings, run: Run) -> Checks:
     return guard.Checks(overlap, settings.similarity, run.warnings)
 
 
+def show_preview(work: Pair, field: DisplacementField, background: float | None, run: Run) -> None:
+    """Tell the moving image under the field so far."""
+    if run.preview is not None:
+        warped = warp_image(work.moving, work.fixed.grid, field, work.matrix, background)
+        run.preview(Preview(field, work.matrix, warped))
+
+
 def refine_pair(
     work: Pair, start: DisplacementField | None, device: str, settings: Settings, run: Run, checks: Checks
 ) -> tuple[DisplacementField, dict]:
@@ -56,7 +65,7 @@ def refine_pair(
     from ..refinement.choice import choose_similarity
     from ..refinement.levels import Options
     from ..refinement.pair import memory_bytes
-    from ..refinement.refine import refine
+    from ..refinement.refine import Enough, refine
 
     if device == "mps":
         # Apple's GPU lacks 3D interpolation.
@@ -68,13 +77,25 @@ def refine_pair(
         similarity, reason = choose_similarity(work, start)
     weights = settings.smoothness, settings.label_weight, settings.landmark_weight
     options = Options(settings.refinement, similarity, *weights)
+
+    def report(fraction: float) -> None:
+        run.report(fraction)
+        if run.stopping:
+            raise Enough
+
+    show = None
+    if run.preview is not None:
+
+        def show(field: DisplacementField) -> None:
+            show_preview(work, field, settings.background, run)
+
     try:
-        result = refine(work, start, options, device=device, progress=run.report)
+        result = refine(work, start, options, device=device, progress=report, preview=show)
     except RuntimeError as error:
         if device == "cpu" or not out_of_memory(error):
             raise
         run.warnings.append("The GPU has too little memory for this pair; the refinement ran on the CPU.")
-        result = refine(work, start, options, progress=run.report)
+        result = refine(work, start, options, progress=report, preview=show)
     guides = [what for what, given in (("labels", work.labels), ("landmarks", work.points)) if given is not None]
     field, improved = result.field, result.improved
     if improved:
@@ -94,5 +115,6 @@ def refine_pair(
         "steps": list(result.steps),
         "detailed": result.detailed,
         "improved": improved,
+        "stopped": result.stopped,
         "guided_by": guides,
     }

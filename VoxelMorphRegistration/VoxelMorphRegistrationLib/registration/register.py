@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
+from ..fields.displacement import DisplacementField
 from ..fields.warp import warp_image, warp_labels
 from ..images.image import Image
 from ..networks.model import Model
 from . import heap
+from .choice import picked, resolved
 from .device import choose_device
 from .inputs import accepted
 from .inverting import inverse_of
@@ -18,9 +21,9 @@ from .linear import linear_part
 from .measures import measured
 from .passes import deform, facts_of
 from .progress import ProgressCallback, Run
-from .refining import checks_of, guided, pair_of, refine_pair
+from .refining import checks_of, guided, pair_of, refine_pair, show_preview
 from .report import Report
-from .result import Registration
+from .result import Preview, Registration
 from .settings import Settings
 from .start import Initial, start_field
 from .warnings import warn
@@ -35,6 +38,7 @@ def register(
     settings: Settings | None = None,
     progress: ProgressCallback | None = None,
     *,
+    preview: Callable[[Preview], object] | None = None,
     fixed_labels: Image | None = None,
     moving_labels: Image | None = None,
     fixed_points: np.ndarray | None = None,
@@ -48,7 +52,9 @@ def register(
     """Deform `moving` onto `fixed`.
 
     model: a loaded model, a name or a file; settings.model when None. progress(stage, fraction in 0..1) is called
-    throughout; returning False or raising Cancelled cancels. labels: maps on the grids of their images, for the
+    throughout; returning False or raising Cancelled cancels, returning `progress.STOP_HERE` keeps what there is: a
+    finished, checked result whose report says where it was stopped. preview(Preview) is called while the result
+    improves, first after a few seconds. labels: maps on the grids of their images, for the
     report (and the warped labels); points: corresponding landmarks (N, 3) in RAS mm, for the report. Both guide the
     refinement where the settings weight them. fixed_mask: where the fixed image counts, for alignment and
     measurement. moving_mask: where the moving image counts in the refinement.
@@ -62,7 +68,8 @@ def register(
     if isinstance(model, (str, Path)):
         # One road for a name, wherever it is given: the settings check it, and the report records it.
         settings, model = settings.replace(model=str(model)), None
-    run = Run(progress)
+    run = Run(progress, preview)
+    asked, settings = settings, resolved(settings, model)
     names = {"fixed": fixed.name, "moving": moving.name}
     with run.stage("checking"):
         inputs = accepted(
@@ -88,17 +95,28 @@ def register(
     start = start_field(inputs.initial_transform, linear.matrix, inputs.fixed.grid)
     if start is not None:
         checks.started(linear.matrix, start)
+    picking = model is None and settings.model == "auto"
+    if picking and not run.stopping:
+        with run.stage("choosing the model"):
+            model, reason = picked(inputs, linear.matrix, pair, checks.judge(pair), settings, run, start)
+            network, grids = network_and_grids(model, inputs, settings, run.warnings)
     deformation, refined = start, None
     facts: dict = {"device": choose_device(settings.device)}
-    if network is not None:
+    if network is not None and not run.stopping:
         with run.stage("registering"):
             deformation, network = deform(inputs, linear.matrix, grids, network, settings.precision, run, start)
             deformation = checks.network(pair, deformation.covering(inputs.fixed.grid), start)
             facts = facts_of(network, grids)
-    if settings.refinement != "off":
+            if picking:
+                facts["model"]["reason"] = reason
+        if settings.refinement != "off":
+            show_preview(pair, deformation, settings.background, run)
+    if settings.refinement != "off" and not run.stopping:
         with run.stage("refining"):
             work = guided(pair, inputs, settings)
             deformation, refined = refine_pair(work, deformation, facts["device"], settings, run, checks)
+    if deformation is None:
+        deformation = DisplacementField.identity(inputs.fixed.grid)
     # Readers of the written field must find it linear up to the outermost fixed voxels.
     deformation = deformation.padded()
     with run.stage("warping"):
@@ -120,10 +138,11 @@ def register(
         seconds=run.seconds,
         refinement=refined,
         checks=checks.found,
-        settings=asdict(settings),
+        settings=asdict(asked),
         inputs=names,
         warnings=run.warnings,
         inverse=accuracy,
+        stopped_at=run.stopped_at,
         **facts,
         **found.report,
     )

@@ -16,18 +16,17 @@ class Report:
     """What was done and how well it worked.
 
     similarity, dice, hd95_mm and tre_mm have the entries "before" (as the images lie, with the initial transform),
-    "aligned" (after the linear alignment) and "after". refinement: preset, similarity and why it was chosen, its
-    value before and after, steps at each stage, whether it went on in detail and what guided it, or None. checks:
-    of each stage that was made ("alignment", by labels alone; "network", "refinement"), whether its result was
-    kept, and the measures of the images and the mean Dice of given labels before and after it. folding: of the
-    deformable
-    part, `inside` the mask or the foreground of the fixed
-    image, and in the whole `volume`. volume_change_percent: by how much each structure is larger in the moving image,
-    {label: percent}, from the mean determinant of T over the fixed label (the warped one where there is no fixed one).
-    covered_percent: the part of the measured region that T carries into the moving image. inverse: if the inverse
-    transform was made, its tolerance at its voxels, and the "mean_mm" and "max_mm" by which T(T^-1(y)) misses y over
-    the measured region, between voxels, too. worst_ras: where, in fixed
-    RAS mm, the smallest "determinant" of the measured region and the largest "landmark" error are.
+    "aligned" (after the linear alignment) and "after". refinement: preset, similarity and why it was chosen, its value
+    before and after, steps at each stage, whether it went on in detail and what guided it, or None. stopped_at: the
+    stage in which the user asked to keep what there was, or None. checks: of each stage that was made ("alignment", by
+    labels alone; "network", "refinement"), whether its result was kept, and the measures of the images and the mean
+    Dice of given labels before and after it. folding: of the deformable part, `inside` the mask or the foreground of
+    the fixed image, and in the whole `volume`. volume_change_percent: by how much each structure is larger in the
+    moving image, {label: percent}, from the mean determinant of T over the fixed label (the warped one where there is
+    no fixed one). covered_percent: the part of the measured region that T carries into the moving image. inverse: if
+    the inverse transform was made, its tolerance at its voxels, and the "mean_mm" and "max_mm" by which T(T^-1(y))
+    misses y over the measured region, between voxels, too. worst_ras: where, in fixed RAS mm, the smallest
+    "determinant" of the measured region and the largest "landmark" error are.
     """
 
     similarity: dict[str, dict[str, float]]
@@ -46,6 +45,7 @@ class Report:
     model: dict = field(default_factory=lambda: {"name": "none", "file": None})
     passes: int = 0
     refinement: dict | None = None
+    stopped_at: str | None = None
     checks: dict[str, dict] = field(default_factory=dict)
     working_grid: dict = field(default_factory=dict)
     settings: dict = field(default_factory=dict)

@@ -16,6 +16,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
+class Preview:
+    """What a registration has while it improves. field, linear, warped: as in Registration, not yet guarded."""
+
+    field: DisplacementField
+    linear: np.ndarray
+    warped: Image
+
+
+@dataclass(frozen=True, eq=False)
 class Registration:
     """The result. T(x) = A (x + u(x)) carries fixed to moving positions, both in RAS mm of the world.
 

@@ -10,7 +10,8 @@ import numpy as np
 from ..alignment.align import METHODS
 from ..errors import SettingsError
 
-REFINEMENTS = ("off", "fast", "default", "accurate")
+QUALITIES = ("best", "preview")
+REFINEMENTS = ("auto", "off", "coarse", "fast", "default", "accurate")
 SIMILARITIES = ("auto", "lncc", "mind", "mi", "mse")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "float32")
@@ -20,10 +21,12 @@ PRECISIONS = ("auto", "float32")
 class Settings:
     """Everything that decides a result, besides the images. The same for panel, console and command line.
 
-    model: name of a shipped model, a model file, "auto" (the general model of the images' dimension), or "none"
-    (no network: refinement alone, for any anatomy).
+    quality: "best" (the most accurate result) or "preview" (within seconds); it decides what is "auto" below (see
+    choice.resolved). model: name of a shipped model, a model file, "auto" (none where a refinement follows; without
+    one the shipped model whose coarse pass makes the images most similar), or "none" (no network: refinement alone).
     alignment: none, centers, mass, rigid or affine. passes: how often the network is applied to its own result
-    (None: as the model's card says). refinement: off, fast, default or accurate (see refinement.levels.PRESETS).
+    (None: as the model's card says). refinement: auto (by the quality), off, coarse, fast, default or accurate (see
+    refinement.levels.PRESETS).
     similarity: what the refinement compares: lncc (local correlation, one modality), mind (self-similarity
     descriptors, any two), mi (mutual information), mse (equal intensities) or auto (lncc or mind, by the images).
     smoothness: factor of the refinement's smoothing. label_weight, landmark_weight: how much given labels and
@@ -34,10 +37,11 @@ class Settings:
     nearest or linear. jacobian: "total" (as the written transform) or "deformable" (without the linear part).
     """
 
+    quality: str = "best"
     model: str = "auto"
     alignment: str = "affine"
     passes: int | None = None
-    refinement: str = "off"
+    refinement: str = "auto"
     similarity: str = "auto"
     smoothness: float = 1.0
     label_weight: float = 0.0
@@ -52,6 +56,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         choices = {
+            "quality": QUALITIES,
             "alignment": METHODS,
             "refinement": REFINEMENTS,
             "similarity": SIMILARITIES,

@@ -34,22 +34,13 @@ def surroundings(grid: Grid, mask: np.ndarray) -> Grid:
     return grid.cropped(start, stop - start)
 
 
-def default_model(dimension: int) -> str:
-    """The shipped model for images of a dimension. Raises InputError when there is none."""
-    name = f"general-{dimension}d"
-    if name not in model_names():
-        raise InputError(
-            f"The images are {dimension}D, and no {dimension}D model is shipped. "
-            "Give a model file for such images (setting 'model')."
-        )
-    return name
-
-
 def network_and_grids(
     model: Model | None, inputs: Inputs, settings: Settings, warnings: list[str], trust: bool = False
 ) -> tuple[Model | None, list[Grid]]:
-    """The network on a device that has the memory for it, and the grid of each pass; None and no grid without one."""
-    if model is None and settings.model == "none":
+    """The network on a device that has the memory for it, and the grid of each pass; None and no grid without one, or
+    where one is to be picked later.
+    """
+    if model is None and settings.model in ("none", "auto"):
         return None, []
     network = loaded(model, settings, inputs.fixed.grid.dimension, trust)
     grids = pass_grids(surroundings(inputs.fixed.grid, inputs.region), network.card, settings)
@@ -63,7 +54,7 @@ def loaded(model: Model | None, settings: Settings, dimension: int, trust: bool 
         if model.device != device and model.path is not None:
             model = load_model(model.path, device, settings.precision, trust=model.trusted)
     else:
-        path = find_model(default_model(dimension) if settings.model == "auto" else settings.model)
+        path = find_model(settings.model)
         _check_dimension(read_card(path), dimension)
         model = load_model(path, device, settings.precision, trust=trust)
     _check_dimension(model.card, dimension)

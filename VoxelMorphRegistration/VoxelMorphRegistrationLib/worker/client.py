@@ -18,6 +18,7 @@ from pathlib import Path
 import qt
 
 from ..errors import VoxelMorphError
+from ..images.image import Image
 from ..registration.result import Registration
 from . import files, messages
 from .messages import Job, ProtocolError, Task, WorkerError
@@ -40,8 +41,10 @@ class _Request:
     on_cancelled: Callable
     on_progress: Callable
     on_log: Callable
+    on_preview: Callable
     folder: Path | None = None
     slices: Slices | None = None
+    preview: Slices | None = None
     written: bool = False
     sent: bool = False
     answered: bool = False
@@ -59,8 +62,9 @@ class _Request:
             self.on_result(self.registration)
 
     def stop(self) -> None:
-        if self.slices is not None:
-            self.slices.stop()
+        for slices in (self.slices, self.preview):
+            if slices is not None:
+                slices.stop()
 
 
 class WorkerClient:
@@ -101,7 +105,9 @@ class WorkerClient:
 
     @property
     def facts(self) -> dict | None:
-        """What the process found: {"versions": {"python", "torch"}, "devices": [{"name", "text"}, ...]}, or None."""
+        """What the process found: {"versions": {"python", "torch"}, "devices": [{"name", "text"}, ...],
+        "speed": {device: seconds of expected.probe_seconds}}, or None.
+        """
         return self._facts
 
     @property
@@ -127,11 +133,14 @@ class WorkerClient:
         on_cancelled: Callable[[], None] = _nothing,
         on_progress: Callable[[str, float, float], None] = _nothing,
         on_log: Callable[[str], None] = _nothing,
+        on_preview: Callable[[Image], None] = _nothing,
     ) -> int:
         """Register, or do a task; returns the number of the request. Starts the process if there is none.
 
         on_result(result): a Registration, or a Product where the job wants one, or what a task returns.
-        on_progress(stage, fraction in 0..1, seconds since the start); on_log(line). The job's arrays must not change
+        on_progress(stage, fraction in 0..1, seconds since the start); on_log(line). on_preview(image): the moving image
+        on the fixed grid as it is so far, where the job wants previews; one that comes while the former is still being
+        read is passed over. The job's arrays must not change
         until on_progress is called first. Raises WorkerError when a registration is running, InputError when an
         array does not hold numbers.
         """
@@ -139,7 +148,7 @@ class WorkerClient:
             raise WorkerError("A registration is running. Wait for its end, or cancel it first.")
         arrays: dict = {}
         packed = messages.pack(job, arrays, "input")
-        callbacks = on_result, on_error, on_cancelled, on_progress, on_log
+        callbacks = on_result, on_error, on_cancelled, on_progress, on_log, on_preview
         request = _Request(next(self._numbers), packed, arrays, *callbacks)
         self._ensure_process()
         self._request = request
@@ -158,6 +167,18 @@ class WorkerClient:
             qt.QTimer.singleShot(int(1000 * self._cancel_s), lambda: self._on_patience_gone(request))
         else:
             self._clear(request)
+
+    def stop_here(self) -> None:
+        """Let the running registration end with what it has; on_result is called with it. Before the process has begun
+        with it, as cancel().
+        """
+        request = self._request
+        if request is None or request.cancelled or request.answered:
+            return
+        if request.sent:
+            self._process.send("stop", request.number)
+        else:
+            self.cancel()
 
     def shutdown(self, *_) -> None:
         """End the process at once and remove its files; takes milliseconds. A running job counts as cancelled.
@@ -232,7 +253,7 @@ class WorkerClient:
             return
         kind, request = message["type"], self._request
         if message["id"] == 0 and kind == "ready":
-            self._facts = {"versions": message["versions"], "devices": message["devices"]}
+            self._facts = {name: message[name] for name in ("versions", "devices", "speed")}
             self._send()
             self._tell_waiting()
         elif message["id"] == 0 and kind == "error":
@@ -242,6 +263,8 @@ class WorkerClient:
         elif kind == "progress":
             if not request.cancelled:
                 request.on_progress(message["stage"], message["fraction"], message["seconds"])
+        elif kind == "preview":
+            self._on_preview(request, message["image"])
         elif kind == "log":
             for line in message["text"].splitlines():
                 request.on_log(line)
@@ -275,6 +298,8 @@ class WorkerClient:
             raise ProtocolError(f"the answer '{kind}', which was not asked for")
         error = messages.error_from(message) if kind == "error" else None
         request.answered = True
+        if request.preview is not None:
+            request.preview.stop()
         if type(error) is WorkerError:
             # After an unexpected error nothing in that process is sure any more.
             request.error = error
@@ -285,6 +310,17 @@ class WorkerClient:
         else:
             reading = self._read(request.folder, message["registration"])
             request.slices = Slices(reading, self._on_read, self._on_transfer_error)
+
+    def _on_preview(self, request: _Request, packed: dict) -> None:
+        if request.cancelled or request.preview is not None:
+            return
+
+        def shown(image: Image) -> None:
+            request.preview = None
+            if not (request.cancelled or request.answered):
+                request.on_preview(image)
+
+        request.preview = Slices(self._read(request.folder, packed), shown, self._on_transfer_error)
 
     @staticmethod
     def _read(folder: Path, packed: dict) -> Generator[None, None, Registration]:

@@ -1,9 +1,9 @@
 """What client and server say to each other: one JSON object a line, with protocol version and request id.
 
-To the server: `register` (folder, job) and `cancel`; the end of its input ends it. From the server, with id 0: `hello`
-(pid), `ready` (versions, devices), `heartbeat`, and `error` when it cannot work at all; with the id of a request:
-`progress` (stage, fraction, seconds), `log` (text), and as the last one of `result` (registration), `error` (kind,
-text), `cancelled`.
+To the server: `register` (folder, job), `cancel` and `stop` (keep what there is); the end of its input ends it. From
+the server, with id 0: `hello` (pid), `ready` (versions, devices, speed), `heartbeat`, and `error` when it cannot work
+at all; with the id of a request: `progress` (stage, fraction, seconds), `log` (text), `preview` (image), and as the
+last one of `result` (registration), `error` (kind, text), `cancelled`.
 
 Arrays of more than a few numbers are not part of a message: it names their files.
 """
@@ -49,7 +49,7 @@ class Job:
     """One call of registration.register; `keywords` are its keyword arguments (images, points, matrices, None).
 
     settings.model names the model; a model file should be given with its full path. wanted: then the result is
-    the written.Product of the registration.
+    the written.Product of the registration. previews: whether the moving image is sent as it improves.
     """
 
     fixed: Image
@@ -57,6 +57,7 @@ class Job:
     settings: Settings = field(default_factory=Settings)
     keywords: dict = field(default_factory=dict)
     wanted: Wanted | None = None
+    previews: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,11 +75,13 @@ _NUMBER = (int, float)
 _FIELDS: dict[str, dict] = {
     "register": {"folder": str, "job": dict},
     "cancel": {},
+    "stop": {},
     "hello": {"pid": int},
-    "ready": {"versions": dict, "devices": list},
+    "ready": {"versions": dict, "devices": list, "speed": dict},
     "heartbeat": {},
     "progress": {"stage": str, "fraction": _NUMBER, "seconds": _NUMBER},
     "log": {"text": str},
+    "preview": {"image": dict},
     "result": {"registration": dict},
     "error": {"kind": str, "text": str},
     "cancelled": {},

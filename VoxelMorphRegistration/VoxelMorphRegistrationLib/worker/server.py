@@ -7,6 +7,7 @@ end of the input (the parent died) ends this process at once; a third one sends 
 from __future__ import annotations
 
 import faulthandler
+import itertools
 import os
 import platform
 import queue
@@ -20,8 +21,9 @@ from ..errors import Cancelled, DeviceError, VoxelMorphError
 from ..networks.model import Model, load_model
 from ..networks.shelf import find_model
 from ..registration.device import choose_device
+from ..registration.progress import STOP_HERE
 from ..registration.register import register
-from ..registration.working import default_model
+from ..registration.result import Preview
 from ..results.written import Stored, product_of
 from . import files, messages
 from .messages import Job, ProtocolError, Task, TorchMissingError, WorkerError
@@ -52,7 +54,9 @@ def _take_streams():
 
 
 def facts() -> dict:
-    """Versions and devices, the one that "auto" takes first. Imports torch; raises TorchMissingError."""
+    """Versions and devices, the one that "auto" takes first, and their speed (see expected.probe_seconds). Imports
+    torch; raises TorchMissingError.
+    """
     try:
         import torch
     except (ImportError, OSError) as error:
@@ -65,7 +69,11 @@ def facts() -> dict:
         properties = torch.cuda.get_device_properties(0)
         text = f"CUDA: {properties.name}, {properties.total_memory / 2**30:.0f} GB"
         devices.insert(0, {"name": "cuda", "text": text})
-    return {"versions": {"python": platform.python_version(), "torch": torch.__version__}, "devices": devices}
+    from ..registration.expected import probe_seconds
+
+    speed = {one["name"]: probe_seconds(one["name"]) for one in devices if one["name"] != "mps"}
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    return {"versions": versions, "devices": devices, "speed": speed}
 
 
 class Server:
@@ -76,6 +84,7 @@ class Server:
         self._lock = threading.Lock()
         self._requests: queue.SimpleQueue[dict] = queue.SimpleQueue()
         self._cancelled: set[int] = set()
+        self._stopped: set[int] = set()
         self._kept: tuple[tuple, Model] | None = None
 
     def run(self, heartbeat_s: float) -> int:
@@ -107,6 +116,8 @@ class Server:
                 message = messages.decode(line)
                 if message["type"] == "cancel":
                     self._cancelled.add(message["id"])
+                elif message["type"] == "stop":
+                    self._stopped.add(message["id"])
                 else:
                     self._requests.put(message)
         except ProtocolError as error:
@@ -157,7 +168,7 @@ class Server:
         loaded = {name: files.mapped(folder / name) for name in messages.array_names(message["job"])}
         job: Job | Task = messages.unpack(message["job"], loaded.__getitem__)
         progress = self._progress(request)
-        result = self._done(job, request, progress)
+        result = self._done(job, request, progress, folder)
         arrays: dict = {}
         packed = messages.pack(result, arrays, "result")
         for name, array in arrays.items():
@@ -165,38 +176,56 @@ class Server:
                 progress("returning the result", 0.0)
         return packed
 
-    def _done(self, job: Job | Task, request: int, progress):
+    def _done(self, job: Job | Task, request: int, progress, folder: Path):
         """The result of a job or a task."""
         if isinstance(job, Task):
             progress("computing", 0.0)
             return _TASKS[job.method](job.stored, *job.arguments)
         model = self._model(job, request, progress)
-        result = register(job.fixed, job.moving, model, job.settings, progress, **job.keywords)
+        preview = self._preview(request, folder) if job.previews else None
+        result = register(job.fixed, job.moving, model, job.settings, progress, preview=preview, **job.keywords)
         if job.wanted is None:
             return result
         progress("returning the result", 0.0)
         return product_of(result, job.wanted)
 
+    def _preview(self, request: int, folder: Path):
+        """A callback that sends the moving image as it is so far, each in files of its own."""
+        count = itertools.count()
+
+        def show(preview: Preview) -> None:
+            arrays: dict = {}
+            packed = messages.pack(preview.warped, arrays, f"preview-{next(count)}")
+            for name, array in arrays.items():
+                for _ in files.writing(folder / name, array):
+                    if request in self._cancelled:
+                        raise Cancelled
+            self._send("preview", request, image=packed)
+
+        return show
+
     def _progress(self, request: int):
         """A callback that sends every stage but not every fraction, and cancels where asked to."""
         start, last = time.monotonic(), ("", 0.0)
 
-        def report(stage: str, fraction: float) -> bool:
+        def report(stage: str, fraction: float) -> bool | str:
             nonlocal last
             now = time.monotonic()
             if stage != last[0] or fraction >= 1.0 or now - last[1] > _PROGRESS_INTERVAL_S:
                 last = stage, now
                 self._send("progress", request, stage=stage, fraction=float(fraction), seconds=now - start)
-            return request not in self._cancelled
+            if request in self._cancelled:
+                return False
+            return STOP_HERE if request in self._stopped else True
 
         return report
 
     def _model(self, job: Job, request: int, progress) -> Model | None:
         """The model that the settings name, loaded once for a file as it is and a device."""
         name = job.settings.model
-        if name == "none":
+        if name in ("none", "auto"):
             return None
-        path = find_model(default_model(job.fixed.grid.dimension) if name == "auto" else name)
+        path = find_model(name)
         device = choose_device(job.settings.device)
         key = path.resolve(), path.stat().st_mtime_ns, device, job.settings.precision
         if self._kept is None or self._kept[0] != key:

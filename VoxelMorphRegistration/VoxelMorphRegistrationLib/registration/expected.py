@@ -1,0 +1,77 @@
+"""How long a registration will take here, told before it begins: from the sizes and a speed measured on this device.
+
+The unit is the time of `probe_seconds`, a few smoothings and warps of a small volume, which are what a refinement is
+made of. How many of these a registration takes was measured; Testing/Benchmarks/expected.py repeats it.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .choice import resolved
+from .working import pass_grids
+
+if TYPE_CHECKING:
+    from ..images.grid import Grid
+    from ..networks.card import ModelCard
+    from .settings import Settings
+
+PROBE_SIZE, PROBE_ROUNDS = 64, 3
+# Units of the probe: what the alignment takes, reduced to a fixed size; a million voxels of the finest images refined;
+# a million voxels of a network's pass; a million voxels of the fixed image warped and measured.
+ALIGNMENT_UNITS = {"none": 3.0, "centers": 3.0, "mass": 3.0, "rigid": 30.0, "similarity": 45.0, "affine": 45.0}
+REFINED_UNITS = {"off": 0.0, "coarse": 2.0, "fast": 12.0, "default": 70.0, "accurate": 150.0}
+PASS_UNITS, WRITTEN_UNITS = 6.0, 3.0
+# Of the fixed image that is anatomy, where that is not known yet.
+USUAL_PART = 0.6
+
+
+def probe_seconds(device: str = "cpu") -> float:
+    """Seconds of the probe on a device, at the number of threads that torch has now; the best of three."""
+    import torch
+
+    from ..images import sampling
+
+    volume = torch.rand(1, 1, *[PROBE_SIZE] * 3, device=device)
+    field = torch.rand(1, 3, *[PROBE_SIZE] * 3, device=device)
+
+    def once() -> float:
+        start = time.perf_counter()
+        for _ in range(PROBE_ROUNDS):
+            sampling.warp(volume, sampling.gaussian_smooth(field, (1.3, 1.3, 1.3)))
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    return min(once() for _ in range(3))
+
+
+def expected_seconds(
+    settings: Settings, fixed: Grid, probe: float, region: np.ndarray | None = None, card: ModelCard | None = None
+) -> float:
+    """About how long `register` will take.
+
+    probe: of `probe_seconds` on the device of the settings. region: (K, J, I), where the fixed image has anatomy, if
+    that is known. card: of the network that is named, if one is.
+    """
+    settings = resolved(settings)
+    part = USUAL_PART if region is None else max(float(np.mean(region)), 0.01)
+    millions = fixed.voxel_count / 1e6
+    units = ALIGNMENT_UNITS[settings.alignment] + WRITTEN_UNITS * millions
+    units += REFINED_UNITS[settings.refinement] * millions * part
+    if card is not None:
+        units += PASS_UNITS * sum(grid.voxel_count for grid in pass_grids(fixed, card, settings)) / 1e6
+    elif settings.refinement == "off":
+        units += PASS_UNITS * 3 * millions * part
+    return probe * units
+
+
+def in_words(seconds: float) -> str:
+    """A duration as it is told: "about 8 s", "about 2 minutes"."""
+    if seconds < 90:
+        step = 1 if seconds < 10 else 5
+        return f"about {max(step, step * round(seconds / step))} s"
+    return f"about {round(seconds / 60)} minutes"
