@@ -12,12 +12,11 @@ from slicer.util import VTKObservationMixin
 import qt
 import slicer
 from slicer import (
-    vtkMRMLGridTransformNode,
     vtkMRMLLabelMapVolumeNode,
-    vtkMRMLLinearTransformNode,
     vtkMRMLMarkupsFiducialNode,
     vtkMRMLScalarVolumeNode,
     vtkMRMLSegmentationNode,
+    vtkMRMLTransformNode,
 )
 from slicer.i18n import tr as _
 from slicer.i18n import translate
@@ -126,8 +125,8 @@ class VoxelMorphRegistrationParameterNode:
     movingPoints: vtkMRMLMarkupsFiducialNode
     fixedMask: LabelsNode
     movingMask: LabelsNode
-    initialTransform: vtkMRMLLinearTransformNode
-    outputTransform: vtkMRMLGridTransformNode
+    initialTransform: vtkMRMLTransformNode
+    outputTransform: vtkMRMLTransformNode
     wantVolume: bool = True
     outputVolume: vtkMRMLScalarVolumeNode
     wantJacobian: bool = True
@@ -135,7 +134,7 @@ class VoxelMorphRegistrationParameterNode:
     wantLabels: bool = True
     outputLabels: LabelsNode
     wantInverse: bool = False
-    outputInverse: vtkMRMLGridTransformNode
+    outputInverse: vtkMRMLTransformNode
     applyToMoving: bool = False
     alignment: Annotated[str, Choice(list(ALIGNMENTS)), Default("affine")]
     passes: Annotated[int, WithinRange(0, 10), Default(0)]
@@ -502,7 +501,7 @@ class VoxelMorphRegistrationTest(ScriptedLoadableModuleTest):
         fixed, moving = self.addVolume("Fixed", 10), self.addVolume("Moving", 14)
         settings = Settings(alignment="none", device="cpu")
         nodes = VoxelMorphRegistrationLogic().register(fixed, moving, settings=settings)
-        self.assertTrue(nodes.transform.IsA("vtkMRMLGridTransformNode"))
+        self.assertTrue(nodes.transform.IsA("vtkMRMLTransformNode"))
         self.assertEqual(slicer.util.arrayFromVolume(nodes.volume).shape, (40, 40, 40))
         self.assertEqual(slicer.util.arrayFromVolume(nodes.jacobian).shape, (40, 40, 40))
         similarity = nodes.report.similarity

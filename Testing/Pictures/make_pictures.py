@@ -88,7 +88,7 @@ def register(widget) -> dict:
 
 def fail(widget, nodes: abdomen.Nodes):
     """The panel after a registration of volumes that lie far apart."""
-    parent = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Far away")
+    parent = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", "Far away")
     parent.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(_shifted(FAR_MM)))
     nodes.moving.SetAndObserveTransformNodeID(parent.GetID())
     widget._parameterNode.alignment = "none"

@@ -11,6 +11,8 @@ from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
 from VoxelMorphRegistrationLib.fields.warp import warp_image, warp_labels
 from VoxelMorphRegistrationLib.images.grid import Grid, working_grid
 from VoxelMorphRegistrationLib.images.image import Image
+from VoxelMorphRegistrationLib.mrml.inputs import read_inputs
+from VoxelMorphRegistrationLib.mrml.volumes import image_from_node
 from VoxelMorphRegistrationLib.registration.report import Report
 from VoxelMorphRegistrationLib.registration.result import Registration
 from VoxelMorphRegistrationLib.registration.settings import Settings
@@ -62,7 +64,7 @@ PARENTS = {
 def add_parent(scene, node, to_world: np.ndarray | None):
     if to_world is None:
         return None
-    parent = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", f"parent of {node.GetName()}")
+    parent = scene.AddNewNodeByClass("vtkMRMLTransformNode", f"parent of {node.GetName()}")
     parent.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(to_world))
     node.SetAndObserveTransformNodeID(parent.GetID())
     return parent
@@ -189,3 +191,47 @@ def scene_state(scene) -> list[tuple]:
         attributes = tuple((name, node.GetAttribute(name)) for name in node.GetAttributeNames())
         state.append((node.GetID(), node.GetClassName(), node.GetName(), references, attributes))
     return state
+
+
+def prepared(scene, fixed_grid="oblique", parents="no parents", **inputs):
+    fixed_node, moving_node = make_nodes(scene, fixed_grid, parents)
+    read = read_inputs(fixed_node, moving_node, **inputs)
+    labels = read.moving_labels.image if read.moving_labels else None
+    return read, make_registration(read.fixed, read.moving, labels)
+
+
+def sampled(points: np.ndarray, count: int = 400) -> np.ndarray:
+    return np.random.default_rng(0).permutation(points.reshape(-1, 3))[:count]
+
+
+def label_array(grid: Grid) -> np.ndarray:
+    array = np.zeros(grid.shape, np.uint8)
+    k, j, i = (np.array(grid.shape) // 4).tolist()
+    array[k : 3 * k, j : 3 * j, i : 2 * i] = 3
+    array[k : 3 * k, j : 3 * j, 2 * i : 3 * i] = 9
+    return array
+
+
+def add_label_map(scene, volume_node, name="Structures"):
+    image = image_from_node(volume_node)
+    node = add_volume(label_array(image.grid), image.grid, name, "vtkMRMLLabelMapVolumeNode")
+    matrix = vtk.vtkMatrix4x4()
+    volume_node.GetIJKToRASMatrix(matrix)
+    node.SetIJKToRASMatrix(matrix)
+    node.SetAndObserveTransformNodeID(volume_node.GetTransformNodeID())
+    return node
+
+
+def add_segmentation(scene, volume_node, names=("Liver", "Kidney"), name="Segments"):
+    label_map = add_label_map(scene, volume_node, "temporary")
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+    node.SetAndObserveTransformNodeID(volume_node.GetTransformNodeID())
+    slicer.vtkSlicerSegmentationsModuleLogic.ImportLabelmapToSegmentationNode(label_map, node)
+    node.SetReferenceImageGeometryParameterFromVolumeNode(volume_node)
+    for n, segment_name in enumerate(names):
+        segment = node.GetSegmentation().GetNthSegment(n)
+        segment.SetName(segment_name)
+        segment.SetColor(0.1 + 0.3 * n, 0.6, 0.9 - 0.3 * n)
+        segment.SetTag("note", f"tag of {segment_name}")
+    scene.RemoveNode(label_map)
+    return node

@@ -174,19 +174,19 @@ def test_applying_another_transform_keeps_the_first_place(scene):
         applying.apply_transform(transform, [read.moving_node, other])
     assert applying.applied_nodes(nodes.transform) == []
     assert len(applying.applied_nodes(second.transform)) == 2
-    between = slicer.util.getNodesByClass("vtkMRMLLinearTransformNode")
+    between = slicer.util.getNodesByClass("vtkMRMLTransformNode")
     assert sum(bool(node.GetAttribute(applying.BETWEEN_ATTRIBUTE)) for node in between) == 1
     applying.take_off([read.moving_node, other])
     assert read.moving_node.GetTransformNodeID() == former
     assert other.GetTransformNodeID() is None
-    between = slicer.util.getNodesByClass("vtkMRMLLinearTransformNode")
+    between = slicer.util.getNodesByClass("vtkMRMLTransformNode")
     assert not any(node.GetAttribute(applying.BETWEEN_ATTRIBUTE) for node in between)
 
 
 def test_a_node_that_was_moved_elsewhere_stays_there(scene):
     read, registration, nodes = written(scene)
     applying.apply_transform(nodes.transform, [read.moving_node])
-    elsewhere = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Elsewhere")
+    elsewhere = scene.AddNewNodeByClass("vtkMRMLTransformNode", "Elsewhere")
     read.moving_node.SetAndObserveTransformNodeID(elsewhere.GetID())
     assert applying.take_off([read.moving_node]) == []
     assert read.moving_node.GetParentTransformNode() is elsewhere
@@ -253,7 +253,7 @@ def test_inverse_needs_a_transform_of_a_registration_and_its_moving_volume(scene
     inverse = applying.inverse_transform_node(nodes.transform)
     with pytest.raises(InputError, match="is an inverse already"):
         applying.inverse_transform_node(inverse)
-    foreign = scene.AddNewNodeByClass("vtkMRMLGridTransformNode", "Foreign")
+    foreign = scene.AddNewNodeByClass("vtkMRMLTransformNode", "Foreign")
     with pytest.raises(InputError, match="'Foreign' is no transform written by a registration"):
         applying.inverse_transform_node(foreign)
     scene.RemoveNode(inverse)

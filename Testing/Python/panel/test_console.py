@@ -89,7 +89,7 @@ def test_loop_over_files_goes_on_after_a_failed_one(console, scene, quick, tmp_p
     assert "flat.nrrd: The moving volume" in capsys.readouterr().out
     assert console["saved"] == [
         ("vtkMRMLScalarVolumeNode", str(tmp_path / "second_registered.nrrd")),
-        ("vtkMRMLGridTransformNode", str(tmp_path / "second_transform.h5")),
+        ("vtkMRMLTransformNode", str(tmp_path / "second_transform.h5")),
     ]
     # The fixed volume stays.
     assert len(slicer.util.getNodesByClass("vtkMRMLVolumeNode")) == volumes + 1
@@ -115,11 +115,9 @@ def test_sequence_frame_by_frame(console, scene, quick):
 
 
 def test_atlas_to_many_subjects(console, scene, quick, tmp_path):
-    from test_scene import add_segmentation
-
     grid = cases.centred_grid((20, 20, 20), (2.0, 2.0, 2.0), center=(-19.0, -19.0, 19.0))
     atlas = cases.add_volume(cases.blobs(grid, 5), grid, "Atlas")
-    add_segmentation(scene, atlas, name="Atlas structures")
+    cases.add_segmentation(scene, atlas, name="Atlas structures")
     console["subjectFiles"] = [write_volume(tmp_path / f"subject{n}.nrrd", n) for n in (1, 2)]
     console["settings"] = quick
     run_recipe(console, "One atlas to many subjects, its segmentation carried over")

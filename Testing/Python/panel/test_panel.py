@@ -222,7 +222,7 @@ def test_pressing_register_makes_the_nodes_and_a_second_press_updates_them(panel
 
 
 def test_outputs_are_written_as_wanted(panel, model_file, scene):
-    from test_scene import add_segmentation
+    from mrml_cases import add_segmentation
 
     widget, fixed_node, moving_node = panel
     parameters = widget._parameterNode
@@ -393,7 +393,7 @@ def test_output_removed_during_a_run_is_made_anew(panel, model_file, scene):
 
 @pytest.mark.parametrize("name", ["movingLabels", "fixedLabels", "fixedMask"])
 def test_guide_removed_during_a_run_does_not_matter(panel, model_file, scene, name):
-    from test_scene import add_segmentation
+    from mrml_cases import add_segmentation
 
     widget, fixed_node, moving_node = panel
     press.choose_quick(widget, model_file)
@@ -410,7 +410,7 @@ def test_guide_removed_during_a_run_does_not_matter(panel, model_file, scene, na
 
 @pytest.mark.parametrize("name", ["outputTransform", "outputJacobian", "outputLabels", "outputInverse"])
 def test_any_output_removed_during_a_run_is_made_anew(panel, model_file, scene, name):
-    from test_scene import add_segmentation
+    from mrml_cases import add_segmentation
 
     widget, _, moving_node = panel
     press.choose_quick(widget, model_file)
@@ -497,7 +497,7 @@ def test_run_goes_on_while_another_module_is_open(panel, model_file):
     press.wait(widget)
     told = [line.split(": ")[-1] for line in widget.ui.logText.toPlainText().splitlines()]
     assert told.count("loading the model") == 1
-    assert results_node(slicer.util.getNodesByClass("vtkMRMLGridTransformNode")[0]) is not None
+    assert results_node(slicer.util.getNodesByClass("vtkMRMLTransformNode")[0]) is not None
     widget.enter()
     assert widget._parameterNode.outputTransform is not None
     assert widget.ui.resultsTable.rowCount > 10

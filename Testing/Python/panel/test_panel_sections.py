@@ -23,7 +23,7 @@ from VoxelMorphRegistrationLib.results.table import rows as results_rows
 @pytest.fixture
 def done(panel, scene, tmp_path):
     """The panel after a registration with segmentations that found a shift, in two slice views."""
-    from test_scene import add_segmentation
+    from mrml_cases import add_segmentation
 
     widget, fixed_node, moving_node = panel
     application = slicer.vtkMRMLApplicationLogic()

@@ -30,7 +30,14 @@ from .names import (
     REPORT_ATTRIBUTE,
     SETTINGS_ATTRIBUTE,
 )
-from .transforms import grid_transform, linear_transform, mark_as_inverse, matrix_from_vtk, put_under
+from .transforms import (
+    TRANSFORM_CLASS,
+    grid_transform,
+    linear_transform,
+    mark_as_inverse,
+    matrix_from_vtk,
+    put_under,
+)
 from .volumes import parent_to_world
 
 # On the linear transform between a node and the transform it was put under.
@@ -163,7 +170,7 @@ def write_inverse(transform_node, field: DisplacementField, fixed_to_world: np.n
         fixed_name = fixed_node.GetName() if fixed_node is not None else "fixed"
         scene = grid_node.GetScene()
         name = scene.GenerateUniqueName(f"{fixed_name} to {moving_node.GetName()}")
-        node = scene.AddNewNodeByClass("vtkMRMLGridTransformNode", name)
+        node = scene.AddNewNodeByClass(TRANSFORM_CLASS, name)
     node.SetAndObserveTransformNodeID(None)
     node.SetAndObserveTransformFromParent(grid_transform(field))
     node.SetNodeReferenceID(node.GetFixedNodeReferenceRole(), moving_node.GetID())
@@ -249,15 +256,15 @@ def _check_inverse(grid_node, top) -> None:
 def _between(top, matrix: np.ndarray, node):
     """A linear transform under `top` with this matrix; one that is there already serves several nodes."""
     scene = top.GetScene()
-    for n in range(scene.GetNumberOfNodesByClass("vtkMRMLLinearTransformNode")):
-        one = scene.GetNthNodeByClass(n, "vtkMRMLLinearTransformNode")
+    for n in range(scene.GetNumberOfNodesByClass(TRANSFORM_CLASS)):
+        one = scene.GetNthNodeByClass(n, TRANSFORM_CLASS)
         if one.GetAttribute(BETWEEN_ATTRIBUTE) and one.GetParentTransformNode() is top:
             present = vtk.vtkMatrix4x4()
             one.GetMatrixTransformToParent(present)
             if np.allclose(matrix_from_vtk(present), matrix, atol=_SAME):
                 return one
     name = scene.GenerateUniqueName(f"{node.GetName()} (position before)")
-    result = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", name)
+    result = scene.AddNewNodeByClass(TRANSFORM_CLASS, name)
     result.SetAttribute(BETWEEN_ATTRIBUTE, "1")
     result.SetAndObserveTransformToParent(linear_transform(matrix))
     result.SetAndObserveTransformNodeID(top.GetID())

@@ -18,7 +18,7 @@ import slicer
 from ..errors import InputError
 from . import display
 from .names import FORMER_ROLE, PARENT_ATTRIBUTE
-from .transforms import linear_transform
+from .transforms import TRANSFORM_CLASS, linear_transform
 from .view_state import (
     CHECK_ATTRIBUTE,
     OUTLINE_ATTRIBUTE,
@@ -27,6 +27,7 @@ from .view_state import (
     mark,
     nodes_of,
     remove_shown,
+    restore_outline,
     slice_nodes,
 )
 
@@ -171,7 +172,7 @@ def _former_parent(moving_node, transform_node) -> str | None:
     recorded = transform_node.GetAttribute(PARENT_ATTRIBUTE)
     if former or not recorded or np.allclose(json.loads(recorded), np.eye(4)):
         return former
-    node = _check_node(moving_node.GetScene(), "vtkMRMLLinearTransformNode", "Position before")
+    node = _check_node(moving_node.GetScene(), TRANSFORM_CLASS, "Position before")
     node.SetAndObserveTransformToParent(linear_transform(np.array(json.loads(recorded))))
     return node.GetID()
 
@@ -281,17 +282,10 @@ def show_outlines(nodes: Mapping[str, object], width: int = 1) -> None:
 def hide_outlines(scene) -> None:
     """Segmentations are shown as before show_outlines; those made for it are removed."""
     for node in nodes_of(scene, "vtkMRMLSegmentationNode"):
-        shown = node.GetDisplayNode()
         if node.GetAttribute(CHECK_ATTRIBUTE):
             remove_shown(node)
-        elif shown is not None and shown.GetAttribute(OUTLINE_ATTRIBUTE):
-            editing = shown.StartModify()
-            for name, value in json.loads(shown.GetAttribute(OUTLINE_ATTRIBUTE)).items():
-                getattr(shown, f"Set{name}")(value)
-            for n in range(node.GetSegmentation().GetNumberOfSegments()):
-                shown.UnsetSegmentOverrideColor(node.GetSegmentation().GetNthSegmentID(n))
-            shown.RemoveAttribute(OUTLINE_ATTRIBUTE)
-            shown.EndModify(editing)
+        else:
+            restore_outline(node)
 
 
 def _as_segmentation(label_node, side: str):

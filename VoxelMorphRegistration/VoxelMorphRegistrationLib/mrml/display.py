@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import slicer
 
 from ..errors import InputError
+from .view_state import CHECK_ATTRIBUTE, restore_outline
 
 JACOBIAN_COLORS_ATTRIBUTE = "VoxelMorph.JacobianColors"
 LABEL_COLORS_ATTRIBUTE = "VoxelMorph.LabelColors"
@@ -156,6 +157,17 @@ def show_like(volume_node, other_node) -> None:
     # The values outside the moving image would disturb an automatic window, so its present range is taken over.
     shown.AutoWindowLevelOff()
     shown.SetWindowLevel(other.GetWindow(), other.GetLevel())
+
+
+def show_segments_like(node, other_node) -> None:
+    """Let a segmentation come up as another one with the same segment IDs is shown: hidden, filled, outlined."""
+    shown, other = node.GetDisplayNode(), other_node.GetDisplayNode()
+    if shown is None or other is None:
+        return
+    shown.CopyContent(other)
+    # A check may show the other one as outlines just now.
+    restore_outline(node)
+    shown.RemoveAttribute(CHECK_ATTRIBUTE)
 
 
 def show_as_labels(label_node, table: Mapping[int, object], source_node=None) -> None:

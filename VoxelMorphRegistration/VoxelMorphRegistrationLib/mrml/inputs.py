@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Generator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-import vtk
 
 from ..errors import InputError
-from ..images.grid import Grid, check_matrix
+from ..images.grid import check_matrix
 from ..images.image import Image
-from .labels import labels_from_node, matched_labels
-from .transforms import matrix_from_vtk
-from .volumes import image_from_node, named, parent_to_world, points_from_node
+from .frames import frame_of
+from .labels import matching_labels, reading_labels, reading_mask
+from .steps import finish
+from .transforms import matrix_between
+from .volumes import named, parent_to_world, points_from_node, reading_image
 
 if TYPE_CHECKING:
     from .labels import Labels
 
+# Along one direction. FACTOR
+LARGEST_FACTOR = 1.5
+
 
 @dataclass(frozen=True)
 class Inputs:
-    """What was read from the scene for one registration, and where it lay then."""
+    """What was read from the scene for one registration, and where it lay then.
+
+    fixed_side, moving_side: the nodes besides the volumes that were given for each side. warnings: sentences for the
+    report. frames: {"fixed": "frame 3 of 10 (time 2 s)"} for volumes that show one of a sequence.
+    """
 
     fixed_node: object
     moving_node: object
@@ -36,6 +45,10 @@ class Inputs:
     fixed_mask: Image | None = None
     moving_mask: Image | None = None
     initial_transform: np.ndarray | None = None
+    fixed_side: tuple = ()
+    moving_side: tuple = ()
+    warnings: tuple[str, ...] = ()
+    frames: dict[str, str] = field(default_factory=dict)
 
     def arguments(self) -> dict:
         """The keyword arguments of registration.register."""
@@ -50,7 +63,12 @@ class Inputs:
         }
 
 
-def read_inputs(
+def read_inputs(fixed_node, moving_node, **more) -> Inputs:
+    """reading_inputs at once."""
+    return finish(reading_inputs(fixed_node, moving_node, **more))
+
+
+def reading_inputs(
     fixed_node,
     moving_node,
     *,
@@ -62,28 +80,35 @@ def read_inputs(
     moving_mask=None,
     initial_transform=None,
     replaced=None,
-) -> Inputs:
-    """Read the nodes of a registration; optional ones may be None. `replaced` as in image_from_node.
+) -> Generator[None, None, Inputs]:
+    """Read the nodes of a registration in steps; optional ones may be None. `replaced` as in image_from_node.
 
     initial_transform: a linear transform node that would bring the moving volume, as it lies, to the fixed one.
 
     Segmentations are brought onto the grid of their volume (nearest), because their own grid is a side matter.
     """
-    named(fixed_node, "fixed volume")
-    named(moving_node, "moving volume")
-    if fixed_node is moving_node:
-        raise InputError(
-            f"'{fixed_node.GetName()}' is chosen both as the fixed and as the moving volume. Choose two volumes."
-        )
-    for node in (fixed_node, moving_node):
-        if node.GetScene() is None:
-            raise InputError(f"The volume '{node.GetName()}' is not in the scene. Load it, or choose another one.")
-    fixed = image_from_node(fixed_node, "fixed volume", replaced)
-    moving = image_from_node(moving_node, "moving volume", replaced)
-    fixed_table = _labels_on(fixed_labels, "fixed labels", fixed.grid, replaced)
-    moving_table = _labels_on(moving_labels, "moving labels", moving.grid, replaced)
+    _check_volumes(fixed_node, moving_node)
+    start = None if initial_transform is None else _initial_matrix(initial_transform, moving_node)
+    points = [
+        None if node is None else points_from_node(node, f"{side} points")
+        for side, node in (("fixed", fixed_points), ("moving", moving_points))
+    ]
+    fixed = yield from reading_image(fixed_node, "fixed volume", replaced)
+    moving = yield from reading_image(moving_node, "moving volume", replaced)
+    labels = []
+    for side, node, image in (("fixed", fixed_labels, fixed), ("moving", moving_labels, moving)):
+        found = None if node is None else (yield from reading_labels(node, image.grid, f"{side} labels", replaced))
+        labels.append(found)
+    fixed_table, moving_table = labels
     if fixed_table is not None and moving_table is not None:
-        moving_table = matched_labels(fixed_table, moving_table)
+        moving_table = yield from matching_labels(fixed_table, moving_table)
+    masks = []
+    for side, node, image in (("fixed", fixed_mask, fixed), ("moving", moving_mask, moving)):
+        found = None if node is None else (yield from reading_mask(node, image.grid, f"{side} mask", replaced))
+        masks.append(found)
+    # Nodes may have gone between the steps.
+    _check_volumes(fixed_node, moving_node)
+    frames = {"fixed": frame_of(fixed_node), "moving": frame_of(moving_node)}
     return Inputs(
         fixed_node=fixed_node,
         moving_node=moving_node,
@@ -93,23 +118,36 @@ def read_inputs(
         fixed_labels=fixed_table,
         moving_labels=moving_table,
         moving_labels_node=moving_labels,
-        fixed_points=None if fixed_points is None else points_from_node(fixed_points, "fixed points"),
-        moving_points=None if moving_points is None else points_from_node(moving_points, "moving points"),
-        fixed_mask=_mask_on(fixed_mask, "fixed mask", fixed.grid, replaced),
-        moving_mask=_mask_on(moving_mask, "moving mask", moving.grid, replaced),
-        initial_transform=None if initial_transform is None else _initial_matrix(initial_transform, moving_node),
+        fixed_points=points[0],
+        moving_points=points[1],
+        fixed_mask=masks[0],
+        moving_mask=masks[1],
+        initial_transform=start,
+        fixed_side=tuple(node for node in (fixed_labels, fixed_points, fixed_mask) if node is not None),
+        moving_side=tuple(node for node in (moving_labels, moving_points, moving_mask) if node is not None),
+        warnings=(
+            *(_warnings_of_start(initial_transform.GetName(), start) if start is not None else ()),
+            *(text for table in labels if table is not None for text in table.warnings),
+        ),
+        frames={side: text for side, text in frames.items() if text},
     )
 
 
-def _mask_on(node, role: str, grid: Grid, replaced) -> Image | None:
-    """Where the labels of a node are not 0."""
-    labels = _labels_on(node, role, grid, replaced)
-    return None if labels is None else labels.image.with_array(labels.image.array != 0)
+def _check_volumes(fixed_node, moving_node) -> None:
+    named(fixed_node, "fixed volume")
+    named(moving_node, "moving volume")
+    if fixed_node is moving_node:
+        raise InputError(
+            f"'{fixed_node.GetName()}' is chosen both as the fixed and as the moving volume. Choose two volumes."
+        )
+    for node in (fixed_node, moving_node):
+        if node.GetScene() is None:
+            raise InputError(f"The volume '{node.GetName()}' is not in the scene. Load it, or choose another one.")
 
 
 def _initial_matrix(node, moving_node) -> np.ndarray:
     """(4, 4), fixed to moving RAS mm, of a transform node that brings the moving volume to the fixed one."""
-    name = f"initial transform '{node.GetName()}'"
+    name = named(node, "initial transform")
     if not node.IsA("vtkMRMLTransformNode") or not node.IsTransformToWorldLinear():
         raise InputError(f"The {name} is not linear. Choose a linear transform.")
     parent = moving_node.GetParentTransformNode()
@@ -119,29 +157,21 @@ def _initial_matrix(node, moving_node) -> np.ndarray:
                 f"The {name} moves the moving volume already, and counts as it lies. Leave the choice empty."
             )
         parent = parent.GetParentTransformNode()
-    matrix = vtk.vtkMatrix4x4()
-    node.GetMatrixTransformToWorld(matrix)
-    return np.linalg.inv(check_matrix(matrix_from_vtk(matrix), name))
+    return np.linalg.inv(check_matrix(matrix_between(node, None), name))
 
 
-def _labels_on(node, role: str, grid: Grid, replaced) -> Labels | None:
-    if node is None:
-        return None
-    labels = labels_from_node(node, role, replaced)
-    if labels.from_segments and not labels.image.grid.same_as(grid):
-        labels = replace(labels, image=_nearest(labels.image, grid))
-    return labels
-
-
-def _nearest(labels: Image, grid: Grid) -> Image:
-    """Labels on another grid by nearest neighbour, background 0 outside."""
-    to_source = labels.grid.ras_to_ijk @ grid.ijk_to_ras
-    out = np.zeros(grid.shape, labels.array.dtype)
-    j, i = np.meshgrid(np.arange(grid.shape[1]), np.arange(grid.shape[2]), indexing="ij")
-    for k in range(grid.shape[0]):
-        ijk = np.stack([i, j, np.full_like(i, k)], -1) @ to_source[:3, :3].T + to_source[:3, 3]
-        index = np.floor(ijk + 0.5).astype(np.intp)
-        inside = ((index >= 0) & (index < labels.grid.size)).all(-1)
-        x, y, z = index[inside].T
-        out[k][inside] = labels.array[z, y, x]
-    return Image(out, grid, labels.name)
+def _warnings_of_start(name: str, matrix: np.ndarray) -> tuple[str, ...]:
+    """What is unusual about an initial transform (4, 4)."""
+    factors = 1.0 / np.linalg.svd(matrix[:3, :3], compute_uv=False)[::-1]
+    found = []
+    if np.linalg.det(matrix[:3, :3]) < 0:
+        found.append(
+            f"The initial transform '{name}' mirrors: left and right of the moving volume change sides, and the map of "
+            "the volume change is negative throughout. Check the transform."
+        )
+    if max(factors[0], 1 / factors[-1]) > LARGEST_FACTOR:
+        found.append(
+            f"The initial transform '{name}' scales the moving volume by {factors[-1]:.2g} to {factors[0]:.2g}. Check "
+            "that both volumes have the right voxel sizes."
+        )
+    return tuple(found)

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 
 import numpy as np
-import vtk
-from vtk.util.numpy_support import vtk_to_numpy
-
-import slicer
 
 from ..errors import InputError
 from ..images.grid import Grid
 from ..images.image import Image
-from .transforms import matrix_from_vtk
-from .volumes import image_from_node, named, parent_to_world
+from .segments_in import Placed, placing
+from .steps import COPIED_BYTES, finish, slabs
+from .volumes import named, parent_to_world, reading_image
+
+# Of a segment's voxels, shared with others. OVERLAP
+SMALL_OVERLAP = 0.2
 
 
 @dataclass(frozen=True)
 class Label:
-    """What a label value means. segment: the vtkSegment it came from, for its terminology, or None."""
+    """What a label value means. segment, identity: the vtkSegment it came from, for its terminology, and its ID."""
 
     name: str
     color: tuple[float, float, float]
     segment: object = None
+    identity: str = ""
 
 
 @dataclass(frozen=True)
@@ -33,42 +35,85 @@ class Labels:
     image: Image
     table: dict[int, Label]
     from_segments: bool
+    warnings: tuple[str, ...] = ()
 
-    def renumbered(self, values: dict[int, int]) -> Labels:
-        """The same labels with other values, {old: new}."""
-        lookup = np.zeros(max(values, default=0) + 1, np.int32)
-        lookup[list(values)] = list(values.values())
-        array = lookup[self.image.array]
-        return replace(
-            self, image=self.image.with_array(array), table={values[old]: label for old, label in self.table.items()}
-        )
+    def renumbering(self, values: dict[int, int]) -> Generator[None, None, Labels]:
+        """The same labels with other values, {old: new}; in steps."""
+        old = np.array(sorted({0, *values}))
+        new = np.array([values.get(value, 0) for value in old.tolist()], np.int32)
+        array = np.empty(self.image.grid.shape, np.int32)
+        for part in slabs(array.shape, array.itemsize, COPIED_BYTES // 4):
+            array[part] = new[np.minimum(np.searchsorted(old, self.image.array[part]), len(old) - 1)]
+            yield
+        table = {values[value]: label for value, label in self.table.items()}
+        return replace(self, image=self.image.with_array(array), table=table)
 
     def names(self) -> dict[int, str]:
         return {value: label.name for value, label in self.table.items()}
 
 
-def labels_from_node(node, role: str = "labels", replaced=None) -> Labels:
-    """A label map volume or a segmentation on its own geometry, in the world. Raises InputError.
+def labels_from_node(node, grid: Grid, role: str = "labels", replaced=None) -> Labels:
+    """reading_labels at once."""
+    return finish(reading_labels(node, grid, role, replaced))
 
-    Values of a label map are kept; segments are numbered 1, 2, ... in their order. Segments must not overlap,
-    because a label map holds one label a voxel.
+
+def reading_labels(node, grid: Grid, role: str = "labels", replaced=None) -> Generator[None, None, Labels]:
+    """A label map volume on its own grid, or a segmentation on `grid`, that of its volume, in the world.
+
+    Values of a label map are kept; segments are numbered 1, 2, ... in their order, whether they are shown or not.
+    A voxel holds one label: where segments share a few voxels, the later one gets them and `warnings` says so.
+    Raises InputError where they share many, and for what is no label map.
     """
     name = named(node, role)
     if node.IsA("vtkMRMLSegmentationNode"):
-        return _labels_from_segmentation(node, name, replaced)
+        placed = yield from placing(node, grid, parent_to_world(node, name, replaced), name)
+        segments = [node.GetSegmentation().GetSegment(one) for one in placed.ids]
+        warnings = _check_overlap(placed, segments, name)
+        table = {
+            value: Label(segment.GetName(), tuple(segment.GetColor()), segment, placed.ids[value - 1])
+            for value, segment in enumerate(segments, start=1)
+        }
+        return Labels(Image(placed.array, grid, name), table, True, warnings)
     if not node.IsA("vtkMRMLLabelMapVolumeNode"):
         raise InputError(f"The {name} is no label map. Choose a label map volume or a segmentation.")
-    image = image_from_node(node, role, replaced)
+    image = yield from reading_image(node, role, replaced)
     array = image.array
     if array.dtype.kind == "f":
         if not np.isfinite(array).all() or (array != np.rint(array)).any():
             raise InputError(f"The {name} has values that are no whole numbers, so it is no label map.")
         array = array.astype(np.int32)
+    yield
     if array.size and array.min() < 0:
         raise InputError(f"The {name} has negative values. Labels must be 0 (background) or more.")
     colors = node.GetDisplayNode().GetColorNode() if node.GetDisplayNode() else None
-    table = {int(value): _label_of(colors, int(value)) for value in np.unique(array) if value}
+    values = yield from _different(array)
+    table = {value: _label_of(colors, value) for value in values if value}
     return Labels(image.with_array(array), table, False)
+
+
+def reading_mask(node, grid: Grid, role: str = "mask", replaced=None) -> Generator[None, None, Image]:
+    """Where a label map volume (on its own grid) is not 0, whatever its values, or any segment lies (on `grid`).
+
+    Segments may overlap. Raises InputError.
+    """
+    name = named(node, role)
+    if node.IsA("vtkMRMLSegmentationNode"):
+        placed = yield from placing(node, grid, parent_to_world(node, name, replaced), name)
+        return Image(placed.array != 0, grid, name)
+    if not node.IsA("vtkMRMLLabelMapVolumeNode"):
+        raise InputError(f"The {name} is no label map. Choose a label map volume or a segmentation.")
+    image = yield from reading_image(node, role, replaced)
+    # What is no number is no mask.
+    return image.with_array(np.nan_to_num(image.array) != 0 if image.array.dtype.kind == "f" else image.array != 0)
+
+
+def _different(array: np.ndarray) -> Generator[None, None, list[int]]:
+    """The values of an array, ascending."""
+    values: set[int] = set()
+    for part in slabs(array.shape, array.dtype.itemsize, COPIED_BYTES // 4):
+        values.update(np.unique(array[part]).tolist())
+        yield
+    return sorted(values)
 
 
 def _label_of(color_node, value: int) -> Label:
@@ -79,62 +124,27 @@ def _label_of(color_node, value: int) -> Label:
     return Label(name if name and name != "(none)" else f"Label {value}", tuple(color[:3]))
 
 
-def _labels_from_segmentation(node, name: str, replaced) -> Labels:
-    # A copy outside the scene, so that making a label map of surfaces does not change the user's node.
-    copy = slicer.vtkMRMLSegmentationNode()
-    copy.CopyContent(node, True)
-    segmentation = copy.GetSegmentation()
-    ids = [segmentation.GetNthSegmentID(n) for n in range(segmentation.GetNumberOfSegments())]
-    if not ids:
-        raise InputError(f"The {name} is empty: it has no segments. Draw or import some, or leave the choice empty.")
-    if not copy.CreateBinaryLabelmapRepresentation():
-        raise InputError(f"The {name} cannot be turned into a binary label map. Do so in the Segmentations module.")
-    merged, geometry = _merge(copy, ids, name)
-    if segmentation.GetNumberOfLayers() > 1:
-        _refuse_overlap(copy, ids, merged, name)
-    grid = geometry.transformed(parent_to_world(node, name, replaced))
-    table = {}
-    for value, segment_id in enumerate(ids, start=1):
-        segment = segmentation.GetSegment(segment_id)
-        table[value] = Label(segment.GetName(), tuple(segment.GetColor()), segment)
-    return Labels(Image(merged, grid, name), table, True)
+def _check_overlap(placed: Placed, segments: list, name: str) -> tuple[str, ...]:
+    """A sentence where segments share a few voxels. Raises InputError where one shares more than SMALL_OVERLAP."""
+    parts = placed.shared / np.maximum(placed.voxels, 1)
+    if not parts.any():
+        return ()
+    worst = int(parts.argmax())
+    segment = segments[worst - 1].GetName()
+    if parts[worst] > SMALL_OVERLAP:
+        raise InputError(
+            f"The {name} has overlapping segments ('{segment}' shares {min(parts[worst], 1):.0%} of its voxels with "
+            "others). Registration needs one label a voxel: remove the overlap in the Segment Editor, or export the "
+            "structures that you need into a segmentation of their own."
+        )
+    return (
+        f"Segments of the {name} share voxels ('{segment}' {parts[worst]:.1%} of its own): these count as part of the "
+        "later segment only.",
+    )
 
 
-def _merge(node, ids: list[str], name: str) -> tuple[np.ndarray, Grid]:
-    """Segments as one array with values 1, 2, ... and its grid, without the node's parent transform."""
-    wanted, values = vtk.vtkStringArray(), vtk.vtkIntArray()
-    for value, segment_id in enumerate(ids, start=1):
-        wanted.InsertNextValue(segment_id)
-        values.InsertNextValue(value)
-    data = slicer.vtkOrientedImageData()
-    extent_mode = slicer.vtkSegmentation.EXTENT_REFERENCE_GEOMETRY
-    if not node.GenerateMergedLabelmapForAllSegments(data, extent_mode, None, wanted, values):
-        raise InputError(f"The {name} could not be read: its segments have no common geometry.")
-    if min(data.GetDimensions()) < 1:
-        raise InputError(f"The {name} is empty: none of its segments has a voxel.")
-    matrix = vtk.vtkMatrix4x4()
-    data.GetImageToWorldMatrix(matrix)
-    whole = matrix_from_vtk(matrix)
-    extent = np.array(data.GetExtent())
-    shape = data.GetDimensions()[::-1]
-    start = Grid((1, 1, 1), whole).to_ras(extent[::2])
-    whole[:3, 3] = start
-    return vtk_to_numpy(data.GetPointData().GetScalars()).reshape(shape).astype(np.int32), Grid(shape, whole)
-
-
-def _refuse_overlap(node, ids: list[str], merged: np.ndarray, name: str) -> None:
-    for value, segment_id in enumerate(ids, start=1):
-        alone, _ = _merge(node, [segment_id], name)
-        if np.count_nonzero(alone) != np.count_nonzero(merged == value):
-            segment = node.GetSegmentation().GetSegment(segment_id).GetName()
-            raise InputError(
-                f"The {name} has overlapping segments ('{segment}' shares voxels with another one). Registration "
-                "needs one label a voxel: hide or remove the overlap in the Segment Editor, or use a label map."
-            )
-
-
-def matched_labels(fixed: Labels, moving: Labels) -> Labels:
-    """The moving labels with the values that the fixed ones use for the same structures.
+def matching_labels(fixed: Labels, moving: Labels) -> Generator[None, None, Labels]:
+    """In steps: the moving labels with the values that the fixed ones use for the same structures.
 
     Two label maps are matched by value, as they are. As soon as one is a segmentation, whose values mean nothing,
     they are matched by name, whatever the case. Raises InputError when a name is double or no name is shared.
@@ -156,7 +166,7 @@ def matched_labels(fixed: Labels, moving: Labels) -> Labels:
             values[old] = by_name[name]
         else:
             values[old], free = free, free + 1
-    return moving.renumbered(values)
+    return (yield from moving.renumbering(values))
 
 
 def _values_by_name(labels: Labels) -> dict[str, int]:

@@ -13,3 +13,13 @@ DIRECTION_ATTRIBUTE = "VoxelMorph.Direction"
 # On a node put under a transform: that transform, and the transform that it was under before.
 APPLIED_ROLE = "VoxelMorph.Applied"
 FORMER_ROLE = "VoxelMorph.FormerParent"
+# One text for all nodes, and the report, of one run.
+RUN_ATTRIBUTE = "VoxelMorph.Run"
+# On a transform: the nodes of its run, by kind, and what was given besides the volumes for each side.
+RESULT_ROLES = {kind: f"VoxelMorph.Result.{kind}" for kind in ("volume", "labels", "jacobian", "inverse")}
+SIDE_ROLES = {"fixed": "VoxelMorph.FixedSide", "moving": "VoxelMorph.MovingSide"}
+# Where the volumes lay: {"fixed": 4x4, "moving": 4x4} from voxels to the world, and the start that was given.
+PLACES_ATTRIBUTE = "VoxelMorph.Places"
+START_ATTRIBUTE = "VoxelMorph.InitialTransform"
+# Which frame of a sequence a volume was.
+FRAME_ATTRIBUTE = "VoxelMorph.Frame"

@@ -16,16 +16,27 @@ class _Saved:
     node: object
     copy: object
     references: dict[str, str | None]
+    segmentation: object = None
 
     @staticmethod
     def of(node) -> _Saved:
-        # Bulk data is shared, since writers replace it; segmentations are edited in place, so copied in depth.
+        # Bulk data is shared, since writers replace it; so is what a segmentation node holds, whose copies take long.
+        references = {role: node.GetNodeReferenceID(role) for role in _roles(node)}
+        if node.IsA("vtkMRMLSegmentationNode"):
+            attributes = {name: node.GetAttribute(name) for name in node.GetAttributeNames()}
+            return _Saved(node, attributes, references, node.GetSegmentation())
         copy = node.CreateNodeInstance()
-        copy.CopyContent(node, node.IsA("vtkMRMLSegmentationNode"))
-        return _Saved(node, copy, {role: node.GetNodeReferenceID(role) for role in _roles(node)})
+        copy.CopyContent(node, False)
+        return _Saved(node, copy, references)
 
     def restore(self) -> None:
-        self.node.CopyContent(self.copy, self.node.IsA("vtkMRMLSegmentationNode"))
+        if self.segmentation is not None:
+            if self.node.GetSegmentation() is not self.segmentation:
+                self.node.SetAndObserveSegmentation(self.segmentation)
+            for name in {*self.node.GetAttributeNames(), *self.copy}:
+                self.node.SetAttribute(name, self.copy.get(name))
+        else:
+            self.node.CopyContent(self.copy, False)
         for role in _roles(self.node) | set(self.references):
             old = self.references.get(role)
             if self.node.GetNodeReferenceID(role) != old:

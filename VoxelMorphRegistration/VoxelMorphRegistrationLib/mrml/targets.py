@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 from ..errors import InputError, SettingsError
 from ..results.written import INSIDE, SEPARATE
+from .names import REPORT_ATTRIBUTE
+from .transforms import TRANSFORM_CLASS, is_identity, oriented_grid
+from .volumes import named
 
 LINEAR_CHOICES = (INSIDE, SEPARATE)
 
@@ -32,7 +35,7 @@ class Outputs:
     """The nodes written (None where none was asked for) and the report of the registration.
 
     transform: the node to put the moving volume under. grid_transform: the node with the field; the same one when
-    the linear part is inside.
+    the linear part is inside. run: the text that marks all of them (names.RUN_ATTRIBUTE).
     """
 
     transform: object = None
@@ -42,22 +45,27 @@ class Outputs:
     jacobian: object = None
     inverse: object = None
     report: object = field(default=None, repr=False)
+    run: str = ""
 
 
-_CLASSES = {
-    "transform": ("vtkMRMLGridTransformNode", "vtkMRMLTransformNode"),
-    "inverse": ("vtkMRMLGridTransformNode", "vtkMRMLTransformNode"),
-    "volume": ("vtkMRMLScalarVolumeNode",),
-    "jacobian": ("vtkMRMLScalarVolumeNode",),
-    "labels": ("vtkMRMLLabelMapVolumeNode", "vtkMRMLSegmentationNode"),
-}
+TARGET_NAMES = ("transform", "volume", "labels", "jacobian", "inverse")
 _KINDS = {
-    "transform": "a grid transform",
-    "inverse": "a grid transform",
+    "transform": "a transform node that is empty or holds a displacement grid",
+    "inverse": "a transform node that is empty or holds a displacement grid",
     "volume": "a scalar volume",
     "jacobian": "a scalar volume",
     "labels": "a label map volume or a segmentation",
 }
+
+
+def _fits(what: str, node) -> bool:
+    if what in ("transform", "inverse"):
+        # One that was hardened since a registration wrote it is of several parts.
+        ours = node.IsA(TRANSFORM_CLASS) and bool(node.GetAttribute(REPORT_ATTRIBUTE))
+        return ours or (node.IsA(TRANSFORM_CLASS) and (oriented_grid(node) is not None or is_identity(node)))
+    if what == "labels":
+        return node.IsA("vtkMRMLLabelMapVolumeNode") or node.IsA("vtkMRMLSegmentationNode")
+    return node.GetClassName() == "vtkMRMLScalarVolumeNode"
 
 
 def check_targets(targets: Targets, *input_nodes) -> None:
@@ -67,11 +75,12 @@ def check_targets(targets: Targets, *input_nodes) -> None:
     if targets.apply and targets.transform is False:
         raise SettingsError("The transform can only be applied to the moving volume when a transform is written.")
     seen = [node for node in input_nodes if node is not None]
-    for what, classes in _CLASSES.items():
+    for what in TARGET_NAMES:
         node = getattr(targets, what)
         if node is None or node is False:
             continue
-        if node.GetClassName() not in classes:
+        named(node, f"output {what}")
+        if not _fits(what, node):
             raise InputError(f"The output {what} '{node.GetName()}' must be {_KINDS[what]}. Choose another node.")
         if any(node is other for other in seen):
             raise InputError(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Generator
 
 import numpy as np
 import vtk
-from vtk.util.numpy_support import get_vtk_array_type, numpy_to_vtk
+from vtk.util.numpy_support import create_vtk_array, get_vtk_array_type, vtk_to_numpy
 
 import slicer
 
@@ -14,6 +15,11 @@ from ..errors import FieldError
 from ..fields.displacement import DisplacementField
 from ..results.written import Fields
 from .names import APPLIED_ROLE, DIRECTION_ATTRIBUTE, FORMER_ROLE, INVERSE_ROLE, LINEAR_ROLE, PARENT_ATTRIBUTE
+from .steps import copying, finish
+
+# The class of all transform nodes that this extension makes; what one holds tells its kind. Slicer's classes for
+# linear, grid and B-spline transforms are deprecated, and still come with older scenes.
+TRANSFORM_CLASS = "vtkMRMLTransformNode"
 
 
 def is_moved_by(transform_node, node) -> bool:
@@ -30,22 +36,31 @@ def is_moved_by(transform_node, node) -> bool:
 
 def transforms_of(fields: Fields) -> dict:
     """The transforms for nodes by name, made before the scene is touched."""
-    plan = {}
+    return finish(making_transforms(fields))
+
+
+def making_transforms(fields: Fields) -> Generator[None, None, dict]:
+    """transforms_of in steps."""
+    plan: dict = {}
     if fields.transform is not None:
-        plan["grid"] = grid_transform(fields.transform)
+        plan["grid"] = yield from _making_grid_transform(fields.transform)
         if fields.linear is not None:
             plan["linear"] = fields.linear
     if fields.inverse is not None:
-        plan["inverse"] = grid_transform(fields.inverse)
+        plan["inverse"] = yield from _making_grid_transform(fields.inverse)
     return plan
 
 
 def grid_transform(displacement: DisplacementField):
     """A vtkOrientedGridTransform x -> x + u(x): RAS mm vectors as Scalars, linear interpolation."""
+    return finish(_making_grid_transform(displacement))
+
+
+def _making_grid_transform(displacement: DisplacementField) -> Generator[None, None, object]:
     grid = displacement.grid
     if not grid.is_orthogonal:
         raise FieldError("A transform node needs a field whose grid axes are at right angles.")
-    data = image_data(displacement.displacement_ras, components=3)
+    data = yield from making_image_data(displacement.displacement_ras, components=3)
     data.SetSpacing(*grid.spacing)
     data.SetOrigin(*grid.ijk_to_ras[:3, 3])
     directions = np.eye(4)
@@ -74,6 +89,39 @@ def mark_as_inverse(inverse_node, transform_node, fixed_to_world: np.ndarray) ->
         transform_node.SetNodeReferenceID(INVERSE_ROLE, inverse_node.GetID())
 
 
+def is_linear(node) -> bool:
+    """Whether a transform node holds a linear transform (or none), composites included; parents do not count."""
+    return bool(node.IsLinear())
+
+
+def is_identity(node) -> bool:
+    """Whether a transform node does nothing, as a new one."""
+    return is_linear(node) and np.allclose(matrix_between(node, node.GetParentTransformNode()), np.eye(4), atol=1e-9)
+
+
+def oriented_grid(node):
+    """The displacement grid that a transform node holds from its parent, a vtkOrientedGridTransform, or None."""
+    return node.GetTransformFromParentAs("vtkOrientedGridTransform", False, False)
+
+
+def matrix_between(source, target) -> np.ndarray:
+    """(4, 4), the linear transform from below one transform node to below another; None is the world.
+
+    Slicer's own GetMatrixTransformToWorld gives the identity for a linear transform of several parts, as files of
+    other programs hold. Raises ValueError when the transform is not linear.
+    """
+    general = vtk.vtkGeneralTransform()
+    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(source, target, general)
+    ends = np.array([general.TransformPoint(point) for point in [*np.eye(3).tolist(), [0.0] * 3, [70.0, -90.0, 110.0]]])
+    matrix = np.eye(4)
+    matrix[:3, :3] = (ends[:3] - ends[3]).T
+    matrix[:3, 3] = ends[3]
+    expected = matrix[:3, :3] @ [70.0, -90.0, 110.0] + matrix[:3, 3]
+    if not np.allclose(expected, ends[4], rtol=1e-6, atol=1e-6):
+        raise ValueError("not linear")
+    return matrix
+
+
 def matrix_from_vtk(matrix) -> np.ndarray:
     return np.array([[matrix.GetElement(row, column) for column in range(4)] for row in range(4)])
 
@@ -92,11 +140,20 @@ def linear_transform(matrix: np.ndarray):
 
 def image_data(array: np.ndarray, components: int = 1):
     """A vtkImageData with spacing 1 and origin 0 that owns a copy of (K, J, I) or (K, J, I, components)."""
-    if array.dtype == np.bool_ or array.dtype == np.float16 or array.dtype.itemsize == 8:
+    return finish(making_image_data(array, components))
+
+
+def making_image_data(array: np.ndarray, components: int = 1) -> Generator[None, None, object]:
+    """image_data in steps."""
+    kind = array.dtype
+    if kind == np.bool_ or kind == np.float16 or kind.itemsize == 8:
         # Kinds that VTK or other Slicer modules handle badly; labels stay exact, intensities are single precision.
-        array = array.astype({"b": np.uint8, "f": np.float32}.get(array.dtype.kind, np.int32))
-    flat = np.ascontiguousarray(array).reshape((-1, components) if components > 1 else -1)
+        kind = np.dtype({"b": np.uint8, "f": np.float32}.get(kind.kind, np.int32))
+    scalars = create_vtk_array(get_vtk_array_type(kind))
+    scalars.SetNumberOfComponents(components)
+    scalars.SetNumberOfTuples(int(np.prod(array.shape[:3])))
+    yield from copying(array, vtk_to_numpy(scalars).reshape(array.shape))
     data = vtk.vtkImageData()
     data.SetDimensions(array.shape[2], array.shape[1], array.shape[0])
-    data.GetPointData().SetScalars(numpy_to_vtk(flat, deep=True, array_type=get_vtk_array_type(array.dtype)))
+    data.GetPointData().SetScalars(scalars)
     return data

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 
 import vtk
+
+from .segments_out import releasing
+from .steps import finish
+from .transforms import TRANSFORM_CLASS
 
 # On nodes that a check made, and on display nodes that it changed.
 CHECK_ATTRIBUTE = "VoxelMorph.Check"
@@ -138,17 +143,34 @@ class ViewState:
 
 def remove_check_nodes(scene) -> None:
     """Remove the volumes, segmentations and transforms that checks made."""
-    for class_name in ("vtkMRMLScalarVolumeNode", "vtkMRMLSegmentationNode", "vtkMRMLLinearTransformNode"):
+    for class_name in ("vtkMRMLScalarVolumeNode", "vtkMRMLSegmentationNode", TRANSFORM_CLASS):
         for node in nodes_of(scene, class_name):
             if node.GetAttribute(CHECK_ATTRIBUTE):
                 remove_shown(node)
+
+
+def restore_outline(node) -> None:
+    """Show a segmentation as before a check outlined it."""
+    shown = node.GetDisplayNode()
+    if shown is None or not shown.GetAttribute(OUTLINE_ATTRIBUTE):
+        return
+    editing = shown.StartModify()
+    for name, value in json.loads(shown.GetAttribute(OUTLINE_ATTRIBUTE)).items():
+        getattr(shown, f"Set{name}")(value)
+    for n in range(node.GetSegmentation().GetNumberOfSegments()):
+        shown.UnsetSegmentOverrideColor(node.GetSegmentation().GetNthSegmentID(n))
+    shown.RemoveAttribute(OUTLINE_ATTRIBUTE)
+    shown.EndModify(editing)
 
 
 def remove_shown(node) -> None:
     """Remove a node with its display nodes, which a scene would keep."""
     scene = node.GetScene()
     shown = [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]
+    segmentation = node.GetSegmentation() if node.IsA("vtkMRMLSegmentationNode") else None
     scene.RemoveNode(node)
+    if segmentation is not None:
+        finish(releasing(segmentation))
     for one in shown:
         if one is not None:
             scene.RemoveNode(one)

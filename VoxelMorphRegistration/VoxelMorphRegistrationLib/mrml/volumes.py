@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Generator
+from pathlib import Path
 
 import numpy as np
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
+import slicer
+
 from ..errors import InputError
 from ..images.grid import Grid, check_matrix, check_right_angles
 from ..images.image import Image
 from .names import LINEAR_ROLE, PARENT_ATTRIBUTE
-from .transforms import is_moved_by, matrix_from_vtk
+from .steps import copying, finish
+from .transforms import is_moved_by, matrix_between, matrix_from_vtk
 
 
 def image_from_node(node, role: str = "volume", replaced=None) -> Image:
@@ -21,6 +26,11 @@ def image_from_node(node, role: str = "volume", replaced=None) -> Image:
     role: what messages call it, such as "fixed volume". replaced: an earlier output transform that is about to be
     overwritten; a moving volume that lies under it counts as lying where it was before. Raises InputError.
     """
+    return finish(reading_image(node, role, replaced))
+
+
+def reading_image(node, role: str = "volume", replaced=None) -> Generator[None, None, Image]:
+    """image_from_node in steps."""
     name = named(node, role)
     _refuse_non_volumes(node, name)
     data = node.GetImageData()
@@ -33,8 +43,11 @@ def image_from_node(node, role: str = "volume", replaced=None) -> Image:
             "Choose a scalar volume: convert it to grey values, or extract one component or frame."
         )
     shape = data.GetDimensions()[::-1]
-    array = np.array(vtk_to_numpy(data.GetPointData().GetScalars())).reshape(shape)
-    return Image(array, world_grid(node, shape, name, replaced), name)
+    grid = world_grid(node, shape, name, replaced)
+    values = vtk_to_numpy(data.GetPointData().GetScalars()).reshape(shape)
+    array = np.empty_like(values)
+    yield from copying(values, array)
+    return Image(array, grid, name)
 
 
 def parent_to_world(node, name: str, replaced=None) -> np.ndarray:
@@ -46,9 +59,7 @@ def parent_to_world(node, name: str, replaced=None) -> np.ndarray:
         recorded = np.array(json.loads(replaced.GetAttribute(PARENT_ATTRIBUTE)))
         if parent in (replaced, replaced.GetNodeReference(LINEAR_ROLE)):
             return recorded
-        between = vtk.vtkMatrix4x4()
-        parent.GetMatrixTransformToParent(between)
-        return recorded @ matrix_from_vtk(between)
+        return recorded @ matrix_between(parent, parent.GetParentTransformNode())
     if not parent.IsTransformToWorldLinear():
         ours = parent.GetAttribute(PARENT_ATTRIBUTE)
         hint = " (or choose that transform as the output, to replace it)" if ours else ""
@@ -56,9 +67,7 @@ def parent_to_world(node, name: str, replaced=None) -> np.ndarray:
             f"The {name} is under a non-linear transform ('{parent.GetName()}'). Harden the transform, or take the "
             f"node out of it in the Transforms module{hint}, and try again."
         )
-    matrix = vtk.vtkMatrix4x4()
-    parent.GetMatrixTransformToWorld(matrix)
-    return check_matrix(matrix_from_vtk(matrix), f"transform '{parent.GetName()}' of the {name}")
+    return check_matrix(matrix_between(parent, None), f"transform '{parent.GetName()}' of the {name}")
 
 
 def points_from_node(node, role: str = "points") -> np.ndarray:
@@ -80,8 +89,18 @@ def points_from_node(node, role: str = "points") -> np.ndarray:
 
 
 def named(node, role: str) -> str:
+    """What messages call a node. Raises InputError when it is none."""
     if node is None:
         raise InputError(f"No {role} is chosen. Choose one.")
+    if isinstance(node, (str, Path)):
+        raise InputError(
+            f"The {role} is given as the text '{node}', and a node is needed: slicer.util.getNode('...') finds it by "
+            "its name, slicer.util.loadVolume('...') loads a file."
+        )
+    if not isinstance(node, slicer.vtkMRMLNode):
+        raise InputError(
+            f"The {role} is a Python object of the kind '{type(node).__name__}'. Give a node of the scene."
+        )
     return f"{role} '{node.GetName()}'"
 
 

@@ -3,48 +3,120 @@
 from __future__ import annotations
 
 import json
+import uuid
+from collections.abc import Generator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import vtk
 
-import slicer
-
 from ..errors import InputError, OutputError
 from ..images.image import Image
 from ..results.written import Wanted, fields_of
 from . import display
-from .names import LINEAR_ROLE, PARENT_ATTRIBUTE, REPORT_ATTRIBUTE, SETTINGS_ATTRIBUTE
+from .hierarchy import place_beside
+from .names import (
+    LINEAR_ROLE,
+    PARENT_ATTRIBUTE,
+    PLACES_ATTRIBUTE,
+    REPORT_ATTRIBUTE,
+    SETTINGS_ATTRIBUTE,
+    START_ATTRIBUTE,
+)
+from .results import mark_results
 from .saved import all_or_nothing
-from .targets import Outputs, Targets, check_targets
-from .transforms import image_data, linear_transform, mark_as_inverse, put_under, transforms_of
+from .segments_out import building, releasing
+from .steps import finish
+from .targets import TARGET_NAMES, Outputs, Targets, check_targets
+from .transforms import (
+    TRANSFORM_CLASS,
+    linear_transform,
+    making_image_data,
+    making_transforms,
+    mark_as_inverse,
+    matrix_from_vtk,
+    put_under,
+)
 from .volumes import parent_to_world, world_grid
 
 if TYPE_CHECKING:
     from .inputs import Inputs
-    from .labels import Label
 
 
 def write_outputs(
     registration, inputs: Inputs, targets: Targets | None = None, transforms: dict | None = None
 ) -> Outputs:
-    """Create or update the nodes of a finished registration. On any error the scene is as before.
+    """writing_outputs at once."""
+    return finish(writing_outputs(registration, inputs, targets, transforms))
+
+
+def writing_outputs(
+    registration, inputs: Inputs, targets: Targets | None = None, transforms: dict | None = None
+) -> Generator[None, None, Outputs]:
+    """Create or update the nodes of a finished registration, in steps. On any error the scene is as before.
+
+    What the nodes will hold is made first; the scene is touched in one step, with all nodes or none. Closing the
+    generator before that changes nothing.
 
     registration: a Registration, or a written.Product together with its `transforms` (transforms_of); these are
     computed here, with torch, when None. Raises InputError when a target does not fit, or when the fixed volume was
     moved or removed since it was read.
     """
     targets = targets or Targets()
-    check_targets(targets, inputs.fixed_node, inputs.moving_node, inputs.moving_labels_node)
-    scene = inputs.fixed_node.GetScene()
-    _check_still_there(inputs)
+    _check(inputs, targets)
     if targets.labels not in (None, False) and registration.warped_labels is None:
         raise InputError("An output for warped labels is chosen, but no moving labels. Choose the moving labels.")
     wanted = wanted_fields(inputs, targets)
-    plan = transforms if transforms is not None else transforms_of(fields_of(registration, wanted))
-    existing = [targets.transform, targets.volume, targets.labels, targets.jacobian, targets.inverse]
-    with all_or_nothing(scene, inputs.moving_node, [node for node in existing if node]):
-        return _Writer(scene, registration, inputs, targets, wanted.fixed_to_world).write(plan)
+    plan = transforms
+    if plan is None:
+        plan = yield from making_transforms(fields_of(registration, wanted))
+    content = yield from _making(registration, inputs, targets)
+    _check(inputs, targets)
+    existing = [node for node in (getattr(targets, name) for name in TARGET_NAMES) if node]
+    scene = inputs.fixed_node.GetScene()
+    former = targets.labels.GetSegmentation() if _is_segmentation(targets.labels) else None
+    with all_or_nothing(scene, inputs.moving_node, existing):
+        outputs = _Writer(scene, registration, inputs, targets, wanted.fixed_to_world, content).write(plan)
+    yield
+    if former is not None and outputs.labels.GetSegmentation() is not former:
+        yield from releasing(former)
+    return outputs
+
+
+def _check(inputs: Inputs, targets: Targets) -> None:
+    check_targets(targets, inputs.fixed_node, inputs.moving_node, *inputs.fixed_side, *inputs.moving_side)
+    _check_still_there(inputs)
+
+
+def _is_segmentation(node) -> bool:
+    return bool(node) and node.IsA("vtkMRMLSegmentationNode")
+
+
+def _making(registration, inputs: Inputs, targets: Targets) -> Generator[None, None, dict]:
+    """What the nodes will hold, by output."""
+    content: dict = {}
+    for name, image in (("volume", registration.warped), ("jacobian", registration.jacobian)):
+        if getattr(targets, name) is not False:
+            content[name] = yield from making_image_data(_on_fixed(image, inputs).array)
+    labels = registration.warped_labels
+    if targets.labels is False or labels is None:
+        return content
+    array = _on_fixed(labels, inputs).array
+    if _is_segmentation(targets.labels) or (targets.labels is None and inputs.moving_labels.from_segments):
+        to_ras = vtk.vtkMatrix4x4()
+        inputs.fixed_node.GetIJKToRASMatrix(to_ras)
+        like = targets.labels.GetSegmentation() if targets.labels else None
+        content["labels"] = yield from building(array, matrix_from_vtk(to_ras), inputs.moving_labels.table, like)
+    else:
+        content["labels"] = yield from making_image_data(array)
+    return content
+
+
+def _on_fixed(image: Image, inputs: Inputs) -> Image:
+    if image.grid.shape != inputs.fixed.grid.shape:
+        raise OutputError(f"The {image.name} is not on the grid of the {inputs.fixed.name}.")
+    return image
 
 
 def _check_still_there(inputs: Inputs) -> None:
@@ -73,37 +145,58 @@ def wanted_fields(inputs: Inputs, targets: Targets) -> Wanted:
 
 
 class _Writer:
-    """Writes one registration into a scene; used once, inside _all_or_nothing."""
+    """Puts one registration into a scene; used once, inside all_or_nothing. content: what _making gave."""
 
-    def __init__(self, scene, registration, inputs: Inputs, targets: Targets, fixed_to_world: np.ndarray) -> None:
+    def __init__(
+        self, scene, registration, inputs: Inputs, targets: Targets, fixed_to_world: np.ndarray, content: dict
+    ) -> None:
         self.scene = scene
         self.fixed_to_world = fixed_to_world
-        self.registration = registration
         self.inputs = inputs
         self.targets = targets
+        self.content = content
         self.moving_name = inputs.moving_node.GetName()
+        self.run = uuid.uuid4().hex
+        report = registration.report
+        self.report = replace(
+            report, warnings=[*inputs.warnings, *report.warnings], inputs={**report.inputs, **self._facts()}
+        )
+
+    def _facts(self) -> dict:
+        return {"frames": self.inputs.frames} if self.inputs.frames else {}
 
     def write(self, plan: dict) -> Outputs:
-        targets, registration = self.targets, self.registration
-        grid_node = top = volume = labels = jacobian = inverse = None
+        targets, inputs, content = self.targets, self.inputs, self.content
+        grid_node = top = inverse = None
+        nodes: dict = {}
         if "grid" in plan:
             grid_node, top = self._write_transform(plan["grid"], plan.get("linear"))
         if "inverse" in plan:
-            fixed_name = self.inputs.fixed_node.GetName()
-            inverse = self._node(targets.inverse, "vtkMRMLGridTransformNode", f"{fixed_name} to {self.moving_name}")
-            self._set_transform(inverse, plan["inverse"], self.inputs.moving_node, self.inputs.fixed_node)
+            name = f"{inputs.fixed_node.GetName()} to {self._moving_title()}"
+            inverse = nodes["inverse"] = self._node(targets.inverse, TRANSFORM_CLASS, name)
+            self._set_transform(inverse, plan["inverse"], inputs.moving_node, inputs.fixed_node)
             mark_as_inverse(inverse, grid_node, self.fixed_to_world)
-        if targets.volume is not False:
-            volume = self._write_warped(registration.warped)
-        if targets.labels is not False and registration.warped_labels is not None:
-            labels = self._write_labels(registration.warped_labels)
-        if targets.jacobian is not False:
-            jacobian = self._node(targets.jacobian, "vtkMRMLScalarVolumeNode", f"{self.moving_name} Jacobian")
-            self._set_voxels(jacobian, registration.jacobian)
-            display.show_as_jacobian(jacobian)
+        if "volume" in content:
+            name = f"{self._moving_title()} registered"
+            nodes["volume"] = self._node(targets.volume, "vtkMRMLScalarVolumeNode", name)
+            self._set_voxels(nodes["volume"], content["volume"])
+            display.show_like(nodes["volume"], inputs.moving_node)
+        if "labels" in content:
+            nodes["labels"] = self._write_labels(content["labels"])
+        if "jacobian" in content:
+            name = f"{self._moving_title()} Jacobian"
+            nodes["jacobian"] = self._node(targets.jacobian, "vtkMRMLScalarVolumeNode", name)
+            self._set_voxels(nodes["jacobian"], content["jacobian"])
+            display.show_as_jacobian(nodes["jacobian"])
         if targets.apply:
-            put_under(self.inputs.moving_node, grid_node, top)
-        return Outputs(top, grid_node, volume, labels, jacobian, inverse, registration.report)
+            put_under(inputs.moving_node, grid_node, top)
+        mark_results(self.run, grid_node, top, nodes, inputs)
+        return Outputs(top, grid_node, report=self.report, run=self.run, **nodes)
+
+    def _moving_title(self) -> str:
+        """The moving volume's name, with its frame where it shows one of a sequence."""
+        frame = self.inputs.frames.get("moving")
+        return f"{self.moving_name} {frame.split(' of ')[0]}" if frame else self.moving_name
 
     def _node(self, existing, class_name: str, name: str):
         if existing is not None:
@@ -111,12 +204,13 @@ class _Writer:
         node = self.scene.AddNewNodeByClass(class_name, self.scene.GenerateUniqueName(name))
         if node is None:
             raise OutputError(f"The scene did not accept a new {class_name}.")
+        place_beside(node, self.inputs.fixed_node)
         return node
 
     def _write_transform(self, transform, linear: np.ndarray | None):
         inputs = self.inputs
-        name = f"{self.moving_name} to {inputs.fixed_node.GetName()}"
-        grid_node = self._node(self.targets.transform, "vtkMRMLGridTransformNode", name)
+        name = f"{self._moving_title()} to {inputs.fixed_node.GetName()}"
+        grid_node = self._node(self.targets.transform, TRANSFORM_CLASS, name)
         companion = grid_node.GetNodeReference(LINEAR_ROLE)
         self._set_transform(grid_node, transform, inputs.fixed_node, inputs.moving_node)
         if linear is None:
@@ -125,7 +219,7 @@ class _Writer:
                 companion.SetAndObserveTransformFromParent(linear_transform(np.eye(4)))
             return grid_node, grid_node
         if companion is None:
-            companion = self._node(None, "vtkMRMLLinearTransformNode", f"{grid_node.GetName()} (linear part)")
+            companion = self._node(None, TRANSFORM_CLASS, f"{grid_node.GetName()} (linear part)")
             grid_node.SetNodeReferenceID(LINEAR_ROLE, companion.GetID())
         self._set_transform(companion, linear_transform(linear), inputs.fixed_node, inputs.moving_node)
         companion.SetAndObserveTransformNodeID(grid_node.GetID())
@@ -136,22 +230,28 @@ class _Writer:
         node.SetAndObserveTransformFromParent(transform)
         node.SetNodeReferenceID(node.GetFixedNodeReferenceRole(), fixed_node.GetID())
         node.SetNodeReferenceID(node.GetMovingNodeReferenceRole(), moving_node.GetID())
-        report = json.loads(self.registration.report.to_json())
-        tables = [labels.names() for labels in (self.inputs.fixed_labels, self.inputs.moving_labels) if labels]
+        inputs = self.inputs
+        report = json.loads(self.report.to_json())
+        report["run"] = self.run
+        tables = [labels.names() for labels in (inputs.fixed_labels, inputs.moving_labels) if labels]
         if tables:
             report["label_names"] = {value: name for names in tables for value, name in names.items()}
-        node.SetAttribute(SETTINGS_ATTRIBUTE, json.dumps(report["settings"]))
-        node.SetAttribute(REPORT_ATTRIBUTE, json.dumps(report))
-        node.SetAttribute(PARENT_ATTRIBUTE, json.dumps(self.inputs.moving_to_world.tolist()))
+        places = {"fixed": inputs.fixed.grid.ijk_to_ras.tolist(), "moving": inputs.moving.grid.ijk_to_ras.tolist()}
+        start = None if inputs.initial_transform is None else json.dumps(inputs.initial_transform.tolist())
+        for attribute, text in (
+            (SETTINGS_ATTRIBUTE, json.dumps(report["settings"])),
+            (REPORT_ATTRIBUTE, json.dumps(report)),
+            (PARENT_ATTRIBUTE, json.dumps(inputs.moving_to_world.tolist())),
+            (PLACES_ATTRIBUTE, json.dumps(places)),
+            (START_ATTRIBUTE, start),
+        ):
+            node.SetAttribute(attribute, text)
 
-    def _set_voxels(self, node, image: Image) -> None:
+    def _set_voxels(self, node, data) -> None:
         """Voxels on the fixed volume's own grid, under the fixed volume's parent transform."""
         fixed_node = self.inputs.fixed_node
-        if image.grid.shape != self.inputs.fixed.grid.shape:
-            raise OutputError(f"The {image.name} is not on the grid of the {self.inputs.fixed.name}.")
         node.SetAndObserveTransformNodeID(fixed_node.GetTransformNodeID())
         node.CopyOrientation(fixed_node)
-        data = image_data(image.array)
         if node.GetDisplayNode() is None:
             # Before there are voxels: a histogram of them for an automatic window takes long, and is not used.
             node.CreateDefaultDisplayNodes()
@@ -159,49 +259,20 @@ class _Writer:
                 node.GetDisplayNode().AutoWindowLevelOff()
         node.SetAndObserveImageData(data)
 
-    def _write_warped(self, image: Image):
-        node = self._node(self.targets.volume, "vtkMRMLScalarVolumeNode", f"{self.moving_name} registered")
-        self._set_voxels(node, image)
-        display.show_like(node, self.inputs.moving_node)
-        return node
-
-    def _write_labels(self, image: Image):
-        source = self.inputs.moving_labels
+    def _write_labels(self, content):
+        source, source_node = self.inputs.moving_labels, self.inputs.moving_labels_node
         class_name = "vtkMRMLSegmentationNode" if source.from_segments else "vtkMRMLLabelMapVolumeNode"
-        name = f"{self.inputs.moving_labels_node.GetName()} registered"
-        node = self._node(self.targets.labels, class_name, name)
+        node = self._node(self.targets.labels, class_name, f"{source_node.GetName()} registered")
         if node.IsA("vtkMRMLSegmentationNode"):
-            self._fill_segmentation(node, image, source.table)
+            fixed_node = self.inputs.fixed_node
+            node.SetAndObserveTransformNodeID(fixed_node.GetTransformNodeID())
+            node.SetAndObserveSegmentation(content)
+            node.SetNodeReferenceID(node.GetReferenceImageGeometryReferenceRole(), fixed_node.GetID())
+            new = node.GetDisplayNode() is None
+            node.CreateDefaultDisplayNodes()
+            if new and source.from_segments:
+                display.show_segments_like(node, source_node)
         else:
-            self._set_voxels(node, image)
-            display.show_as_labels(node, source.table, None if source.from_segments else self.inputs.moving_labels_node)
+            self._set_voxels(node, content)
+            display.show_as_labels(node, source.table, None if source.from_segments else source_node)
         return node
-
-    def _fill_segmentation(self, node, image: Image, table: dict[int, Label]) -> None:
-        fixed_node = self.inputs.fixed_node
-        node.SetAndObserveTransformNodeID(fixed_node.GetTransformNodeID())
-        node.SetReferenceImageGeometryParameterFromVolumeNode(fixed_node)
-        segmentation = node.GetSegmentation()
-        segmentation.RemoveAllSegments()
-        data = slicer.vtkOrientedImageData()
-        data.DeepCopy(image_data(image.array))
-        matrix = vtk.vtkMatrix4x4()
-        fixed_node.GetIJKToRASMatrix(matrix)
-        data.SetImageToWorldMatrix(matrix)
-        logic = slicer.vtkSlicerSegmentationsModuleLogic
-        if image.array.any() and not logic.ImportLabelmapToSegmentationNode(data, node, "", ""):
-            raise OutputError(f"The warped labels could not be written to the segmentation '{node.GetName()}'.")
-        for n in range(segmentation.GetNumberOfSegments()):
-            segment = segmentation.GetNthSegment(n)
-            value = segment.GetLabelValue()
-            if value in table:
-                _describe(segment, table[value], value)
-        node.CreateDefaultDisplayNodes()
-
-
-def _describe(segment, label: Label, value: int) -> None:
-    if label.segment is not None:
-        segment.DeepCopyMetadata(label.segment)
-    segment.SetName(label.name)
-    segment.SetColor(*label.color)
-    segment.SetLabelValue(value)
