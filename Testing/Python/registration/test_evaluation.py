@@ -1,11 +1,8 @@
-import json
-
 import numpy as np
 import pytest
 
 from grids import make_grid
 from VoxelMorphRegistrationLib.errors import InputError
-from VoxelMorphRegistrationLib.images import landmarks
 from VoxelMorphRegistrationLib.images.image import Image
 from VoxelMorphRegistrationLib.registration import evaluation
 
@@ -74,38 +71,3 @@ def test_similarity_knows_equal_inverted_and_unrelated_images():
     # The mutual information of an image with itself is its entropy, log(32) for uniform values in 32 bins.
     assert same["mi"] == pytest.approx(np.log(32), abs=0.02) and inverted["mi"] == pytest.approx(same["mi"], abs=0.02)
     assert abs(other["ncc"]) < 0.05 and other["mi"] < 0.05
-
-
-POINTS = np.array([[1.5, -2.0, 3.0], [10.0, 20.0, -30.0]])
-
-
-def test_slicer_markups_are_read_in_their_frame(tmp_path):
-    lps = POINTS * [-1, -1, 1]
-    markup = {"coordinateSystem": "LPS", "controlPoints": [{"position": p.tolist()} for p in lps]}
-    (tmp_path / "a.mrk.json").write_text(json.dumps({"markups": [markup]}))
-    np.testing.assert_allclose(landmarks.read_points(tmp_path / "a.mrk.json"), POINTS)
-
-
-@pytest.mark.parametrize(("system", "sign"), [("LPS", -1), ("RAS", 1), ("0", 1), ("1", -1)])
-def test_fcsv_is_read_in_its_frame(tmp_path, system, sign):
-    rows = [f"n{n},{sign * x},{sign * y},{z},0,0,0,1,1,1,0,F-{n},," for n, (x, y, z) in enumerate(POINTS)]
-    text = "\n".join(["# Markups fiducial file version = 4.11", f"# CoordinateSystem = {system}", *rows])
-    (tmp_path / "a.fcsv").write_text(text)
-    np.testing.assert_allclose(landmarks.read_points(tmp_path / "a.fcsv"), POINTS)
-
-
-@pytest.mark.parametrize(
-    "text", ["label,x,y,z\nA,1.5,-2,3\nB,10,20,-30\n", "1.5 -2 3\n10 20 -30\n", "1.5;-2;3\n10;20;-30"]
-)
-def test_tables_are_read_as_ras(tmp_path, text):
-    (tmp_path / "a.csv").write_text(text)
-    np.testing.assert_allclose(landmarks.read_points(tmp_path / "a.csv"), POINTS)
-
-
-@pytest.mark.parametrize(
-    ("name", "text"), [("a.csv", "x,y\n1,2\n"), ("a.mrk.json", "{}"), ("a.csv", ""), ("a.csv", "nan 1 2")]
-)
-def test_unreadable_landmarks_are_told(tmp_path, name, text):
-    (tmp_path / name).write_text(text)
-    with pytest.raises(InputError, match="landmarks"):
-        landmarks.read_points(tmp_path / name)

@@ -449,7 +449,7 @@ def test_a_table_with_a_fault_is_refused_and_the_line_is_named(folder, lines, me
 
 def test_landmarks_that_do_not_correspond_or_lie_elsewhere_are_refused(landmark_pairs):
     write_points(landmark_pairs / "moving2.csv", [(0, 0, 0)])
-    with pytest.raises(InputError, match="line 4: .*fixed2.csv has 2 landmarks and .*moving2.csv 1"):
+    with pytest.raises(InputError, match="line 4: There are 2 landmarks and 1 landmarks"):
         ImageSource(ImagesSection(table=str(landmark_pairs / "pairs.csv")), SIZES)
     write_points(landmark_pairs / "moving2.csv", [(900, 0, 0), (0, 900, 0)])
     with pytest.raises(InputError, match="line 4: no landmark lies in the working grid"):

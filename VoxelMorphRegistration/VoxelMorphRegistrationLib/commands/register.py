@@ -142,13 +142,18 @@ def _register(args: argparse.Namespace) -> int:
         raise InputError("The fixed and the moving image are the same file. Give two different images.")
     fixed = read_image(args.fixed, "fixed image", series[0]).renamed(args.fixed)
     moving = read_image(args.moving, "moving image", series[1]).renamed(args.moving)
+    fixed_points, moving_points, told = landmarks.matched(
+        args.fixed_points and landmarks.read_landmarks(args.fixed_points, "fixed landmarks"),
+        args.moving_points and landmarks.read_landmarks(args.moving_points, "moving landmarks"),
+    )
+    fixed = fixed.with_told(told)
     extras = {
         "fixed_labels": args.fixed_labels and _labels(args.fixed_labels, "fixed labels"),
         "moving_labels": args.moving_labels and _labels(args.moving_labels, "moving labels"),
         "fixed_mask": args.fixed_mask and _labels(args.fixed_mask, "fixed mask"),
         "moving_mask": args.moving_mask and _labels(args.moving_mask, "moving mask"),
-        "fixed_points": args.fixed_points and landmarks.read_points(args.fixed_points, "fixed landmarks"),
-        "moving_points": args.moving_points and landmarks.read_points(args.moving_points, "moving landmarks"),
+        "fixed_points": fixed_points,
+        "moving_points": moving_points,
         "initial_transform": _start(args, fixed.grid, moving.grid),
     }
     extras = {name: value for name, value in extras.items() if value is not None}

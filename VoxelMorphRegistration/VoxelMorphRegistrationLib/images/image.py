@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,10 @@ class Image:
     def with_array(self, array: np.ndarray, name: str | None = None) -> Image:
         """Other values on the same grid."""
         return Image(array, self.grid, self.name if name is None else name, self.told)
+
+    def with_told(self, told: Iterable[str]) -> Image:
+        """The same image with more that is to be told of it."""
+        return replace(self, told=(*self.told, *told))
 
     def renamed(self, name: str) -> Image:
         return replace(self, name=name)

@@ -1,65 +1,189 @@
-"""Landmark files: Slicer markups (.mrk.json, .fcsv) and plain tables (.csv, .txt), read as RAS mm."""
+"""Landmarks: named points in RAS mm, some of which may not be placed, and which of two lists belong together.
+
+Files are Slicer's markups (.mrk.json, .fcsv) and tables (.csv, .tsv, .txt; see landmark_tables.py).
+"""
 
 from __future__ import annotations
 
 import csv
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import InputError
+from .landmark_tables import read_table
+
+# vtkMRMLMarkupsNode::PositionDefined, as .fcsv files hold it behind the associated node.
+_DEFINED, _STATUS_COLUMN = 2, 14
+_NAMED = 6
 
 
-def read_points(path: str | Path, name: str = "landmarks") -> np.ndarray:
-    """Points (N, 3) in RAS mm. Raises InputError.
+@dataclass(frozen=True, eq=False)
+class Landmarks:
+    """A list of points. points: (N, 3) in RAS mm, NaN where one is not placed; labels: (N,), "" where there is none."""
 
-    .mrk.json and .fcsv state their frame and are converted; the columns x, y, z (or the first three numbers) of
-    a .csv or .txt are taken as RAS mm.
+    points: np.ndarray
+    labels: tuple[str, ...]
+    name: str = "landmarks"
+
+    @property
+    def placed(self) -> np.ndarray:
+        """(N,) bool."""
+        return np.isfinite(self.points).all(axis=1)
+
+    @property
+    def are_named(self) -> bool:
+        """Whether every point has a label of its own."""
+        return all(self.labels) and len(set(self.labels)) == len(self.labels)
+
+    def called(self, number: int) -> str:
+        """Point `number` (from 0) as messages call it."""
+        return f"'{self.labels[number]}'" if self.labels[number] else f"number {number + 1}"
+
+
+def read_landmarks(path: str | Path, name: str = "landmarks") -> Landmarks:
+    """The points of a file with their labels, those that are not placed as gaps. Raises InputError.
+
+    .mrk.json and .fcsv state their frame and are converted; a table may name its columns x, y, z (RAS mm), or by
+    the directions in which they grow (r, a, s or l, p, s).
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"The {name} cannot be read: there is no file {path}.")
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        points = _markups(text) if path.suffix == ".json" else _fcsv(text) if path.suffix == ".fcsv" else _table(text)
-    except (ValueError, KeyError, IndexError, TypeError) as error:
+        text = _decoded(path.read_bytes())
+        kind = path.suffix.lower()
+        found = _markups(text) if kind == ".json" else _fcsv(text) if kind == ".fcsv" else read_table(text)
+        points = np.array([point for point, _ in found], dtype=np.float64).reshape(-1, 3)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, csv.Error, RecursionError) as error:
+        why = f": {error}" if isinstance(error, ValueError) and error.args and type(error) is ValueError else ""
         raise InputError(
-            f"The {name} in {path.name} cannot be read. Give Slicer markups (.mrk.json, .fcsv) or a table with the "
-            "columns x, y, z in RAS mm."
+            f"The {name} in {path.name} cannot be read{why}. Give Slicer markups (.mrk.json, .fcsv) or a table with "
+            "the columns x, y, z in RAS mm."
         ) from error
-    result = np.array(points, dtype=np.float64).reshape(-1, 3)
-    if len(result) == 0 or not np.isfinite(result).all():
-        raise InputError(f"The {name} in {path.name} hold no points, or points that are not finite.")
-    return result
+    if np.isinf(points).any() or not np.isfinite(points).all(axis=1).any():
+        raise InputError(f"The {name} in {path.name} hold no placed points, or points that are not finite.")
+    return Landmarks(points, tuple(label for _, label in found), name)
 
 
-def _to_ras(points: list, lps: bool) -> list:
-    return [[-p[0], -p[1], p[2]] for p in points] if lps else points
+def read_points(path: str | Path, name: str = "landmarks") -> np.ndarray:
+    """The placed points (N, 3) of a file in RAS mm. Raises InputError."""
+    landmarks = read_landmarks(path, name)
+    return landmarks.points[landmarks.placed]
 
 
-def _markups(text: str) -> list:
-    points = []
+def matched(
+    fixed: Landmarks | None, moving: Landmarks | None
+) -> tuple[np.ndarray | None, np.ndarray | None, list[str]]:
+    """As `paired`; where a list is missing, the placed points of the other one."""
+    if fixed is not None and moving is not None:
+        return paired(fixed, moving)
+    one, other = (None if list_ is None else list_.points[list_.placed] for list_ in (fixed, moving))
+    return one, other, []
+
+
+def paired(fixed: Landmarks, moving: Landmarks) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Points (P, 3) of both lists that belong together, and what is to be told of those that were left out.
+
+    By label where every point of both lists has one of its own and some are shared, else by their place in the list,
+    where points that are not placed count as places. Raises InputError when nothing belongs together.
+    """
+    if fixed.are_named and moving.are_named and set(fixed.labels) & set(moving.labels):
+        where = {label: number for number, label in enumerate(moving.labels)}
+        pairs = [(number, where[label]) for number, label in enumerate(fixed.labels) if label in where]
+        told = _alone(fixed, moving)
+    else:
+        if len(fixed.labels) != len(moving.labels):
+            raise InputError(
+                f"There are {len(fixed.labels)} {fixed.name} and {len(moving.labels)} {moving.name}, and their labels "
+                "do not say which belong together. Give the same number in the same order, or the same labels."
+            )
+        pairs = [(number, number) for number in range(len(fixed.labels))]
+        told = []
+    left = []
+    for landmarks, side in ((fixed, 0), (moving, 1)):
+        gaps = [landmarks.called(pair[side]) for pair in pairs if not landmarks.placed[pair[side]]]
+        if gaps:
+            left.append(f"{_listed(gaps)} of the {landmarks.name}")
+    pairs = [(one, other) for one, other in pairs if fixed.placed[one] and moving.placed[other]]
+    if left:
+        told.append(f"Landmarks that are not placed were left out: {' and '.join(left)}. {len(pairs)} pairs were used.")
+    if not pairs:
+        raise InputError(f"No point of the {fixed.name} and the {moving.name} is placed in both. Place them first.")
+    return fixed.points[[one for one, _ in pairs]], moving.points[[other for _, other in pairs]], told
+
+
+def _alone(fixed: Landmarks, moving: Landmarks) -> list[str]:
+    """A sentence about labels that only one list has."""
+    parts = []
+    for one, other in ((fixed, moving), (moving, fixed)):
+        alone = [f"'{label}'" for label in one.labels if label not in set(other.labels)]
+        if alone:
+            parts.append(f"{_listed(alone)} of the {one.name}")
+    return [f"Landmarks without a partner of the same label were left out: {' and '.join(parts)}."] if parts else []
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _decoded(data: bytes) -> str:
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("cp1252")
+
+
+def _point(values, lps: bool) -> list[float]:
+    x, y, z = (float(value) for value in values)
+    return [-x, -y, z] if lps else [x, y, z]
+
+
+def _markups(text: str) -> list[tuple[list[float], str]]:
+    found = []
     for markup in json.loads(text)["markups"]:
-        own = [c["position"] for c in markup["controlPoints"] if c.get("positionStatus", "defined") == "defined"]
-        points += _to_ras(own, str(markup.get("coordinateSystem", "LPS")) in ("LPS", "1"))
-    return points
+        units = markup.get("coordinateUnits", "mm")
+        if any(str(unit) not in ("mm", "[mm]") for unit in (units if isinstance(units, list) else [units])):
+            raise ValueError(f"its positions are in {units}, not in mm")
+        lps = _is_lps(markup.get("coordinateSystem", "LPS"))
+        for control in markup["controlPoints"]:
+            position = control.get("position")
+            placed = bool(position) and control.get("positionStatus", "defined") == "defined"
+            label = str(control.get("label", "") or "").strip()
+            found.append((_point(position, lps) if placed else [np.nan] * 3, label))
+    return found
 
 
-def _fcsv(text: str) -> list:
+def _is_lps(system) -> bool:
+    word = str(system).strip().upper()
+    if word in ("LPS", "1", "SCANNER_LPS"):
+        return True
+    if word in ("RAS", "0"):
+        return False
+    raise ValueError(f"its positions are in the frame {word}, and RAS or LPS is due")
+
+
+def _fcsv(text: str) -> list[tuple[list[float], str]]:
+    """Slicer's older list. Its comments state the frame (RAS before they did) and the columns."""
     lines = text.splitlines()
-    header = next((line for line in lines if line.startswith("#") and "CoordinateSystem" in line), "")
-    system = header.split("=")[-1].strip() if header else "RAS"
-    rows = list(csv.reader(line for line in lines if line.strip() and not line.startswith("#")))
-    return _to_ras([[float(value) for value in row[1:4]] for row in rows], system in ("LPS", "1"))
-
-
-def _table(text: str) -> list:
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    rows = [line.replace(",", " ").replace(";", " ").split() for line in lines]
-    columns = [0, 1, 2]
-    header = [word.strip().lower() for word in rows[0]]
-    if {"x", "y", "z"} <= set(header):
-        columns = [header.index(axis) for axis in "xyz"]
-        rows = rows[1:]
-    return [[float(row[column]) for column in columns] for row in rows]
+    stated = {}
+    for line in lines:
+        if line.startswith("#") and "=" in line:
+            key, value = line[1:].split("=", 1)
+            stated[key.strip().lower()] = value.strip()
+    lps = _is_lps(stated.get("coordinatesystem", "RAS"))
+    columns = [word.strip().lower() for word in stated.get("columns", "id,x,y,z").split(",")]
+    axes = [columns.index(axis) for axis in "xyz"]
+    label = columns.index("label") if "label" in columns else 11
+    found = []
+    for row in csv.reader(line for line in lines if line.strip() and not line.startswith("#")):
+        status = row[_STATUS_COLUMN].strip() if len(row) > _STATUS_COLUMN else ""
+        placed = not status or int(status) == _DEFINED
+        name = row[label].strip() if len(row) > label else ""
+        found.append((_point((row[axis] for axis in axes), lps) if placed else [np.nan] * 3, name))
+    return found

@@ -11,11 +11,12 @@ import numpy as np
 from ..errors import InputError
 from ..images.grid import check_matrix
 from ..images.image import Image
+from ..images.landmarks import matched
 from .frames import frame_of
 from .labels import matching_labels, reading_labels, reading_mask
 from .steps import finish
 from .transforms import matrix_between
-from .volumes import named, parent_to_world, points_from_node, reading_image
+from .volumes import landmarks_from_node, named, parent_to_world, reading_image
 
 if TYPE_CHECKING:
     from .labels import Labels
@@ -89,10 +90,12 @@ def reading_inputs(
     """
     _check_volumes(fixed_node, moving_node)
     start = None if initial_transform is None else _initial_matrix(initial_transform, moving_node)
-    points = [
-        None if node is None else points_from_node(node, f"{side} points")
-        for side, node in (("fixed", fixed_points), ("moving", moving_points))
-    ]
+    *points, unpaired = matched(
+        *(
+            None if node is None else landmarks_from_node(node, f"{side} points")
+            for side, node in (("fixed", fixed_points), ("moving", moving_points))
+        )
+    )
     fixed = yield from reading_image(fixed_node, "fixed volume", replaced)
     moving = yield from reading_image(moving_node, "moving volume", replaced)
     labels = []
@@ -128,6 +131,7 @@ def reading_inputs(
         warnings=(
             *(_warnings_of_start(initial_transform.GetName(), start) if start is not None else ()),
             *(text for table in labels if table is not None for text in table.warnings),
+            *unpaired,
         ),
         frames={side: text for side, text in frames.items() if text},
     )

@@ -15,6 +15,7 @@ import slicer
 from ..errors import InputError
 from ..images.grid import Grid, check_matrix, check_right_angles
 from ..images.image import Image
+from ..images.landmarks import Landmarks
 from .names import LINEAR_ROLE, PARENT_ATTRIBUTE
 from .steps import copying, finish
 from .transforms import is_moved_by, matrix_between, matrix_from_vtk
@@ -70,22 +71,28 @@ def parent_to_world(node, name: str, replaced=None) -> np.ndarray:
     return check_matrix(matrix_between(parent, None), f"transform '{parent.GetName()}' of the {name}")
 
 
-def points_from_node(node, role: str = "points") -> np.ndarray:
-    """World positions (N, 3) in RAS mm of the placed control points of a markups node. Raises InputError."""
+def landmarks_from_node(node, role: str = "points") -> Landmarks:
+    """The control points of a markups node in the world, RAS mm, with their labels. Raises InputError."""
     name = named(node, role)
     if not node.IsA("vtkMRMLMarkupsNode"):
         raise InputError(f"The {name} is no list of points. Choose a markups node.")
     parent = node.GetParentTransformNode()
     if parent is not None and not parent.IsTransformToWorldLinear():
         parent_to_world(node, name)
-    placed = [
-        node.GetNthControlPointPositionWorld(n)
-        for n in range(node.GetNumberOfControlPoints())
-        if node.GetNthControlPointPositionStatus(n) == node.PositionDefined
-    ]
-    if not placed:
+    numbers = range(node.GetNumberOfControlPoints())
+    points = np.full((len(numbers), 3), np.nan)
+    for n in numbers:
+        if node.GetNthControlPointPositionStatus(n) == node.PositionDefined:
+            points[n] = node.GetNthControlPointPositionWorld(n)
+    if not np.isfinite(points).any():
         raise InputError(f"The {name} has no placed points. Place some, or leave the choice empty.")
-    return np.array([list(position) for position in placed], dtype=np.float64)
+    return Landmarks(points, tuple(node.GetNthControlPointLabel(n).strip() for n in numbers), name)
+
+
+def points_from_node(node, role: str = "points") -> np.ndarray:
+    """World positions (N, 3) in RAS mm of the placed control points of a markups node. Raises InputError."""
+    landmarks = landmarks_from_node(node, role)
+    return landmarks.points[landmarks.placed]
 
 
 def named(node, role: str) -> str:

@@ -15,7 +15,7 @@ from ..fields.warp import warp_labels
 from ..images.files import read_image
 from ..images.grid import SAME_VOXELS, Grid, working_grid
 from ..images.image import Image, resample
-from ..images.landmarks import read_points
+from ..images.landmarks import paired, read_landmarks
 from ..networks.card import ModelCard
 from ..registration.inputs import usable_image
 from ..registration.intensity import intensity_scale, normalised
@@ -192,12 +192,10 @@ class Reader:
             return []
         if self.section.slices:
             raise InputError(f"{pair.where}: landmarks cannot be used with slices of volumes.")
-        fixed, moving = (read_points(path, "landmarks") for path in (pair.fixed_points, pair.moving_points))
-        if len(fixed) != len(moving):
-            raise InputError(
-                f"{pair.where}: {pair.fixed_points} has {len(fixed)} landmarks and {pair.moving_points} {len(moving)}. "
-                "They must correspond one by one."
-            )
+        try:
+            fixed, moving, _ = paired(*(read_landmarks(path) for path in (pair.fixed_points, pair.moving_points)))
+        except InputError as error:
+            raise InputError(f"{pair.where}: {error}") from error
         inverse = np.linalg.inv(matrix)
         moving = moving @ inverse[:3, :3].T + inverse[:3, 3]
         inside = grid.contains(fixed) & grid.contains(moving)
