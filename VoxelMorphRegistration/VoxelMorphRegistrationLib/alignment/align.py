@@ -4,9 +4,10 @@ A matrix here is (4, 4) float64 and maps fixed RAS mm to moving RAS mm, as the d
 
 How rigid and affine work: both images are reduced to about `WORK_VOXELS` voxels and brought into one frame (fixed
 RAS about the fixed centre; for slices the fixed plane), on grids with right angles even where a parent transform
-shears the image. A coarse search over rotations and shifts proposes starts, the best of which SimpleITK's Mattes
-mutual information refines as a rigid, similarity and affine transform. A step that leads to an implausible or a
-worse result is dropped, and a warning says so.
+shears the image. A coarse search over rotations and shifts proposes starts, among large rotations, too, where the
+others give little evidence. From the best of them, SimpleITK's Mattes mutual information refines a rigid, similarity
+and affine transform. A step that leads to an implausible or a worse result is dropped; a warning says so where that
+leaves something to be desired.
 
 Mutual information always finds some map that it likes, also between images in which it sees nothing in common. So the
 answer is checked by a measure that took no part in finding it, whether edges meet edges of the same direction: unless
@@ -15,6 +16,7 @@ it stands out there among displaced copies of itself, it may be chance, and the 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -25,11 +27,11 @@ from ..images.grid import check_matrix
 from ..images.image import Image
 from .edges import Edges
 from .fit import STAGES, Sitk
-from .judging import SMALLEST_EVIDENCE, fault_of
-from .motion import about, shift
+from .judging import NO_GAIN, SMALLEST_EVIDENCE, fault_of
+from .motion import about, angle, shift
 from .pair import Pair, check_contrast
 from .reduced import mass_center
-from .search import best_start
+from .search import best_start, turned_start
 
 if TYPE_CHECKING:
     from .fit import Progress
@@ -39,6 +41,9 @@ METHODS = ("none", "centers", "mass", "rigid", "similarity", "affine")
 # The rigid refinement is repeated while its last stage, then its last pass, moves the image by more than this, in work
 # voxels: where bright edges outweigh what lies within, the steps shrink before the answer is reached.
 MORE_PASSES, CONVERGED = 3, 0.15
+# Evidence by edges from which on no other start is looked for. A large rotation is taken where it raises the similarity
+# of the start by this factor: right ones raised it by 1.5 and more; and doubt is told where it comes near that.
+SURE_EVIDENCE, CLEAR_TURN, UNCLEAR_TURN, DIFFERENT_DEGREES = 15.0, 1.15, 0.97, 30.0
 
 
 @dataclass(frozen=True)
@@ -115,8 +120,8 @@ def align(
             found = _with_one_scale(pair, edges, found, seed, report)
         judged = pair.judge(found)
         if judged.overlap > 0 and judged.similarity <= pair.judge(np.eye(4)).similarity:
+            # Where the images lie already; whether that may be chance is asked next.
             found = rigid = np.eye(4)
-            warnings.append(f"The {method} alignment found nothing better than the start, which was kept.")
         trusted, doubt = _trusted(pair, edges, method, found, rigid, initial is None)
         if doubt is not None:
             found, warnings = trusted, [doubt]
@@ -135,13 +140,13 @@ def _registered(
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """The map of "rigid", or of "affine" (the way to "similarity", too), the rigid one on the way to it, and what is to
     be said of it."""
-    start = best_start(pair, report) if search else np.eye(4)
+    start, doubts = _searched(pair, edges, report) if search else (np.eye(4), [])
     if pair.judge(start).overlap == 0:
         return start, start, []
     kinds = ("rigid",) if method == "rigid" else ("rigid", "similarity", "affine")
     total = sum(stage.cost for kind in kinds for stage in STAGES[kind])
     work = Sitk.of(pair)
-    best, rigid, kept, done, warnings = start, start, "coarse" if search else "given", 0.0, []
+    best, rigid, kept, done, warnings = start, start, "coarse" if search else "given", 0.0, doubts
 
     def through(kind: str, spent: float, counts: bool) -> tuple[np.ndarray, np.ndarray | None]:
         """`best` before and after the last stage of its refinement. spent: cost of what is done; counts: whether this
@@ -164,7 +169,7 @@ def _registered(
         fault = fault_of(pair, edges, found, best, kind)
         if fault is None:
             best, kept = found, kind
-        elif kind == method != "similarity":
+        elif kind == method != "similarity" and fault not in NO_GAIN:
             warnings.append(f"The {method} alignment was not used, because {fault}; the {kept} one was kept.")
         if kind == "rigid":
             for _ in range(MORE_PASSES):
@@ -176,6 +181,29 @@ def _registered(
                 best = best if fault is not None else found
             rigid = best
     return best, rigid, warnings
+
+
+def _searched(pair: Pair, edges: Edges, report: Progress) -> tuple[np.ndarray, list[str]]:
+    """The best start of the coarse search, and what is to be said against it.
+
+    Most images lie nearly alike, so that large rotations are looked at only where the best of the others may be wrong:
+    right ones for one modality reach 19 and more standard deviations, brains turned by 180 degrees at most 9.4.
+    """
+    near = best_start(pair, report)
+    evidence = edges.evidence(near)
+    if evidence >= SURE_EVIDENCE:
+        return near, []
+    far = turned_start(pair)
+    gain = pair.judge(far).similarity / max(pair.judge(near).similarity, 1e-9)
+    other = edges.evidence(far)
+    if gain >= CLEAR_TURN and other > evidence:
+        return far, []
+    turn = math.degrees(angle(near[:3, :3].T @ far[:3, :3]))
+    if gain >= UNCLEAR_TURN and other >= max(evidence, SMALLEST_EVIDENCE) and turn > DIFFERENT_DEGREES:
+        return near, [
+            f"The images agree as well when the moving one is turned by {turn:.0f} degrees: the alignment may be wrong."
+        ]
+    return near, []
 
 
 def _safe_start(pair: Pair, search: bool) -> tuple[np.ndarray, str]:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 SMALLEST_OVERLAP = 0.2
 LARGEST_SCALE = 2.0
 SMALLEST_EVIDENCE = 6.0
+# Faults that say nothing against what a step started from: that was as good already.
+NOT_MORE_SIMILAR, EDGES_AGREE_LESS = "it made the images no more similar", "the edges of the images agree less under it"
+NO_GAIN = (NOT_MORE_SIMILAR, EDGES_AGREE_LESS)
 # A scale or shear is taken only if it costs no more than this part of the agreement of edges.
 EDGE_TOLERANCE = 0.005
 
@@ -35,7 +38,7 @@ def fault_of(pair: Pair, edges: Edges, found: np.ndarray | None, before: np.ndar
     if new.overlap < min(SMALLEST_OVERLAP, 0.8 * old.overlap):
         return f"it leaves only {100 * new.overlap:.0f} % of the fields of view overlapping"
     if new.similarity < old.similarity:
-        return "it made the images no more similar"
+        return NOT_MORE_SIMILAR
     if kind != "rigid" and edges.agreement(found)[0] < (1 - EDGE_TOLERANCE) * edges.agreement(before)[0]:
-        return "the edges of the images agree less under it"
+        return EDGES_AGREE_LESS
     return None

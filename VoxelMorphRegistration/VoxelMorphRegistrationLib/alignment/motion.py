@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 
@@ -26,3 +28,8 @@ def rotation_matrices(vectors: np.ndarray) -> np.ndarray:
     cross = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).reshape(*vectors.shape, 3)
     # np.sinc(t / pi) = sin(t) / t, defined at 0.
     return np.eye(3) + np.sinc(angle / np.pi) * cross + 0.5 * np.sinc(angle / (2 * np.pi)) ** 2 * (cross @ cross)
+
+
+def angle(rotation: np.ndarray) -> float:
+    """By how much a matrix (3, 3) turns, in radians."""
+    return math.acos(min(1.0, max(-1.0, (float(np.trace(rotation)) - 1) / 2)))
