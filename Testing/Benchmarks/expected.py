@@ -69,7 +69,8 @@ def main() -> None:
             told = expected_seconds(Settings(refinement=refinement), pair[0].grid, probe) / probe
             whole = sum(value for name, value in spent.items() if name != "part") / probe
             print(
-                f"{size:4d}  {refinement:8s}  alignment {spent['aligning'] / probe:6.1f}  refined {refined:6.1f} a million"
+                f"{size:4d}  {refinement:8s}  alignment {spent['aligning'] / probe:6.1f}  "
+                f"refined {refined:6.1f} a million"
                 f"  rest {rest:5.1f} a million  whole {whole:6.1f}, told {told:6.1f}",
                 flush=True,
             )
