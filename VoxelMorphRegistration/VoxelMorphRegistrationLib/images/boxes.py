@@ -5,42 +5,92 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-_BLOCK_ROWS = 12
+from .slabs import each, rows_of
+
+# Of a slab, of each of the few volumes that are summed together.
+_SLAB_VOXELS = 64_000
 
 
 def box_sum(volumes: torch.Tensor, radius: int) -> torch.Tensor:
-    """Sums over boxes of 2 radius + 1 voxels of (C, *S), cut at the border; by blocks that fit a processor's cache."""
+    """Sums over boxes of 2 radius + 1 voxels of (C, *S), cut at the border."""
     out = torch.empty_like(volumes)
-    rows = volumes.shape[1]
-    step = _BLOCK_ROWS if volumes.device.type == "cpu" and volumes.dim() == 4 else rows
-    for start in range(0, rows, step):
-        stop = min(start + step, rows)
-        low, high = max(start - radius, 0), min(stop + radius, rows)
-        out[:, start:stop] = _shifted_sum(volumes[:, low:high], radius)[:, start - low : stop - low]
+
+    def sum_rows(rows: slice) -> None:
+        out[:, rows] = box_sum_rows(volumes, rows, radius)
+
+    each(sum_rows, rows_of(volumes.shape[1:], volumes.device, 1, _SLAB_VOXELS))
     return out
 
 
-def _shifted_sum(block: torch.Tensor, radius: int) -> torch.Tensor:
-    for axis in range(1, block.dim()):
-        size = block.shape[axis]
-        total = block.clone()
-        for shift in range(1, min(radius, size - 1) + 1):
-            total.narrow(axis, 0, size - shift).add_(block.narrow(axis, shift, size - shift))
-            total.narrow(axis, shift, size - shift).add_(block.narrow(axis, 0, size - shift))
-        block = total
-    return block
+def box_sum_rows(volumes: torch.Tensor, rows: slice, radius: int) -> torch.Tensor:
+    """The rows of box_sum."""
+    size = volumes.shape[1]
+    low, high = max(rows.start - radius, 0), min(rows.stop + radius, size)
+    ends = [radius] * (2 * (volumes.dim() - 2)) + [low - rows.start + radius, rows.stop + radius - high]
+    total = F.pad(volumes[:, low:high], ends)
+    for axis in range(1, volumes.dim()):
+        total = _run_sum(total, axis, 2 * radius + 1)
+    return total
+
+
+def _run_sum(volumes: torch.Tensor, axis: int, length: int) -> torch.Tensor:
+    """Sums of so many voxels in a row, by sums of powers of two of them: the axis is shorter by length - 1."""
+    result = volumes.shape[axis] - length + 1
+    total, done, run, power = None, 0, volumes, 1
+    while True:
+        if length & power:
+            part = run.narrow(axis, done, result)
+            total = part if total is None else total + part
+            done += power
+        power *= 2
+        if power > length:
+            return total
+        size = run.shape[axis] - power // 2
+        run = run.narrow(axis, 0, size) + run.narrow(axis, power // 2, size)
 
 
 def pooled(volumes: torch.Tensor, ratio: int) -> torch.Tensor:
-    """(C, *S) averaged over blocks of `ratio` voxels a side; the last ones are filled up with zeros."""
+    """(C, *S) averaged over blocks of `ratio` voxels a side, a power of two; the last ones are filled up with zeros."""
     if ratio == 1:
         return volumes
-    missing = [-n % ratio for n in volumes.shape[:0:-1]]
-    if any(missing):
-        volumes = F.pad(volumes, [part for n in missing for part in (0, n)])
-    return (F.avg_pool3d if volumes.dim() == 4 else F.avg_pool2d)(volumes, ratio)
+    dims = volumes.dim() - 1
+    left = ratio
+    while left > 1:
+        for axis in range(1, dims + 1):
+            volumes = _pairs(volumes, axis)
+        left //= 2
+    return volumes.mul_(ratio**-dims)
+
+
+def _pairs(volumes: torch.Tensor, axis: int) -> torch.Tensor:
+    """Sums of two neighbours along an axis."""
+    halves = [slice(None)] * axis
+    first, second = volumes[(*halves, slice(0, None, 2))], volumes[(*halves, slice(1, None, 2))]
+    if first.shape == second.shape:
+        return first + second
+    out = first.clone(memory_format=torch.contiguous_format)
+    out.narrow(axis, 0, second.shape[axis]).add_(second)
+    return out
 
 
 def gradient(volume: torch.Tensor) -> torch.Tensor:
     """Central differences (d, *S) of (*S), channel c along tensor axis c, one-sided at the border."""
     return torch.stack(torch.gradient(volume))
+
+
+def gradient_rows(volume: torch.Tensor, rows: slice) -> list[torch.Tensor]:
+    """The rows of `gradient`, each (k, *S')."""
+    low, high = max(rows.start - 1, 0), min(rows.stop + 1, len(volume))
+    found = [torch.gradient(volume[low:high], dim=0)[0][rows.start - low : rows.stop - low]]
+    found += [_central(volume[rows], axis) for axis in range(1, volume.dim())]
+    return found
+
+
+def _central(volume: torch.Tensor, axis: int) -> torch.Tensor:
+    inner = volume.shape[axis] - 2
+    out = torch.empty_like(volume)
+    torch.sub(volume.narrow(axis, 2, inner), volume.narrow(axis, 0, inner), out=out.narrow(axis, 1, inner)).mul_(0.5)
+    for place, upper in ((0, 1), (inner + 1, inner + 1)):
+        one, other = (volume.narrow(axis, n, 1) for n in (upper, upper - 1))
+        torch.sub(one, other, out=out.narrow(axis, place, 1))
+    return out

@@ -16,6 +16,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from .smoothing import gaussian_band, gaussian_radius, gaussian_smooth
+
+__all__ = ["gaussian_smooth"]
 # Sampling a slab at a time keeps the coordinates of a full clinical volume out of memory.
 SLAB_VOXELS = 1_000_000
 # The margin absorbs float32 rounding, so that a voxel on the very edge is not lost.
@@ -63,6 +66,113 @@ def warp(volume: torch.Tensor, displacement: torch.Tensor, margin: int = 0) -> t
         line = (2.0 * (line + margin) + 1.0) / size - 1.0
         parts.append(torch.add(line.reshape(shape), displacement[:, axis], alpha=2.0 / size))
     return F.grid_sample(volume, torch.stack(parts, -1), mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def warp_rows(volume: torch.Tensor, displacement: torch.Tensor, first_row: int, margin: int = 0) -> torch.Tensor:
+    """Rows of `warp`, without gradients: volume (C, *S), rows of the displacement from `first_row` on (d, k, *P').
+
+    Returns (C, k, *P').
+    """
+    if volume.dim() == 4 and volume.device.type == "cpu" and volume.shape[1] > 1:
+        return _warp_layers(volume, displacement, first_row + margin, margin)
+    parts = []
+    for axis in reversed(range(len(displacement))):
+        size = volume.shape[1 + axis]
+        begin = margin + (first_row if axis == 0 else 0)
+        parts.append(torch.add(_centres(displacement, axis, begin, size), displacement[axis], alpha=2.0 / size))
+    positions = torch.stack(parts, -1)[None]
+    return F.grid_sample(volume[None], positions, mode="bilinear", padding_mode="border", align_corners=False)[0]
+
+
+def doubled_rows(volume: torch.Tensor, rows: slice) -> torch.Tensor:
+    """Rows (C, k, *P') of volumes (C, *S) on a grid twice as fine, linear, the border repeated.
+
+    rows: an even first one, and an even number of them. A voxel is two a side there, as in grid._split.
+    """
+    low, high = rows.start // 2, rows.stop // 2
+    first, last = max(low - 1, 0), min(high + 1, volume.shape[1])
+    part = volume[:, first:last]
+    for axis in reversed(range(1, volume.dim())):
+        part = _doubled(part, axis)
+    start = rows.start - 2 * first
+    return part[:, start : start + rows.stop - rows.start]
+
+
+def _doubled(volume: torch.Tensor, axis: int) -> torch.Tensor:
+    size = volume.shape[axis]
+    out = torch.empty((*volume.shape[:axis], size, 2, *volume.shape[axis + 1 :]), device=volume.device)
+    near, inner = volume * 0.75, size - 1
+    for side, (begin, end) in enumerate(((0, 1), (1, 0))):
+        target = out.select(axis + 1, side)
+        # The voxel before or behind; at the border the voxel itself.
+        torch.add(
+            near.narrow(axis, end, inner),
+            volume.narrow(axis, begin, inner),
+            alpha=0.25,
+            out=target.narrow(axis, end, inner),
+        )
+        edge = begin * inner
+        target.select(axis, edge).copy_(volume.select(axis, edge))
+    return out.reshape(*volume.shape[:axis], 2 * size, *volume.shape[axis + 1 :])
+
+
+def _centres(flow: torch.Tensor, axis: int, begin: int, size: int) -> torch.Tensor:
+    """Where the voxels of (d, *P) lie along `axis` of a volume, from its voxel `begin` on, in units of grid_sample."""
+    shape = [1] * (flow.dim() - 1)
+    shape[axis] = -1
+    line = torch.arange(flow.shape[1 + axis], dtype=flow.dtype, device=flow.device)
+    return ((2.0 * (line + begin) + 1.0) / size - 1.0).reshape(shape)
+
+
+def _warp_layers(volume: torch.Tensor, flow: torch.Tensor, first_row: int, margin: int) -> torch.Tensor:
+    """`warp_rows` of volumes: between two interpolations within layers, which PyTorch does with vector instructions,
+    as it does not those of volumes. The layers lie below each other in one image.
+    """
+    count, depth, height, width = volume.shape
+    between = (flow[0] + torch.arange(first_row, first_row + flow.shape[1])[:, None, None]).clamp_(0, depth - 1)
+    layer = between.floor().clamp_(max=depth - 2)
+    between.sub_(layer)
+    low, high = (int(bound) for bound in layer.aminmax())
+    image = volume[:, low : high + 2].reshape(1, count, -1, width)
+    size = image.shape[2]
+    positions = torch.empty((*flow.shape[1:], 2))
+    torch.add(_centres(flow, 2, margin, width), flow[2], alpha=2.0 / width, out=positions[..., 0])
+    line = torch.add(_centres(flow, 1, margin, size), flow[1], alpha=2.0 / size)
+    # A layer ends where the next one begins.
+    line.clamp_(1.0 / size - 1.0, (2.0 * height - 1.0) / size - 1.0)
+    torch.add(line, layer.sub_(low), alpha=2.0 * height / size, out=positions[..., 1])
+    positions = positions.view(1, -1, flow.shape[-1], 2)
+    lower = F.grid_sample(image, positions, mode="bilinear", padding_mode="border", align_corners=False)
+    positions[..., 1] += 2.0 * height / size
+    upper = F.grid_sample(image, positions, mode="bilinear", padding_mode="border", align_corners=False)
+    shape = count, *flow.shape[1:]
+    return lower.view(shape).lerp_(upper.view(shape), between)
+
+
+def moved_rows(displacement: torch.Tensor, update: torch.Tensor, rows: slice) -> torch.Tensor:
+    """Rows of p -> p + w + u(p + w), u and w being `displacement` (d, *S) and `update` (d, k, *S'), in voxels.
+
+    Between a voxel and its neighbours towards which w points, u is linear there: as good as between the corners of
+    the voxel's cell while |w| adds up to less than 1 over the axes, and without any look-up.
+    """
+    out = displacement[:, rows] + update
+    low, high = max(rows.start - 1, 0), min(rows.stop + 1, displacement.shape[1])
+    for axis in range(len(update)):
+        ahead, back = update[axis].clamp_min(0), update[axis].clamp_max(0)
+        for own, values in zip(out, displacement, strict=True):
+            if axis == 0:
+                step = values[low + 1 : high] - values[low : high - 1]
+                begin, end = rows.start - low, high - rows.stop
+                count = len(own) - 1 + end
+                own[:count].addcmul_(ahead[:count], step[begin:])
+                own[1 - begin :].addcmul_(back[1 - begin :], step[: len(own) - 1 + begin])
+            else:
+                values = values[rows]
+                inner = values.shape[axis] - 1
+                step = values.narrow(axis, 1, inner) - values.narrow(axis, 0, inner)
+                own.narrow(axis, 0, inner).addcmul_(ahead.narrow(axis, 0, inner), step)
+                own.narrow(axis, 1, inner).addcmul_(back.narrow(axis, 1, inner), step)
+    return out
 
 
 def compose(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
@@ -159,9 +269,9 @@ def _linear_band(positions: np.ndarray, size: int, sigma: float) -> torch.Tensor
     rows = np.arange(len(positions))
     np.add.at(band, (rows, low), 1.0 - (positions - low))
     np.add.at(band, (rows, high), positions - low)
-    radius = _gaussian_radius(size, sigma)
+    radius = gaussian_radius(size, sigma)
     if radius:
-        band = band @ _gaussian_band(size, sigma, radius).double().numpy()
+        band = band @ gaussian_band(size, sigma, radius).double().numpy()
     return torch.from_numpy(band.astype(np.float32))
 
 
@@ -184,37 +294,3 @@ def inside(positions: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
         return torch.ones(positions.shape[:-1], dtype=torch.bool, device=positions.device)
     kept = positions.clamp(lowest, highest) == positions
     return kept[..., 0] & kept[..., 1] & kept[..., 2]
-
-
-def gaussian_smooth(volume: torch.Tensor, sigmas: tuple[float, ...]) -> torch.Tensor:
-    """Separable Gaussian of (N, C, *S) with `sigmas` in voxels per tensor axis, border replicated.
-
-    Along each axis a multiplication with a band matrix: several times faster than a convolution with one channel,
-    which the libraries are not made for.
-    """
-    shape = volume.shape
-    for axis, sigma in enumerate(sigmas, start=2):
-        size = shape[axis]
-        radius = _gaussian_radius(size, sigma)
-        if radius == 0:
-            continue
-        band = _gaussian_band(size, sigma, radius).to(volume)
-        if axis == volume.dim() - 1:
-            volume = volume.reshape(-1, size) @ band.T
-        else:
-            volume = torch.matmul(band, volume.reshape(int(np.prod(shape[:axis])), size, -1))
-        volume = volume.reshape(shape)
-    return volume
-
-
-def _gaussian_radius(size: int, sigma: float) -> int:
-    return min(int(np.ceil(3.0 * sigma)), size - 1) if sigma > 1e-3 else 0
-
-
-def _gaussian_band(size: int, sigma: float, radius: int) -> torch.Tensor:
-    """(size, size): each row the Gaussian around its voxel, what lies beyond the border added to the outermost one."""
-    line = torch.arange(-radius, radius + 1)
-    kernel = torch.exp(-0.5 * (line / sigma) ** 2)
-    columns = (torch.arange(size)[:, None] + line).clamp_(0, size - 1)
-    band = torch.zeros(size, size)
-    return band.scatter_add_(1, columns, (kernel / kernel.sum()).repeat(size, 1))

@@ -31,6 +31,8 @@ from .terms import WINDOW_RADIUS, LocalCorrelation, MutualInformation, SquaredDi
 if TYPE_CHECKING:
     from .levels import Level, Options, Stage
     from .pair import Pair
+    from .steps import Update
+    from .terms import Term
 
 
 TERMS = {
@@ -100,7 +102,7 @@ class Problem:
             self.volumes = previous.volumes
         else:
             self.volumes = self._volumes(level, similarity)
-        self.images = Compared(*self._terms(level, similarity, smooth, unlike or in_detail), *self.volumes[1:])
+        self.images = Compared(self._term(level, similarity, smooth, unlike or in_detail), *self.volumes[1:])
         # Each with its weight in the step and in the objective.
         self.parts: list[tuple[float, Callable, Callable]] = []
         if self.images.term.quadratic:
@@ -152,16 +154,14 @@ class Problem:
             valid = None if valid is None else _alone(valid, 1)[0]
         return fixed, moving, valid, self._weight(image_grid), margin, level.field_ratio
 
-    def _terms(self, level: Level, similarity: str, smooth: bool, guided: bool) -> tuple:
-        """The term of the images, and, if `guided`, the one that guides it with its weight, where there is one."""
+    def _term(self, level: Level, similarity: str, smooth: bool, guided: bool) -> Term:
+        """The term of the images; of the correlation, if `guided`, with another one that guides it."""
         fixed = self.volumes[0]
         if similarity != "lncc":
-            return TERMS[similarity](fixed), None
-        if level.spacing == 1:
-            term = LocalCorrelation(fixed, *FINEST_WINDOWS)
-        else:
-            term = LocalCorrelation(fixed, SMOOTH_RADIUS if smooth else WINDOW_RADIUS)
-        return term, (LocalCorrelation(fixed, *WIDE_WINDOWS), WIDE_WEIGHT) if guided else None
+            return TERMS[similarity](fixed)
+        windows = FINEST_WINDOWS if level.spacing == 1 else (SMOOTH_RADIUS if smooth else WINDOW_RADIUS, 1)
+        guide = (LocalCorrelation(fixed, *WIDE_WINDOWS), WIDE_WEIGHT) if guided else None
+        return LocalCorrelation(fixed, *windows, guide)
 
     def _volume(self, image: Image, grid: Grid, matrix, window, mask: Image | None):
         """The image on a grid with values in [0, 1], and where it is known (None: everywhere)."""
@@ -194,7 +194,7 @@ class Problem:
         here = (slice(margin, -margin),) * volumes[0][0].dim()
         support = volumes[0].square().sum(0) + volumes[1].square().sum(0)[here]
         weight = (box_sum((support > 1e-3).float()[None], WINDOW_RADIUS)[0] > 0).float()
-        return Compared(SquaredDifference(volumes[0]), None, volumes[1], None, weight, margin, 1)
+        return Compared(SquaredDifference(volumes[0]), volumes[1], None, weight, margin, 1)
 
     def _landmarks(self, sigma: float) -> LandmarkStep:
         fixed, moving = (np.asarray(points, np.float64) for points in self.pair.points)
@@ -223,20 +223,22 @@ class Problem:
     def field_of(self, flow: torch.Tensor) -> DisplacementField:
         return DisplacementField.from_voxels(flow[0].cpu().numpy(), self.grid)
 
-    def objective(self, flow: torch.Tensor) -> float:
+    def objective(self, flow: torch.Tensor) -> torch.Tensor:
         """The weighted sum of all that is compared."""
         return sum(weight * similarity(flow) for weight, _, similarity in self.parts)
 
-    def step(self, flow: torch.Tensor) -> tuple[float, torch.Tensor]:
-        """The objective, and the update that raises it, (1, d, *S)."""
-        total, update = 0.0, 0.0
-        for weight, step, _ in self.parts:
-            value, part = step(flow)
-            total, update = total + weight * value, update + weight * part
-        if len(self.parts) > 1:
-            length = update.square().sum(1, keepdim=True).sqrt_()
-            update = update * (WINDOW_STEP / length.clamp_min_(WINDOW_STEP))
-        return total, update
+    def step(self, flow: torch.Tensor) -> tuple[torch.Tensor, Update]:
+        """The objective, and the update that raises it."""
+        if len(self.parts) == 1:
+            return self.parts[0][1](flow)
+        found = [(weight, *step(flow)) for weight, step, _ in self.parts]
+
+        def update(rows: slice) -> torch.Tensor:
+            total = sum(weight * part(rows) for weight, _, part in found)
+            length = total.square().sum(0).sqrt_()
+            return total.mul_(WINDOW_STEP / length.clamp_min_(WINDOW_STEP))
+
+        return sum(weight * value for weight, value, _ in found), update
 
 
 def _split(grid: Grid, parts: int) -> Grid:

@@ -31,6 +31,8 @@ import torch
 from ..fields.displacement import DisplacementField
 from ..images import sampling
 from ..images.grid import working_grid
+from ..images.slabs import each, rows_of
+from ..images.smoothing import Smoother
 from .levels import stages_of
 from .pair import region_grid
 from .problem import Problem
@@ -95,7 +97,7 @@ def refine(
             scores = problem
         flow = problem.flow_of(field)
         least = stage.least_explained
-        before = problem.images.similarity(flow) if least else 0.0
+        before = float(problem.images.similarity(flow)) if least else 0.0
         if stage.anew:
             flow = problem.flow_of(earlier)
         earlier = field
@@ -115,7 +117,7 @@ def refine(
             scores = scores or problem
             break
         if least:
-            worth = problem.images.similarity(flow) - before >= least * (problem.images.term.best - before)
+            worth = float(problem.images.similarity(flow)) - before >= least * (problem.images.term.best - before)
             if stage.kind == "coarse":
                 lead = worth
                 # A network has explained a part before: that what is left is little says nothing.
@@ -132,7 +134,7 @@ def refine(
         field = problem.field_of(problem.flow_of(None))
     whole = working_grid(pair.fixed.grid, float(np.min(field.grid.spacing[field.grid.size > 1])))
     flows = [scores.flow_of(f) for f in (start, field)]
-    before, after = (scores.images.similarity(flow) for flow in flows)
+    before, after = (float(scores.images.similarity(flow)) for flow in flows)
     if scores.objective(flows[1]) < scores.objective(flows[0]):
         kept = start if start is not None else DisplacementField.identity(whole)
         return Refined(kept, before, before, tuple(made), detailed, False, stopped)
@@ -143,13 +145,26 @@ def _descend(problem: Problem, flow: torch.Tensor, steps: int) -> Iterator[int]:
     """Improve `flow` in place; yields the number of each step made. Where they led downhill, it ends as it began."""
     values: list[float] = []
     start = flow.clone()
-    sigmas = (problem.field_sigma,) * flow.shape[1]
+    field, moved = flow[0], torch.empty_like(flow[0])
+    shape = field.shape[1:]
+    smoother = Smoother(shape, (problem.field_sigma,) * len(shape), flow.device)
+    slabs = rows_of(shape, flow.device)
     for number in range(1, steps + 1):
         value, update = problem.step(flow)
-        values.append(value)
-        if not update.any() or _converged(problem, values):
+        values.append(float(value))
+        if _converged(problem, values):
             break
-        flow.copy_(sampling.gaussian_smooth(sampling.compose(flow, update), sigmas))
+
+        def across(rows: slice, update=update) -> None:
+            for part, target in zip(sampling.moved_rows(field, update(rows), rows), moved, strict=True):
+                target[rows] = smoother.across(part)
+
+        def along(rows: slice) -> None:
+            for source, target in zip(moved, field, strict=True):
+                smoother.along(source, rows, target[rows])
+
+        each(across, slabs)
+        each(along, slabs)
         yield number
     if values[-1] < values[0]:
         flow.copy_(start)

@@ -1,19 +1,22 @@
 """How alike two images are, and which way every voxel of the warped one would have to change: terms of a refinement.
 
 A term is built from the fixed volumes (C, *S) of one level, S being (K, J, I) or (J, I), with intensities in [0, 1].
-Its `evaluate(warped, weight, known)` gives the similarity, larger for more similar volumes, and its slope (C, *S): the
-exact derivative by the warped values, times the sum of the weights and 1 / `factor`. weight (*S): where it counts.
+Its `evaluate(warped, weight, known)` gives the similarity, a number on the device, larger for more similar volumes, and
+its slope: the exact derivative by the warped values, times the sum of the weights and 1 / `factor`. The slope is a
+function from rows of the first axis to (C, k, *S'), so that it is made where it is used. weight (*S): where it counts.
 known (*S): 1 where the warped values are known, 0 elsewhere; nothing is looked at there (None: known everywhere).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 
-from ..images.boxes import box_sum, pooled
+from ..images.boxes import box_sum_rows, pooled
+from ..images.slabs import each, rows_of
 
 # Radius of the correlation window in voxels, the largest one used.
 WINDOW_RADIUS = 3
@@ -21,6 +24,10 @@ WINDOW_RADIUS = 3
 FLAT = 1e-8
 # Of the joint histogram: bins an axis, and the width of the Parzen window in bins, on top of linear weights.
 BINS, PARZEN_SIGMA = 32, 1.0
+# Of a slab, of each of the volumes that a correlation looks at together.
+_SLAB_VOXELS = 64_000
+
+Slope = Callable[[slice], torch.Tensor]
 
 
 class Term(Protocol):
@@ -29,13 +36,14 @@ class Term(Protocol):
     reach: how many voxels around one it looks at. Terms whose similarity has a largest value name it as `best`.
     """
 
+    fixed: torch.Tensor
     factor: float
     quadratic: bool
     reach: int
 
     def evaluate(
         self, warped: torch.Tensor, weight: torch.Tensor, known: torch.Tensor | None = None, with_slope: bool = True
-    ) -> tuple[float, torch.Tensor | None]: ...
+    ) -> tuple[torch.Tensor, Slope | None]: ...
 
 
 def _counting(weight: torch.Tensor, known: torch.Tensor | None) -> torch.Tensor:
@@ -53,9 +61,16 @@ class SquaredDifference:
 
     def evaluate(self, warped, weight, known=None, with_slope=True):
         weight = _counting(weight, known)
-        slope = self.fixed - warped
-        value = float((slope.square().sum(0) * weight).sum() / weight.sum().clamp_min(1.0)) / len(warped)
-        return -value, slope.mul_(weight) if with_slope else None
+
+        def slope(rows: slice) -> torch.Tensor:
+            return (self.fixed[:, rows] - warped[:, rows]).mul_(weight[rows])
+
+        def total(rows: slice) -> torch.Tensor:
+            return ((self.fixed[:, rows] - warped[:, rows]).square_().sum(0) * weight[rows]).sum()
+
+        slabs = rows_of(weight.shape, weight.device, 1, _SLAB_VOXELS)
+        value = torch.stack(each(total, slabs)).sum() / weight.sum().clamp_min(1.0) / len(warped)
+        return -value, slope if with_slope else None
 
 
 class LocalCorrelation:
@@ -66,56 +81,159 @@ class LocalCorrelation:
 
     With blocks of several voxels a side the windows consist of whole blocks, one around each of them: their sums cost
     a fraction, and the derivative stays that of the similarity. Blocks that are not known as a whole are left out.
+
+    A guide is another correlation in windows of larger blocks, a multiple of these: its slope joins this one's, with
+    its weight. The similarity is this one's alone.
     """
 
     quadratic, factor, best = False, 2.0, 1.0
 
-    def __init__(self, fixed: torch.Tensor, radius: int = WINDOW_RADIUS, block: int = 1) -> None:
-        """radius: of the windows, in blocks. block: voxels a side."""
-        self.fixed, self.radius, self.block = fixed[0], radius, block
-        self.reach = (radius + 1) * block
-        ones = torch.ones_like(self.fixed)
-        self.blocks = pooled(torch.stack([ones, self.fixed, self.fixed * self.fixed]), block)
-        self.everywhere = self._in_windows(None)
+    def __init__(
+        self,
+        fixed: torch.Tensor,
+        radius: int = WINDOW_RADIUS,
+        block: int = 1,
+        guide: tuple[LocalCorrelation, float] | None = None,
+    ) -> None:
+        """radius: of the windows, in blocks. block: voxels a side, a power of two."""
+        self.fixed, self.radius, self.block, self.guide = fixed, radius, block, guide
+        self.reach = max((radius + 1) * block, guide[0].reach if guide else 0)
+        values = fixed[0]
+        self.blocks = pooled(torch.stack([torch.ones_like(values), values, values * values]), block)
+        self.everywhere = self._in_windows(self.blocks)
+        self._weight: torch.Tensor | None = None
+        self._pooled_weight = self.blocks[0]
 
-    def _in_windows(self, known: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """One over the blocks of a window that are known, and the mean and variance of the fixed values there."""
-        count, mean, square = box_sum(self.blocks if known is None else self.blocks * known, self.radius)
-        inverse_count = torch.where(count > 0, 1.0 / count, 0.0)
-        mean, square = mean.mul_(inverse_count), square.mul_(inverse_count)
-        return inverse_count, mean, square.addcmul_(mean, mean, value=-1).clamp_min_(0)
+    def _in_windows(self, blocks: torch.Tensor) -> torch.Tensor:
+        """(3, *B): one over the blocks of a window, and the mean and variance of the fixed values there."""
+        out = torch.empty_like(blocks)
 
-    def _voxels(self, blocks: torch.Tensor) -> torch.Tensor:
-        """What the blocks of (C, *S / block) hold, at each of their voxels."""
-        if self.block > 1:
-            for axis in range(1, blocks.dim()):
-                size = self.fixed.shape[axis - 1]
-                blocks = blocks.repeat_interleave(self.block, axis).narrow(axis, 0, size)
-        return blocks
+        def in_rows(rows: slice) -> None:
+            count, mean, square = box_sum_rows(blocks, rows, self.radius)
+            inverse, mean_out, variance = out[:, rows]
+            inverse.copy_(torch.where(count > 0, 1.0 / count, 0.0))
+            torch.mul(mean, inverse, out=mean_out)
+            torch.mul(square, inverse, out=variance).addcmul_(mean_out, mean_out, value=-1).clamp_min_(0)
+
+        each(in_rows, self._slabs)
+        return out
+
+    @property
+    def _slabs(self) -> list[slice]:
+        return rows_of(self.blocks.shape[1:], self.blocks.device, 1, _SLAB_VOXELS)
+
+    def _moments(self, warped: torch.Tensor) -> torch.Tensor:
+        """(3, *B): the blocks' means of the warped values, their squares and their products with the fixed ones."""
+        out = torch.empty_like(self.blocks)
+        values = self.fixed[0]
+
+        def of_rows(rows: slice) -> None:
+            blocks = slice(rows.start // self.block, -(-rows.stop // self.block))
+            part = warped[rows]
+            if self.block == 1:
+                out[0, rows] = part
+                torch.mul(part, part, out=out[1, rows])
+                torch.mul(part, values[rows], out=out[2, rows])
+            else:
+                for n, one in enumerate((part, part * part, part * values[rows])):
+                    out[n, blocks] = pooled(one[None], self.block)[0]
+
+        each(of_rows, rows_of(warped.shape, warped.device, self.block, _SLAB_VOXELS))
+        return out
+
+    def _weights(self, weight: torch.Tensor) -> torch.Tensor:
+        """The weights of the blocks. They are the same at every step."""
+        if self._weight is not weight:
+            self._weight, self._pooled_weight = weight, pooled(weight[None], self.block)[0]
+        return self._pooled_weight
+
+    def _coefficients(
+        self, moments: torch.Tensor, weight: torch.Tensor, known: torch.Tensor | None, with_slope: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The similarity, and in front of the fixed values, the warped ones and one what each window adds (3, *B)."""
+        fixed, weight = self.everywhere, self._weights(weight)
+        if known is not None:
+            moments, weight, fixed = moments * known, weight * known, self._in_windows(self.blocks * known)
+        out = torch.empty_like(moments) if with_slope else None
+
+        def of_rows(rows: slice) -> torch.Tensor:
+            inverse_count, mean_fixed, variance_fixed = fixed[:, rows]
+            mean, variance, covariance = box_sum_rows(moments, rows, self.radius).mul_(inverse_count)
+            variance.addcmul_(mean, mean, value=-1).clamp_min_(0)
+            covariance.addcmul_(mean_fixed, mean, value=-1)
+            counts = weight[rows]
+            a = covariance / variance.mul_(variance_fixed).add_(FLAT)
+            value = covariance.mul_(a).mul_(counts).sum()
+            if out is not None:
+                inverse_count = inverse_count * counts
+                of_fixed, of_warped, constant = out[:, rows]
+                torch.mul(a, a, out=of_warped).mul_(variance_fixed).mul_(inverse_count)
+                torch.mul(a, inverse_count, out=of_fixed)
+                torch.mul(of_fixed, mean_fixed, out=constant).addcmul_(of_warped, mean, value=-1)
+            return value
+
+        value = torch.stack(each(of_rows, self._slabs)).sum() / weight.sum().clamp_min(1.0)
+        return value, out
+
+    def _summed(self, coefficients: torch.Tensor, known: torch.Tensor | None) -> torch.Tensor:
+        """(3, *B): the coefficients of all windows that a block belongs to."""
+        out = torch.empty_like(coefficients)
+
+        def of_rows(rows: slice) -> None:
+            out[:, rows] = box_sum_rows(coefficients, rows, self.radius)
+
+        each(of_rows, self._slabs)
+        return out if known is None else out.mul_(known)
+
+    def _known(self, known: torch.Tensor | None) -> torch.Tensor | None:
+        return None if known is None else (pooled(known[None], self.block)[0] >= self.blocks[0]).float()
 
     def evaluate(self, warped, weight, known=None, with_slope=True):
-        warped, weight = warped[0], pooled(weight[None], self.block)[0]
-        parts = warped, warped * warped, self.fixed * warped
-        volumes = torch.cat([pooled(part[None], self.block) for part in parts])
-        inverse_count, mean_fixed, variance_fixed = self.everywhere
-        if known is not None:
-            known = (pooled(known[None], self.block)[0] >= self.blocks[0]).float()
-            inverse_count, mean_fixed, variance_fixed = self._in_windows(known)
-            weight, volumes = weight * known, volumes.mul_(known)
-        mean, square, product = box_sum(volumes, self.radius).mul_(inverse_count)
-        variance = square.addcmul_(mean, mean, value=-1).clamp_min_(0)
-        covariance = product.addcmul_(mean_fixed, mean, value=-1)
-        a = covariance / (variance_fixed * variance).add_(FLAT)
-        similarity = float((covariance * a).mul_(weight).sum() / weight.sum().clamp_min(1.0))
-        if not with_slope:
-            return similarity, None
-        b = (a * a).mul_(variance_fixed).mul_(weight)
-        a.mul_(weight)
-        coefficients = torch.stack([a, b, (a * mean_fixed).addcmul_(b, mean, value=-1)]).mul_(inverse_count)
-        coefficients = box_sum(coefficients, self.radius)
-        of_fixed, of_warped, constant = self._voxels(coefficients if known is None else coefficients.mul_(known))
-        slope = (of_fixed * self.fixed).addcmul_(of_warped, warped, value=-1).sub_(constant)
-        return similarity, slope[None]
+        warped = warped[0]
+        moments, blocks_known = self._moments(warped), self._known(known)
+        value, coefficients = self._coefficients(moments, weight, blocks_known, with_slope)
+        if coefficients is None:
+            return value, None
+        coefficients = self._summed(coefficients, blocks_known)
+        parts = [(coefficients, self.block)]
+        if self.guide is not None:
+            guide, share = self.guide
+            wide_known = guide._known(known)
+            wide = pooled(moments, guide.block // self.block)
+            wide = guide._coefficients(wide, weight, wide_known, True)[1]
+            parts.append((guide._summed(wide, wide_known).mul_(share), guide.block))
+        if len(parts) > 1 and self.block > 1:
+            # What the guide's blocks hold, at each of these.
+            ratio = parts[1][1] // self.block
+            whole = slice(0, coefficients.shape[1])
+            coefficients += spread_rows(parts.pop()[0], whole, ratio, coefficients.shape[1:])
+        values = self.fixed[0]
+
+        def slope(rows: slice) -> torch.Tensor:
+            of_fixed, of_warped, constant = _total([spread_rows(p, rows, block, warped.shape) for p, block in parts])
+            part = (of_fixed * values[rows]).addcmul_(of_warped, warped[rows], value=-1)
+            return part.sub_(constant)[None]
+
+        return value, slope
+
+
+def _total(parts: list[torch.Tensor]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+
+
+def spread_rows(blocks: torch.Tensor, rows: slice, block: int, shape: torch.Size) -> torch.Tensor:
+    """What the blocks of (C, *S / block) hold, at the voxels of rows of S, (C, k, *S')."""
+    if block == 1:
+        return blocks[:, rows]
+    first = rows.start // block
+    part = blocks[:, first : -(-rows.stop // block)]
+    for axis in reversed(range(1, part.dim())):
+        before, after = part.shape[:axis], part.shape[axis + 1 :]
+        part = part.unsqueeze(axis + 1).expand(*before, -1, block, *after)
+        part = part.reshape(*before, -1, *after)
+        if axis > 1:
+            part = part.narrow(axis, 0, shape[axis - 1])
+    return part.narrow(1, rows.start - first * block, rows.stop - rows.start)
 
 
 class MutualInformation:
@@ -129,6 +247,7 @@ class MutualInformation:
     quadratic, factor, reach = False, 1.0, 0
 
     def __init__(self, fixed: torch.Tensor) -> None:
+        self.fixed = fixed
         self.low, self.part = _bins(fixed[0])
         line = torch.arange(BINS, dtype=torch.float64, device=fixed.device)
         kernel = torch.exp(-0.5 * ((line[:, None] - line) / PARZEN_SIGMA) ** 2)
@@ -148,13 +267,13 @@ class MutualInformation:
         joint /= joint.sum().clamp_min(1e-12)
         margins = joint.sum(1, keepdim=True) * joint.sum(0, keepdim=True)
         ratio = ((joint + 1e-12) / (margins + 1e-12)).log()
-        value = float((joint * ratio).sum())
+        value = (joint * ratio).sum()
         if not with_slope:
             return value, None
         table = (self.blur.T @ ratio @ self.blur).float() * (BINS - 1)
         rise = F.pad(table[:, 1:] - table[:, :-1], (0, 1)).reshape(-1)
-        slope = torch.lerp(rise[index], rise[index + BINS], self.part)
-        return value, slope.mul_(weight)[None]
+        slope = torch.lerp(rise[index], rise[index + BINS], self.part).mul_(weight)[None]
+        return value, lambda rows: slope[:, rows]
 
 
 def _bins(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -178,7 +178,7 @@ class Judge:
         else:
             volumes = [volume[None] for volume in volumes]
         term = TERMS[measure](volumes[0])
-        values = (term.evaluate(volume, weight, with_slope=False)[0] for volume in volumes[1:])
+        values = (float(term.evaluate(volume, weight, with_slope=False)[0]) for volume in volumes[1:])
         return Comparison(measure, *values, covered)
 
     def _averaged(self, voxels: int) -> Pair:

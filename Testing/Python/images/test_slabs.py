@@ -1,0 +1,166 @@
+"""Slabs give what the whole gives, on any number of threads."""
+
+import threading
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from VoxelMorphRegistrationLib.images import sampling
+from VoxelMorphRegistrationLib.images.boxes import box_sum, gradient, gradient_rows, pooled
+from VoxelMorphRegistrationLib.images.slabs import each, rows_of
+from VoxelMorphRegistrationLib.images.smoothing import gaussian_smooth
+
+SHAPES = [(23, 18, 70), (22, 81)]
+
+
+@pytest.fixture
+def random():
+    generator = torch.Generator().manual_seed(0)
+    return lambda *shape: torch.rand(shape, generator=generator)
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def cut(size):
+    return [slice(0, 8), slice(8, 10), slice(10, size)]
+
+
+def in_rows(function, size):
+    return torch.cat([function(rows) for rows in cut(size)], 1)
+
+
+def direct_gaussian(volume, sigma, axis):
+    """Sums over the voxels, the border repeated."""
+    reach = torch.arange(-40, 41)
+    weights = torch.exp(-0.5 * (reach.double() / sigma) ** 2)
+    weights[reach.abs() > 3 * sigma + 1] = 0
+    size = volume.shape[axis]
+    out = torch.zeros_like(volume, dtype=torch.float64)
+    for step, weight in zip(reach.tolist(), (weights / weights.sum()).tolist(), strict=True):
+        out += weight * volume.index_select(axis, (torch.arange(size) + step).clamp(0, size - 1)).double()
+    return out.float()
+
+
+# Kernels summed by shifts, in blocks of a band, and as a whole matrix.
+@pytest.mark.parametrize("sigma", [0.38, 0.6, 1.3, 5.0])
+@pytest.mark.parametrize("shape", [(1, 2, 23, 18, 70), (2, 1, 130, 20), (1, 1, 9, 90, 75)])
+def test_gaussian_is_the_sum_over_the_neighbours(random, shape, sigma):
+    volume = random(*shape)
+    expected = volume
+    for axis in range(2, len(shape)):
+        expected = direct_gaussian(expected, sigma, axis)
+    # The kernel ends at three sigma.
+    torch.testing.assert_close(gaussian_smooth(volume, (sigma,) * (len(shape) - 2)), expected, atol=0.012, rtol=0)
+    sharp = torch.zeros(shape)
+    sharp[..., 0] = 1
+    assert float(gaussian_smooth(sharp, (sigma,) * (len(shape) - 2)).min()) >= 0
+    ones = torch.ones(shape)
+    torch.testing.assert_close(gaussian_smooth(ones, (sigma,) * (len(shape) - 2)), ones)
+
+
+def test_gaussian_along_some_axes_leaves_the_others(random):
+    volume = random(1, 1, 20, 30, 40)
+    torch.testing.assert_close(
+        gaussian_smooth(volume, (0.0, 1.3, 0.0))[0, 0, 4], gaussian_smooth(volume, (0.0, 1.3, 0.0))[0, 0][4]
+    )
+    only = gaussian_smooth(volume, (0.0, 0.0, 1.3))
+    torch.testing.assert_close(gaussian_smooth(only, (1.3, 1.3, 0.0)), gaussian_smooth(volume, (1.3,) * 3))
+    assert gaussian_smooth(volume, (0.0, 0.0, 0.0)).equal(volume)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rows_are_warped_as_the_whole(random, shape):
+    volume = random(2, *(n + 6 for n in shape))
+    # Beyond the border on all sides.
+    flow = 20 * (random(len(shape), *shape) - 0.5)
+    expected = sampling.warp(volume[None], flow[None], 3)[0]
+    found = in_rows(lambda rows: sampling.warp_rows(volume, flow[:, rows], rows.start, 3), shape[0])
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rows_of_a_grid_twice_as_fine_are_linear_between_the_voxels(random, shape):
+    volume = random(2, *shape)
+    mode = "trilinear" if len(shape) == 3 else "bilinear"
+    expected = F.interpolate(volume[None], scale_factor=2.0, mode=mode, align_corners=False)[0]
+    torch.testing.assert_close(in_rows(lambda rows: sampling.doubled_rows(volume, rows), 2 * shape[0]), expected)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_small_moves_compose_affine_maps_exactly_and_stay_between_neighbours(random, shape):
+    places = torch.stack(torch.meshgrid(*(torch.arange(float(n)) for n in shape), indexing="ij"))
+    matrix = 0.2 * (random(len(shape), len(shape)) - 0.5)
+    move = 0.5 * (random(len(shape), *shape) - 0.5)
+    field = torch.einsum("ab,b...->a...", matrix, places)
+    found = in_rows(lambda rows: sampling.moved_rows(field, move[:, rows], rows), shape[0])
+    inner = (slice(None), *[slice(1, -1)] * len(shape))
+    expected = move + torch.einsum("ab,b...->a...", matrix, places + move)
+    torch.testing.assert_close(found[inner], expected[inner], atol=1e-5, rtol=0)
+    # No value beyond those around it, at the border either: nothing rings.
+    rough = random(*found.shape)
+    found = in_rows(lambda rows: sampling.moved_rows(rough, move[:, rows], rows), shape[0]) - move
+    around = [3] * len(shape)
+    pool = F.max_pool3d if len(shape) == 3 else F.max_pool2d
+    assert bool(
+        (found <= pool(rough, around, 1, 1) + 1e-5).all() and (found >= -pool(-rough, around, 1, 1) - 1e-5).all()
+    )
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rows_of_the_gradient_are_those_of_the_whole(random, shape):
+    volume = random(*shape)
+    found = in_rows(lambda rows: torch.stack(gradient_rows(volume, rows)), shape[0])
+    torch.testing.assert_close(found, gradient(volume))
+
+
+@pytest.mark.parametrize("ratio", [1, 2, 8])
+@pytest.mark.parametrize("shape", [(2, 24, 16, 8), (1, 9, 11, 5), (3, 17, 20)])
+def test_blocks_are_averaged_and_the_last_ones_filled_up(random, shape, ratio):
+    volumes = random(*shape)
+    missing = [part for n in shape[:0:-1] for part in (0, -n % ratio)]
+    pool = F.avg_pool3d if len(shape) == 4 else F.avg_pool2d
+    torch.testing.assert_close(pooled(volumes, ratio), pool(F.pad(volumes, missing), ratio))
+
+
+@pytest.mark.parametrize("radius", [1, 2, 3, 5])
+def test_box_sums_are_cut_at_the_border(random, radius):
+    volumes = random(2, 40, 7, 30)
+    kernel = torch.ones(1, 1, *[2 * radius + 1] * 3)
+    expected = F.conv3d(volumes[:, None], kernel, padding=radius)[:, 0]
+    torch.testing.assert_close(box_sum(volumes, radius), expected, atol=1e-4, rtol=1e-5)
+
+
+def test_threads_give_the_same_numbers_and_leave_the_callers_setting(random, threads):
+    volume = random(1, 3, 90, 70, 60)
+    found = []
+    for number in (1, 3, 2):
+        threads(number)
+        found.append(gaussian_smooth(volume, (1.3,) * 3))
+        assert torch.get_num_threads() == number
+    assert found[0].equal(found[1]) and found[0].equal(found[2])
+
+
+def test_slabs_cover_all_rows_in_order_whatever_the_threads(threads):
+    slabs = rows_of((103, 100, 100), torch.device("cpu"), 8)
+    assert [rows.start for rows in slabs[1:]] == [rows.stop for rows in slabs[:-1]]
+    assert slabs[0].start == 0 and slabs[-1].stop == 103 and all(rows.start % 8 == 0 for rows in slabs)
+    threads(2)
+    used = each(lambda rows: (rows, torch.get_num_threads(), threading.get_ident()), slabs)
+    assert [rows for rows, _, _ in used] == slabs and {number for _, number, _ in used} == {1}
+    assert threading.get_ident() not in {thread for _, _, thread in used}
+
+
+def test_an_error_in_a_slab_reaches_the_caller(threads):
+    threads(2)
+
+    def fail(rows):
+        raise ValueError(f"row {rows.start}")
+
+    with pytest.raises(ValueError, match="row 0"):
+        each(fail, [slice(0, 1), slice(1, 2)])
