@@ -312,6 +312,15 @@ def slicer_spline(s: Setting, folder: Path) -> float:
     return reads([folder / "b.h5"], s.between, by_slicer(node, s.between))
 
 
+def slicer_inverse(s: Setting, folder: Path, suffix: str) -> float:
+    """An inverted node: Slicer writes the transform with a word that says so."""
+    node = slicer_node(s, "grid")
+    node.Inverse()
+    assert storage(folder / f"i{suffix}").WriteData(node)
+    carried = s.field.transform_points(s.fixed.center_ras + 0.5 * (s.between - s.fixed.center_ras))
+    return reads([folder / f"i{suffix}"], carried, by_slicer(node, carried))
+
+
 def to_slicer(s: Setting, folder: Path, suffix: str, composite: bool) -> float:
     import slicer
 
@@ -374,6 +383,7 @@ CASES = [
     *(_case("Slicer", f"reads its {x} (grid)", from_slicer, "grid", x) for x in (".h5", ".nii.gz", ".nrrd")),
     _case("Slicer", "reads its .h5 (composite)", from_slicer, "composite", ".h5"),
     _case("Slicer", "reads its .h5 (B-spline)", slicer_spline),
+    *(_case("Slicer", f"reads its {x} (grid, inverted)", slicer_inverse, x) for x in (".h5", ".tfm")),
     *(_case("Slicer", f"writes it {x} (field)", to_slicer, x, False) for x in (".h5", ".nii.gz", ".nrrd")),
     _case("Slicer", "writes it .h5 (composite)", to_slicer, ".h5", True),
     *(_case("VoxelMorph", f"reads its field, {x}", voxelmorph, x) for x in ("I J K 3", "3 I J K", "I J K 3 npz")),

@@ -1,4 +1,6 @@
 import json
+import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +10,11 @@ import pytest
 import SimpleITK as sitk
 
 from grids import smooth_function
+from small_models import save_centroid_model
+from test_registration import pair
 from transform_cases import LPS, blank, chain_of, lps_affine, lps_image, moved, setting
 from VoxelMorphRegistrationLib.__main__ import main
-from VoxelMorphRegistrationLib.images.files import set_sitk_geometry
+from VoxelMorphRegistrationLib.images.files import set_sitk_geometry, write_image
 from VoxelMorphRegistrationLib.images.landmarks import read_points
 from VoxelMorphRegistrationLib.transforms import cubic
 from VoxelMorphRegistrationLib.transforms.chain import Chain
@@ -379,6 +383,48 @@ def test_bad_input_gets_a_sentence_and_nothing_is_left(files, source, output, op
     before = sorted(files.folder.iterdir())
     assert files.apply(files.folder / source, output, *options, reference="--reference" not in options) == 1
     refused(capsys, message)
+    assert sorted(files.folder.iterdir()) == before
+
+
+def test_the_transform_of_a_registration_remakes_its_image(tmp_path):
+    fixed, moving = pair("oblique", "anisotropic")
+    model = save_centroid_model(tmp_path / "m.pt")
+    for image, name in ((fixed, "fixed.nii.gz"), (moving, "moving.nii.gz")):
+        write_image(image, tmp_path / name)
+    names = [str(tmp_path / name) for name in ("fixed.nii.gz", "moving.nii.gz")]
+    options = ["--model", str(model), "--device", "cpu", "--alignment", "centers"]
+    assert main(["register", *names, "-o", str(tmp_path / "out"), *options]) == 0
+    result = str(tmp_path / "out" / "transform.h5")
+    assert main(["apply", result, names[1], "-o", str(tmp_path / "o.nii.gz"), "--reference", names[0]]) == 0
+    np.testing.assert_allclose(array(tmp_path / "o.nii.gz"), array(tmp_path / "out" / "warped.nii.gz"), atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("limit", "arguments"),
+    [
+        (3_000, ["apply", "1Warp.nii.gz", "m.nii.gz", "-o", "o.nii.gz"]),
+        (3_000, ["apply", "1Warp.nii.gz", "m.csv", "-o", "o.csv"]),
+        (20_000, ["transform", "compose", "1Warp.nii.gz", "0GenericAffine.mat", "-o", "c.h5", "--composite"]),
+        (20_000, ["transform", "convert", "1Warp.nii.gz", "-o", "c.nrrd"]),
+    ],
+)
+def test_a_full_disk_is_told_and_nothing_is_half_written(files, limit, arguments):
+    rng = np.random.default_rng(0)
+    files.image("m.nii.gz", rng.normal(size=files.s.moving.shape))
+    np.savetxt(files.folder / "m.csv", rng.uniform(-5, 5, (500, 3)), delimiter=",")
+    before = sorted(files.folder.iterdir())
+    library = Path(sys.modules["VoxelMorphRegistrationLib"].__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-m", "VoxelMorphRegistrationLib", *arguments],
+        cwd=files.folder,
+        env={**os.environ, "PYTHONPATH": str(library), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "Error: " in done.stderr and "Traceback" not in done.stderr
     assert sorted(files.folder.iterdir()) == before
 
 

@@ -116,6 +116,27 @@ def test_a_slice_is_carried_within_its_plane(tmp_path):
     np.testing.assert_allclose(moved.points[:, :2] * [-1, -1], expected, atol=1e-5)
 
 
+def test_files_of_ants_in_two_dimensions(tmp_path):
+    import ants
+    import pandas
+
+    rng = np.random.default_rng(0)
+    vectors = sitk.GetImageFromArray(rng.normal(size=(20, 18, 2)).astype(np.float32), isVector=True)
+    vectors.SetSpacing((1.5, 2.0))
+    vectors.SetOrigin((3.0, -4.0))
+    vectors.SetDirection((0.8, -0.6, 0.6, 0.8))
+    sitk.WriteImage(vectors, str(tmp_path / "1Warp.nii.gz"))
+    affine = ants.create_ants_transform(dimension=2, matrix=np.array([[1.1, 0.1], [-0.05, 0.9]]), translation=(1, 2))
+    ants.write_transform(affine, str(tmp_path / "0GenericAffine.mat"))
+    names = [str(tmp_path / name) for name in ("1Warp.nii.gz", "0GenericAffine.mat")]
+    places = rng.uniform(1, 15, (10, 2)).tolist()
+    points = np.array([vectors.TransformContinuousIndexToPhysicalPoint(place) for place in places])
+    moved = ants.apply_transforms_to_points(2, pandas.DataFrame(points, columns=["x", "y"]), names)
+    found = read_chain(names).transform_points(np.pad(points * [-1, -1], [(0, 0), (0, 1)])).points
+    np.testing.assert_allclose(found[:, :2] * [-1, -1], moved[["x", "y"]].to_numpy(), atol=1e-4)
+    assert np.abs(found[:, 2]).max() == 0
+
+
 def test_files_that_hold_no_transform_are_refused(tmp_path):
     with pytest.raises(InputError, match="there is no file"):
         read_transform(tmp_path / "missing.tfm")
@@ -137,8 +158,8 @@ def test_files_that_hold_no_transform_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("InverseDisplacementFieldTransform_double_3_3", "inverse of a field"),
         ("ThinPlateSplineKernelTransform_double_3_3", "thin plate"),
+        ("GaussianExponentialVelocityFieldTransform_double_3_3", "a velocity field"),
     ],
 )
 def test_what_simpleitk_cannot_read_is_named(kind, message, tmp_path):
@@ -148,6 +169,12 @@ def test_what_simpleitk_cannot_read_is_named(kind, message, tmp_path):
         file["TransformGroup/0/TransformType"] = np.array([kind.encode()], dtype=f"S{len(kind) + 1}")
     with pytest.raises(InputError, match=message):
         read_transform(tmp_path / "t.h5")
+
+
+def test_a_parameter_file_of_elastix_is_told_apart(tmp_path):
+    (tmp_path / "TransformParameters.0.txt").write_text('(Transform "BSplineTransform")\n')
+    with pytest.raises(InputError, match="transformix -def all"):
+        read_transform(tmp_path / "TransformParameters.0.txt")
 
 
 def test_formats_that_cannot_hold_it_say_so_and_leave_nothing(tmp_path):

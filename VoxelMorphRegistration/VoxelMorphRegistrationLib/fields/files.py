@@ -30,7 +30,7 @@ def write_field(field: DisplacementField, path: str | Path) -> None:
             return
         values = field.displacement_ras * _FLIP
         if path.suffix in (".h5", ".tfm"):
-            _reserve(path, 24 * field.grid.voxel_count)
+            reserve(path, 24 * field.grid.voxel_count)
             vectors = sitk.GetImageFromArray(values.astype(np.float64), isVector=True)
             set_sitk_geometry(vectors, field.grid)
             sitk.WriteTransform(sitk.DisplacementFieldTransform(vectors), str(path))
@@ -44,7 +44,7 @@ def write_field(field: DisplacementField, path: str | Path) -> None:
         ) from error
 
 
-def _reserve(path: Path, size: int) -> None:
+def reserve(path: Path, size: int) -> None:
     """Raise OSError unless a file of `size` bytes fits: the HDF5 library crashes later when the disk is full."""
     try:
         with path.open("wb") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,17 @@ from .chain import Chain
 from .parts import Bent, Matrix
 from .spline import SplineField
 
-SUFFIXES = (".h5", ".hdf5", ".tfm", ".txt", ".mat", ".xfm")
 FLIP = np.array([-1.0, -1.0, 1.0], np.float32)
+# Slicer's names for the inverse of a transform that is not computed; the file holds the transform itself.
+_INVERSES = (b"InverseDisplacementFieldTransform_", b"InverseBSplineTransform_")
 # By words in the names of their classes: what SimpleITK cannot read.
 _FOREIGN = {
-    "Inverse": "the inverse of a field that was not computed. Give the transform itself with :inverse behind its name, "
-    "or compute its inverse in Slicer (Transforms module, Convert) first",
+    "Inverse": "a chain with an inverse that was not computed. Make it one field in Slicer (Transforms module, "
+    "Convert), or give its parts one by one",
     "Kernel": "a thin plate spline. Convert it to a grid transform in Slicer (Transforms module, Convert) first",
     "ThinPlate": "a thin plate spline. Convert it to a grid transform in Slicer (Transforms module, Convert) first",
     "VelocityField": "a velocity field. Write its displacement field with the program that made it",
+    '(Transform "': "a parameter file of elastix. Export its field with 'transformix -def all', and give that",
 }
 
 
@@ -32,30 +35,48 @@ def read(path: Path) -> Chain:
     import SimpleITK as sitk
 
     try:
-        transform = sitk.ReadTransform(str(path))
+        return Chain.of(_parts(sitk.ReadTransform(str(path)), path))
     except RuntimeError as error:
-        raise InputError(_why_not(path, str(error))) from error
-    return Chain.of(_parts(transform, path))
+        inverse = _uncomputed_inverse(path)
+        if inverse is not None:
+            return inverse
+        raise InputError(_why_not(path)) from error
 
 
-def _why_not(path: Path, text: str) -> str:
-    found = _kinds_in(path)
+def _uncomputed_inverse(path: Path) -> Chain | None:
+    """What Slicer writes of an inverted node: the transform under another name. None for any other file."""
+    import SimpleITK as sitk
+
+    content = path.read_bytes()
+    found = [name for name in _INVERSES if name in content]
+    if len(found) != 1 or content.count(found[0]) != 1 or b"CompositeTransform" in content:
+        return None
+    start = content.index(found[0])
+    end = start + len(found[0])
+    while content[end : end + 1].isalnum() or content[end : end + 1] == b"_":
+        end += 1
+    plain = content[start + len(b"Inverse") : end]
+    # A text in HDF5 ends at its zero; the places of everything else stay.
+    filler = b"\0" if path.suffix in (".h5", ".hdf5") else b" "
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        copy.write_bytes(content[:start] + plain.ljust(end - start, filler) + content[end:])
+        try:
+            parts = _parts(sitk.ReadTransform(str(copy)), path)
+        except RuntimeError:
+            return None
+    return Chain.of(parts).inverse()
+
+
+def _why_not(path: Path) -> str:
+    content = path.read_bytes().decode("latin-1")
     for word, what in _FOREIGN.items():
-        if word in found or f"{word}DisplacementField" in text or (word == "Kernel" and word in text):
+        if word in content:
             return f"The transform in {path.name} is {what}."
     return (
         f"The transform cannot be read from {path}: it is neither a transform file known here (.tfm, .txt, .h5, .mat "
         "of ITK, ANTs or Slicer, .lta, a displacement image) nor a text file with a 4x4 matrix, or it is damaged."
     )
-
-
-def _kinds_in(path: Path) -> str:
-    """What a transform file says about its kinds, as far as it is text; names stand as text in HDF5 files, too."""
-    with path.open("rb") as file:
-        head = file.read(1 << 16)
-        file.seek(0, 2)
-        file.seek(max(file.tell() - (1 << 16), 0))
-        return (head + file.read()).decode("latin-1")
 
 
 def _parts(transform, path: Path) -> list[Matrix | Bent]:

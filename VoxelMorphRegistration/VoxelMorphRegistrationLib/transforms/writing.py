@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import InputError, OutputError, VoxelMorphError
 from ..fields.displacement import DisplacementField
-from ..fields.files import write_field
+from ..fields.files import reserve, write_field
 from ..images.files import set_sitk_geometry
 from ..images.grid import Grid
 from . import itk, lta, matrices
@@ -115,6 +115,8 @@ def _write_composite(chain: Chain, stage: Path) -> Chain:
 def _write_itk(chain: Chain, stage: Path) -> None:
     import SimpleITK as sitk
 
+    if stage.suffix == ".h5":
+        reserve(stage, 24 * sum(part.grid.voxel_count for part in chain.bent))
     try:
         sitk.WriteTransform(itk.transform_of(chain), str(stage))
     except RuntimeError as error:
