@@ -92,6 +92,28 @@ def test_an_image_is_what_simpleitk_makes_of_it_in_its_own_type(files, kind):
     assert np.abs(found.astype(float) - expected)[both].mean() < 0.01
 
 
+def test_voxels_that_are_not_finite_stay_so_and_are_no_damage(files):
+    values = pattern(files.s.moving).astype(np.float32)
+    values[3:6, 4:9, 5:9] = np.nan
+    source = files.folder / "n.nrrd"
+    assert files.image("n.nrrd", values) == source
+    for output in ("o.nii.gz", "o.nrrd"):
+        assert files.apply(source, output) == 0
+        found = read_frames(files.folder / output).values
+        assert np.isnan(found).any() and np.nanmin(found) > 0
+
+
+def test_the_clock_of_a_series_is_kept_in_seconds(files):
+    import nibabel
+
+    series = nibabel.Nifti1Image(np.zeros((*files.s.moving.size, 3), np.int16), files.s.moving.ijk_to_ras)
+    series.header.set_xyzt_units("mm", "msec")
+    series.header["pixdim"][4] = 1500
+    nibabel.save(series, files.folder / "t.nii.gz")
+    assert files.apply(files.folder / "t.nii.gz", "o.nii.gz") == 0
+    assert sitk.ReadImage(str(files.folder / "o.nii.gz")).GetSpacing()[3] == pytest.approx(1.5)
+
+
 def test_large_whole_numbers_stay_exact(files):
     values = np.full(files.s.moving.shape, 123_456_789, np.int32)
     assert files.apply(files.image("m.nii.gz", values), "out.nii.gz") == 0

@@ -46,6 +46,8 @@ _REFUSED_TYPES = {
     2048: "complex values",
     2304: "colour",
 }
+# By the unit of time in xyzt_units: milliseconds, microseconds.
+_SECONDS = {16: 1e-3, 24: 1e-6}
 DISPLACEMENT_INTENT = 1006
 SHEARED = "Image files cannot hold sheared axes. Resample onto a grid with right angles first."
 _PACKED = (".gz", ".bz2", ".xz", ".zst")
@@ -55,12 +57,16 @@ _LARGEST_RATIO = 1032
 
 @dataclass(frozen=True, eq=False)
 class NiftiContent:
-    """What a file holds. array: (..., K, J, I), axes beyond the third in front; told: what its reader should know."""
+    """What a file holds. array: (..., K, J, I), axes beyond the third in front; told: what its reader should know.
+
+    time_step: from one volume of a series to the next, in seconds.
+    """
 
     array: np.ndarray
     ijk_to_ras: np.ndarray
     intent: int
     told: tuple[str, ...]
+    time_step: float = 1.0
 
 
 def is_nifti_name(path: Path) -> bool:
@@ -116,7 +122,13 @@ def _read(path: Path, label: str) -> NiftiContent:
         matrix,
         int(header["intent_code"]),
         (*told, *unit_told(header, label)),
+        _time_step(header),
     )
+
+
+def _time_step(header: np.void) -> float:
+    step = float(header["pixdim"][4]) * _SECONDS.get(int(header["xyzt_units"]) & 0x38, 1.0)
+    return step if np.isfinite(step) and step > 0 else 1.0
 
 
 def _files_of(path: Path) -> tuple[Path, Path]:

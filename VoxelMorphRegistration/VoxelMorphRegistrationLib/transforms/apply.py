@@ -89,9 +89,10 @@ def apply_to_file(chain: Chain, source: str | Path, stage: Path, target: Path, w
         write_frames(result, stage, target)
     size = " x ".join(map(str, result.grid.size))
     frames = f", {len(result.values)} frames" if len(result.values) > 1 else ""
+    doubts = "".join(f"\n  Warning: {text}" for text in result.told)
     return (
         f"{Path(source).name}: resampled onto {size} voxels{frames} ({how}), each looked up in the input by the "
-        "transforms, from the reference to the input"
+        f"transforms, from the reference to the input{doubts}"
     )
 
 

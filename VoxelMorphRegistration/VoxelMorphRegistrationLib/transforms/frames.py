@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError, OutputError
-from ..images.files import grid_from_sitk, open_image, set_sitk_geometry
-from ..images.grid import Grid
+from ..images.dicom import is_dicom_file
+from ..images.files import grid_from_sitk, open_image, read_image, set_sitk_geometry
+from ..images.grid import Grid, check_right_angles
 from ..images.image import Image
+from ..images.nifti import NiftiContent, is_nifti_name, read_nifti, write_nifti
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +20,8 @@ class Frames:
     """values (F, K, J, I) on `grid`, F = times x components, the components of a time side by side.
 
     dimension: of the file, 2 to 4. times, components: how many. vector: whether the file's voxels are vectors (also of
-    one component). clock: origin and spacing of a time series. tags: what else the file says, by key.
+    one component). clock: origin and spacing of a time series. tags: what else the file says, by key. told: what was
+    doubtful when it was read.
     """
 
     values: np.ndarray = field(repr=False)
@@ -30,6 +33,7 @@ class Frames:
     vector: bool = False
     clock: tuple[float, float] = (0.0, 1.0)
     tags: dict[str, str] = field(default_factory=dict)
+    told: tuple[str, ...] = ()
 
     @staticmethod
     def of(image: Image) -> Frames:
@@ -42,9 +46,41 @@ class Frames:
 
 def read_frames(path: str | Path, name: str | None = None) -> Frames:
     """Raises InputError for what is no image, sheared, or complex."""
+    path = Path(path)
+    label = name or path.name
+    if not path.exists():
+        raise InputError(f"The {label} cannot be read: there is no file {path}.")
+    if path.is_dir() or is_dicom_file(path):
+        image = read_image(path, label)
+        return replace(Frames.of(image), told=image.told)
+    frames = _from_nifti(read_nifti(path, label), label) if is_nifti_name(path) else _from_sitk(path, label)
+    check_right_angles(frames.grid, label)
+    return frames
+
+
+def _from_nifti(content: NiftiContent, label: str) -> Frames:
+    """(K, J, I), (T, K, J, I) or (C, T, K, J, I)."""
+    array = content.array
+    if array.ndim > 5:
+        raise InputError(f"The {label} has {array.ndim} dimensions. Give volumes, series, or several values a voxel.")
+    components, times = ((1, 1, *array.shape)[-5:])[:2]
+    values = array.reshape(components, times, *array.shape[-3:]).swapaxes(0, 1).reshape(-1, *array.shape[-3:])
+    return Frames(
+        values,
+        Grid(array.shape[-3:], content.ijk_to_ras),
+        label,
+        4 if times > 1 else 3,
+        times,
+        components,
+        components > 1,
+        (0.0, content.time_step),
+        told=content.told,
+    )
+
+
+def _from_sitk(path: Path, label: str) -> Frames:
     import SimpleITK as sitk
 
-    label = name or Path(path).name
     image = open_image(path, label)
     if "complex" in image.GetPixelIDTypeAsString():
         raise InputError(f"The {label} has complex values. Give its magnitude.")
@@ -83,25 +119,8 @@ def grid_of(image) -> Grid:
 
 
 def read_grid(path: str | Path, name: str) -> Grid:
-    """The grid of an image file, its voxels unread where the format allows that. Raises InputError."""
-    import SimpleITK as sitk
-
-    path = Path(path)
-    if path.is_dir() or not path.exists():
-        return grid_of(open_image(path, name))
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError:
-        # It says what is wrong.
-        return grid_of(open_image(path, name))
-    size = reader.GetSize()
-    empty = sitk.Image([1] * len(size), sitk.sitkUInt8)
-    empty.SetOrigin(reader.GetOrigin())
-    empty.SetSpacing(reader.GetSpacing())
-    empty.SetDirection(reader.GetDirection())
-    return Grid((*size, 1)[2::-1], grid_of(empty).ijk_to_ras)
+    """The grid of an image file. Raises InputError."""
+    return read_frames(path, name).grid
 
 
 def to_sitk(frames: Frames):
@@ -144,16 +163,19 @@ def write_frames(frames: Frames, path: Path, target: Path) -> None:
     """Write to `path` and read it back. target: what messages call it. Raises OutputError."""
     import SimpleITK as sitk
 
-    image = to_sitk(frames)
     try:
-        sitk.WriteImage(image, str(path), useCompression=True, compressionLevel=1)
-        back = sitk.ReadImage(str(path))
-    except RuntimeError as error:
+        if is_nifti_name(path) and len(frames.values) == 1 and not frames.vector:
+            write_nifti(path, frames.values[0], frames.grid)
+        else:
+            sitk.WriteImage(to_sitk(frames), str(path), useCompression=True, compressionLevel=1)
+        back = read_frames(path)
+    except (RuntimeError, InputError) as error:
         raise OutputError(
             f"{target} could not be written: its format may not hold such an image (use .nii.gz or .nrrd), or the disk "
             "is full."
         ) from error
-    same = np.array_equal(sitk.GetArrayViewFromImage(back), sitk.GetArrayViewFromImage(image), equal_nan=True)
+    found, expected = back.values, frames.values
+    same = found.shape == expected.shape and np.array_equal(found, expected, equal_nan=expected.dtype.kind == "f")
     if not same and not _lossy(path):
         raise OutputError(
             f"{target} reads back changed after writing: the format does not hold these values, or the disk is full."

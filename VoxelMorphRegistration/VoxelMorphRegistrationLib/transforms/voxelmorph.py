@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import InputError
 from ..fields.displacement import DisplacementField
 from ..images.grid import Grid
-from ..images.nifti import read_nifti
+from ..images.nifti import is_nifti_name, read_nifti
 from .chain import Chain
 from .parts import Bent
 
@@ -46,14 +46,17 @@ def _npz(path: Path, fixed: Grid | None) -> tuple[np.ndarray, Grid]:
 
 
 def _image(path: Path) -> tuple[np.ndarray, Grid]:
+    if not is_nifti_name(path):
+        raise InputError(f"{path.name} holds no field in voxels: those of VoxelMorph and SynthMorph are NIfTI or .npz.")
     content = read_nifti(path, f"transform {path.name}")
-    array = content.array.astype(np.float32)
-    if array.ndim == 5 and array.shape[1] == 1:
+    # Its axes in turned order: (3, K, J, I), (3, 1, K, J, I), or (K, J, I, 3).
+    array = np.asarray(content.array, np.float32)
+    if array.ndim == 5 and array.shape[:2] == (3, 1):
         array = array[:, 0]
     if array.ndim != 4 or 3 not in (array.shape[0], array.shape[-1]):
         raise InputError(_no_field(path, array.shape[::-1]))
-    # (3, I, J, K) stands under the matrix of (I, J, K): the file's first axis is the channel.
     vectors = np.moveaxis(array, 0, -1) if array.shape[0] == 3 else array
+    # Where the file's first axis is the channel, its matrix means the three axes behind it all the same.
     return vectors, Grid(vectors.shape[:3], content.ijk_to_ras)
 
 
