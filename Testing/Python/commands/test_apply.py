@@ -248,6 +248,31 @@ def test_landmarks_keep_their_format_and_go_the_other_way(files, capsys):
     assert np.abs([float(v) for v in lines[2].split(";")[3:0:-1]] - fixed[1] * LPS).max() < 0.01
 
 
+def test_tables_of_other_programs_keep_frame_commas_and_gaps(files):
+    fixed, moving = corresponding(files)
+    rows = [f'"a {n}"\t{str(-p[0]).replace(".", ",")}\t{-p[1]}\t{p[2]}\tx' for n, p in enumerate(moving[:3])]
+    rows.insert(1, '"gap"\t\t\t\tx')
+    (files.folder / "m.tsv").write_text("label\tl\tp\ts\tnote\n" + "\n".join(rows) + "\n")
+    # What the columns state goes before the option.
+    assert files.apply(files.folder / "m.tsv", "o.tsv", "--frame", "RAS") == 0
+    lines = (files.folder / "o.tsv").read_text().splitlines()
+    assert (lines[0] == "label\tl\tp\ts\tnote" and lines[2] == "gap\t\t\t\tx") or lines[2] == '"gap"\t\t\t\tx'
+    for line, point in zip([lines[1], *lines[3:]], fixed, strict=False):
+        label, x, y, z, note = line.split("\t")
+        assert label.strip('"').startswith("a ") and note == "x" and "," in x
+        assert np.abs([float(x.replace(",", ".")), float(y), float(z)] - point * LPS).max() < 0.01
+
+
+def test_points_that_are_not_placed_stay_as_they_are(files):
+    _, moving = corresponding(files)
+    points = [{"position": moving[0].tolist()}, {"position": [1, 2, 3], "positionStatus": "undefined"}]
+    content = {"markups": [{"coordinateSystem": "RAS", "controlPoints": points}]}
+    (files.folder / "m.mrk.json").write_text(json.dumps(content))
+    assert files.apply(files.folder / "m.mrk.json", "o.mrk.json") == 0
+    found = json.loads((files.folder / "o.mrk.json").read_text())["markups"][0]["controlPoints"]
+    assert found[1] == points[1] and found[0] != points[0]
+
+
 def test_ten_thousand_points_come_back(files):
     rng = np.random.default_rng(0)
     fixed = files.s.fixed.to_ras(rng.uniform(2, files.s.fixed.size - 3, (10_000, 3)))
@@ -401,7 +426,8 @@ def test_bad_input_gets_a_sentence_and_nothing_is_left(files, source, output, op
     files.image("m.nii.gz", pattern(files.s.moving).astype(np.int16))
     (files.folder / "p.csv").write_text("x,y,z\n1,2,3\n")
     (files.folder / "bad.stl").write_text("nothing")
-    (files.folder / "plane.mrk.json").write_text('{"markups": [{"type": "Plane", "controlPoints": []}]}')
+    plane = {"type": "Plane", "controlPoints": [{"position": [1, 2, 3]}]}
+    (files.folder / "plane.mrk.json").write_text(json.dumps({"markups": [plane]}))
     before = sorted(files.folder.iterdir())
     assert files.apply(files.folder / source, output, *options, reference="--reference" not in options) == 1
     refused(capsys, message)

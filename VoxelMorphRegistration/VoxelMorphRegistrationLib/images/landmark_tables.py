@@ -7,8 +7,11 @@ nothing. A head names the columns; without one, there must be no doubt which thr
 from __future__ import annotations
 
 import csv
+import io
 import math
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 _DELIMITERS = ("\t", ";", "|", ",", " ")
 # Directions in which a column grows: the axis of RAS, and its sign.
@@ -25,14 +28,41 @@ class _NoTable(ValueError):
     """What is unclear in a table, as a sentence's end."""
 
 
-def read_table(text: str) -> list[tuple[list[float], str]]:
-    """Points in RAS mm, NaN where one is not placed, with their labels. Raises ValueError with what is unclear."""
-    lines = [line for line in text.splitlines() if line.strip()]
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A table of points as its reader understood it.
+
+    found: points in RAS mm, NaN where one is not placed, with their labels. states_frame: whether its columns say which
+    way they grow; else RAS was taken.
+    """
+
+    found: list[tuple[list[float], str]]
+    states_frame: bool
+    _text: str
+    _places: list[int]
+    _columns: _Columns
+    _delimiter: str
+
+    def rewritten(self, points_ras: Iterable[Iterable[float]]) -> str:
+        """The text with other positions, one for each of `found`, in its own frame; all else stays, gaps included."""
+        lines = self._text.splitlines()
+        if len(self._places) != len(self.found):
+            raise ValueError("its rows run over several lines")
+        for place, (old, _), new in zip(self._places, self.found, points_ras, strict=True):
+            if not math.isnan(old[0]):
+                lines[place] = self._columns.written(_cells(lines[place], self._delimiter), list(new), self._delimiter)
+        return "\n".join(lines) + "\n"
+
+
+def read_table(text: str) -> Table:
+    """Raises ValueError with what is unclear."""
+    numbered = [(number, line) for number, line in enumerate(text.splitlines()) if line.strip()]
     delimiters = _DELIMITERS
-    if lines and lines[0].strip().lower().startswith("sep="):
-        delimiters = (lines.pop(0).strip()[4:5] or ",",)
-    comments = [line for line in lines if line.lstrip()[:1] in "#%"]
-    lines = [line for line in lines if line.lstrip()[:1] not in "#%"]
+    if numbered and numbered[0][1].strip().lower().startswith("sep="):
+        delimiters = (numbered.pop(0)[1].strip()[4:5] or ",",)
+    comments = [line for _, line in numbered if line.lstrip()[:1] in "#%"]
+    body = [(number, line) for number, line in numbered if line.lstrip()[:1] not in "#%"]
+    lines = [line for _, line in body]
     if not lines:
         raise ValueError("it holds no points")
     # numpy and others put the head into a comment.
@@ -44,22 +74,32 @@ def read_table(text: str) -> list[tuple[list[float], str]]:
         for head in heads[::-1]:
             rows = _rows(lines if head is None else [head, *lines], delimiter)
             try:
-                return _points(rows, delimiter)
+                found, columns = _points(rows, delimiter)
             except _NoTable as error:
                 reasons.append((len(rows[-1]), error))
+                continue
+            used = [number for number, line in body if any(cell.strip() for cell in _cells(line, delimiter))]
+            return Table(found, columns.states_frame, text, used[-len(found) :], columns, delimiter)
     # The reason of what parts the cells most is that of the delimiter which was meant.
     raise ValueError(*max(reasons, key=lambda reason: reason[0])[1].args)
 
 
+def _cells(line: str, delimiter: str) -> list[str]:
+    return _rows_of([line], delimiter)[0]
+
+
 def _rows(lines: list[str], delimiter: str) -> list[list[str]]:
-    if delimiter == " ":
-        rows = list(csv.reader((re.sub(r"[ \t]+", " ", line.strip()) for line in lines), delimiter=" "))
-    else:
-        rows = list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True))
+    rows = _rows_of(lines, delimiter)
     return [[cell.strip() for cell in row] for row in rows if any(cell.strip() for cell in row)]
 
 
-def _points(rows: list[list[str]], delimiter: str) -> list[tuple[list[float], str]]:
+def _rows_of(lines: list[str], delimiter: str) -> list[list[str]]:
+    if delimiter == " ":
+        return list(csv.reader((re.sub(r"[ \t]+", " ", line.strip()) for line in lines), delimiter=" "))
+    return list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True))
+
+
+def _points(rows: list[list[str]], delimiter: str) -> tuple[list[tuple[list[float], str]], _Columns]:
     columns = _head_columns(rows[0])
     if columns is None:
         columns, count = _headless_columns(rows, delimiter)
@@ -79,21 +119,37 @@ def _points(rows: list[list[str]], delimiter: str) -> list[tuple[list[float], st
         if len(row) != count and not (columns.last < len(row) < count):
             raise _NoTable(f"row {number} has {len(row)} cells, and {count} are due")
         found.append(columns.read(row, number, delimiter))
-    return found
+    return found, columns
 
 
 class _Columns:
     """Which cells of a row hold what. axes: for R, A, S the column and the sign."""
 
-    def __init__(self, axes: list[tuple[int, int]], label: int | None = None, status: int | None = None) -> None:
-        self.axes, self.label, self.status = axes, label, status
+    def __init__(
+        self,
+        axes: list[tuple[int, int]],
+        label: int | None = None,
+        status: int | None = None,
+        states_frame: bool = False,
+    ) -> None:
+        self.axes, self.label, self.status, self.states_frame = axes, label, status, states_frame
         self.last = max(column for column, _ in axes)
 
     def moved(self, by: int) -> _Columns:
         def shift(column: int | None) -> int | None:
             return None if column is None else column + by
 
-        return _Columns([(column + by, sign) for column, sign in self.axes], shift(self.label), shift(self.status))
+        axes = [(column + by, sign) for column, sign in self.axes]
+        return _Columns(axes, shift(self.label), shift(self.status), self.states_frame)
+
+    def written(self, cells: list[str], point_ras: list[float], delimiter: str) -> str:
+        """A line with another position; decimal commas where it had some."""
+        for value, (column, sign) in zip(point_ras, self.axes, strict=True):
+            text = f"{sign * value:.9g}"
+            cells[column] = text.replace(".", ",") if delimiter != "," and "," in cells[column] else text
+        out = io.StringIO()
+        csv.writer(out, delimiter=delimiter, lineterminator="").writerow(cells)
+        return out.getvalue()
 
     def read(self, row: list[str], number: int, delimiter: str) -> tuple[list[float], str]:
         label = row[self.label] if self.label is not None and self.label < len(row) else ""
@@ -138,7 +194,8 @@ def _head_columns(row: list[str]) -> _Columns | None:
             for name, columns in zip(names, found, strict=True):
                 axis, sign = signs[name]
                 axes[axis] = (columns[0], -sign if lps and axis < 2 else sign)
-            return _Columns(axes, _first(words, _LABELS), _first(words, _STATUS))
+            stated = lps or names != ["x", "y", "z"] or "ras" in {words[column][1] for column, _ in axes}
+            return _Columns(axes, _first(words, _LABELS), _first(words, _STATUS), stated)
     if {"i", "j", "k"} <= {word[0] for word in words}:
         raise _NoTable("it holds voxel numbers (i, j, k), and positions in mm are due")
     raise _NoTable("there are no columns x, y, z (or r, a, s, or l, p, s)")

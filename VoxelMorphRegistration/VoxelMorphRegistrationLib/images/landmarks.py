@@ -6,6 +6,7 @@ Files are Slicer's markups (.mrk.json, .fcsv) and tables (.csv, .tsv, .txt; see 
 from __future__ import annotations
 
 import csv
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,9 +54,8 @@ def read_landmarks(path: str | Path, name: str = "landmarks") -> Landmarks:
     if not path.is_file():
         raise InputError(f"The {name} cannot be read: there is no file {path}.")
     try:
-        text = _decoded(path.read_bytes())
-        kind = path.suffix.lower()
-        found = _markups(text) if kind == ".json" else _fcsv(text) if kind == ".fcsv" else read_table(text)
+        text = decoded(path.read_bytes())
+        found = _found(text, path.suffix.lower())
         points = np.array([point for point, _ in found], dtype=np.float64).reshape(-1, 3)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, csv.Error, RecursionError) as error:
         why = f": {error}" if isinstance(error, ValueError) and error.args and type(error) is ValueError else ""
@@ -66,6 +66,12 @@ def read_landmarks(path: str | Path, name: str = "landmarks") -> Landmarks:
     if np.isinf(points).any() or not np.isfinite(points).all(axis=1).any():
         raise InputError(f"The {name} in {path.name} hold no placed points, or points that are not finite.")
     return Landmarks(points, tuple(label for _, label in found), name)
+
+
+def _found(text: str, suffix: str) -> list[tuple[list[float], str]]:
+    if suffix == ".json":
+        return _markups(text)
+    return Fcsv.of(text).found() if suffix == ".fcsv" else read_table(text).found
 
 
 def read_points(path: str | Path, name: str = "landmarks") -> np.ndarray:
@@ -130,7 +136,7 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _decoded(data: bytes) -> str:
+def decoded(data: bytes) -> str:
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16")
     try:
@@ -150,7 +156,7 @@ def _markups(text: str) -> list[tuple[list[float], str]]:
         units = markup.get("coordinateUnits", "mm")
         if any(str(unit) not in ("mm", "[mm]") for unit in (units if isinstance(units, list) else [units])):
             raise ValueError(f"its positions are in {units}, not in mm")
-        lps = _is_lps(markup.get("coordinateSystem", "LPS"))
+        lps = is_lps(markup.get("coordinateSystem", "LPS"))
         for control in markup["controlPoints"]:
             position = control.get("position")
             placed = bool(position) and control.get("positionStatus", "defined") == "defined"
@@ -159,7 +165,7 @@ def _markups(text: str) -> list[tuple[list[float], str]]:
     return found
 
 
-def _is_lps(system) -> bool:
+def is_lps(system) -> bool:
     word = str(system).strip().upper()
     if word in ("LPS", "1", "SCANNER_LPS"):
         return True
@@ -168,22 +174,64 @@ def _is_lps(system) -> bool:
     raise ValueError(f"its positions are in the frame {word}, and RAS or LPS is due")
 
 
-def _fcsv(text: str) -> list[tuple[list[float], str]]:
-    """Slicer's older list. Its comments state the frame (RAS before they did) and the columns."""
-    lines = text.splitlines()
-    stated = {}
-    for line in lines:
-        if line.startswith("#") and "=" in line:
-            key, value = line[1:].split("=", 1)
-            stated[key.strip().lower()] = value.strip()
-    lps = _is_lps(stated.get("coordinatesystem", "RAS"))
-    columns = [word.strip().lower() for word in stated.get("columns", "id,x,y,z").split(",")]
-    axes = [columns.index(axis) for axis in "xyz"]
-    label = columns.index("label") if "label" in columns else 11
-    found = []
-    for row in csv.reader(line for line in lines if line.strip() and not line.startswith("#")):
-        status = row[_STATUS_COLUMN].strip() if len(row) > _STATUS_COLUMN else ""
-        placed = not status or int(status) == _DEFINED
-        name = row[label].strip() if len(row) > label else ""
-        found.append((_point((row[axis] for axis in axes), lps) if placed else [np.nan] * 3, name))
-    return found
+@dataclass(frozen=True, eq=False)
+class Fcsv:
+    """Slicer's older list (.fcsv). Its comments state the frame (RAS before they did) and the columns.
+
+    rows: of each point its line's number and cells. axes, label: columns.
+    """
+
+    lines: list[str]
+    rows: list[tuple[int, list[str]]]
+    lps: bool
+    axes: list[int]
+    label: int
+
+    @staticmethod
+    def of(text: str) -> Fcsv:
+        lines = text.splitlines()
+        stated = {}
+        for line in lines:
+            if line.startswith("#") and "=" in line:
+                key, value = line[1:].split("=", 1)
+                stated[key.strip().lower()] = value.strip()
+        columns = [word.strip().lower() for word in stated.get("columns", "id,x,y,z").split(",")]
+        rows = [
+            (number, next(csv.reader([line])))
+            for number, line in enumerate(lines)
+            if line.strip() and not line.startswith("#")
+        ]
+        return Fcsv(
+            lines,
+            rows,
+            is_lps(stated.get("coordinatesystem", "RAS")),
+            [columns.index(axis) for axis in "xyz"],
+            columns.index("label") if "label" in columns else 11,
+        )
+
+    def found(self) -> list[tuple[list[float], str]]:
+        """Points in RAS mm, NaN where one is not placed, with their labels."""
+        result = []
+        for _, row in self.rows:
+            name = row[self.label].strip() if len(row) > self.label else ""
+            placed = _is_placed(row)
+            result.append((_point((row[axis] for axis in self.axes), self.lps) if placed else [np.nan] * 3, name))
+        return result
+
+    def rewritten(self, points_ras: list[list[float]]) -> str:
+        """The text with other positions, one for each row; those that are not placed stay."""
+        lines = list(self.lines)
+        for (number, row), point in zip(self.rows, points_ras, strict=True):
+            if _is_placed(row):
+                cells = list(row)
+                for axis, value in zip(self.axes, _point(point, self.lps), strict=True):
+                    cells[axis] = f"{value:.9g}"
+                out = io.StringIO()
+                csv.writer(out, lineterminator="").writerow(cells)
+                lines[number] = out.getvalue()
+        return "\n".join(lines) + "\n"
+
+
+def _is_placed(row: list[str]) -> bool:
+    status = row[_STATUS_COLUMN].strip() if len(row) > _STATUS_COLUMN else ""
+    return not status or int(status) == _DEFINED

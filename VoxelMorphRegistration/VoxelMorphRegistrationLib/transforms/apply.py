@@ -74,7 +74,7 @@ def apply_to_file(chain: Chain, source: str | Path, stage: Path, target: Path, w
         _refuse_for_points(wishes, source)
         mover = _Mover(chain)
         if kind == POINTS:
-            stage.write_text(points.carried(source, mover, wishes.frame or "RAS"), encoding="utf-8")
+            stage.write_text(points.carried(source, mover, wishes.frame), encoding="utf-8")
         else:
             surfaces.carried(source, stage, mover, wishes.frame)
         return (
