@@ -105,7 +105,7 @@ def test_bad_labels_and_points_are_refused(scene):
             read_inputs(fixed_node, moving_node, **refused)
     fractions = slicer.util.arrayFromVolume(label_node).astype(np.float32) + 0.5
     label_node.SetAndObserveImageData(image_data(fractions))
-    with pytest.raises(InputError, match="no whole numbers"):
+    with pytest.raises(InputError, match="not whole numbers"):
         read_inputs(fixed_node, moving_node, moving_labels=label_node)
 
 

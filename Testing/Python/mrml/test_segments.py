@@ -177,7 +177,7 @@ def test_negative_and_fractional_values_are_a_mask(scene):
     label_node.SetAndObserveImageData(image_data(values))
     mask = read_inputs(fixed_node, moving_node, fixed_mask=label_node).fixed_mask.array
     assert np.array_equal(mask, array != 0)
-    with pytest.raises(InputError, match="no whole numbers"):
+    with pytest.raises(InputError, match="not whole numbers"):
         read_inputs(fixed_node, moving_node, fixed_labels=label_node)
 
 

@@ -148,10 +148,7 @@ def _register(args: argparse.Namespace) -> int:
     )
     fixed = fixed.with_told(told)
     extras = {
-        "fixed_labels": args.fixed_labels and _labels(args.fixed_labels, "fixed labels"),
-        "moving_labels": args.moving_labels and _labels(args.moving_labels, "moving labels"),
-        "fixed_mask": args.fixed_mask and _labels(args.fixed_mask, "fixed mask"),
-        "moving_mask": args.moving_mask and _labels(args.moving_mask, "moving mask"),
+        **_labels(args, fixed, moving),
         "fixed_points": fixed_points,
         "moving_points": moving_points,
         "initial_transform": _start(args, fixed.grid, moving.grid),
@@ -252,16 +249,28 @@ def _settings(args: argparse.Namespace, kind):
     return settings.replace(**given)
 
 
-def _labels(path: str, name: str):
-    """A label map; whole numbers stored as floats become integers."""
-    import numpy as np
+def _labels(args: argparse.Namespace, fixed, moving) -> dict:
+    """Labels and masks on the grids of their images; segmentations of Slicer by nearest neighbour."""
+    from ..fields.warp import warp_labels
+    from ..images.labels import on_image
+    from ..images.segmentations import matched_by_name, read_labels, read_mask
 
-    from ..images.files import read_image
-
-    image = read_image(path, name).renamed(path)
-    if image.array.dtype.kind == "f" and np.array_equal(image.array, np.rint(image.array)):
-        image = image.with_array(image.array.astype(np.int32))
-    return image
+    images = {"fixed": fixed, "moving": moving}
+    found = {}
+    for what, read in (("labels", read_labels), ("mask", read_mask)):
+        for side in images:
+            if path := getattr(args, f"{side}_{what}"):
+                found[f"{side}_{what}"] = read(path, f"{side} {what}")
+    if "fixed_labels" in found and "moving_labels" in found:
+        found["moving_labels"] = matched_by_name(found["fixed_labels"], found["moving_labels"])
+    result = {}
+    for name, labels in found.items():
+        side, what = name.split("_")
+        image, own = images[side], labels.image.renamed(getattr(args, name))
+        if labels.is_segmentation and not own.grid.same_as(image.grid):
+            own = warp_labels(own, image.grid, mode="nearest").with_told(own.told)
+        result[name] = on_image(own, image, f"{side} {what}", f"{side} image")
+    return result
 
 
 def summary(report) -> str:

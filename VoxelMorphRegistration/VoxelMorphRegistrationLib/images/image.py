@@ -65,7 +65,7 @@ def resample(
     to_source = image.grid.ras_to_ijk @ matrix @ grid.ijk_to_ras
     if _same_lattice(to_source):
         return Image(
-            _lattice_copy(image.array, np.rint(to_source).astype(int), grid.shape, background), grid, image.name
+            lattice_copy(image.array, np.rint(to_source).astype(int), grid.shape, background), grid, image.name
         )
     source = torch.from_numpy(np.ascontiguousarray(image.array, dtype=np.float32))
     out = np.empty(grid.shape, dtype=np.float32)
@@ -115,10 +115,16 @@ def _same_lattice(to_source: np.ndarray) -> bool:
     return bool(np.abs(to_source - whole).max() < 1e-4 and (np.abs(whole[:3, :3]).sum(0) == 1).all())
 
 
-def _lattice_copy(array: np.ndarray, to_source: np.ndarray, shape: tuple[int, ...], background: float) -> np.ndarray:
+def lattice_copy(
+    array: np.ndarray,
+    to_source: np.ndarray,
+    shape: tuple[int, ...],
+    background: float,
+    dtype: np.dtype | type = np.float32,
+) -> np.ndarray:
     """`array` with its axes permuted and flipped, cropped and padded, by an integer map of output to source ijk."""
     source_axis = np.abs(to_source[:3, :3]).argmax(0)
-    out = np.full(shape, background, np.float32)
+    out = np.full(shape, background, dtype)
     order, read, write = [], [], []
     for array_axis in range(3):
         voxel_axis = 2 - array_axis

@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import InputError
 from ..images.grid import Grid
 from ..images.image import Image
+from ..images.labels import inside, whole_numbers
 from .segments_in import Placed, placing
 from .steps import COPIED_BYTES, finish, slabs
 from .volumes import named, parent_to_world, reading_image
@@ -40,8 +41,8 @@ class Labels:
     def renumbering(self, values: dict[int, int]) -> Generator[None, None, Labels]:
         """The same labels with other values, {old: new}; in steps."""
         old = np.array(sorted({0, *values}))
-        new = np.array([values.get(value, 0) for value in old.tolist()], np.int32)
-        array = np.empty(self.image.grid.shape, np.int32)
+        new = np.array([values.get(value, 0) for value in old.tolist()])
+        array = np.empty(self.image.grid.shape, np.int32 if abs(new).max() < 2**31 else np.int64)
         for part in slabs(array.shape, array.itemsize, COPIED_BYTES // 4):
             array[part] = new[np.minimum(np.searchsorted(old, self.image.array[part]), len(old) - 1)]
             yield
@@ -77,14 +78,8 @@ def reading_labels(node, grid: Grid, role: str = "labels", replaced=None) -> Gen
     if not node.IsA("vtkMRMLLabelMapVolumeNode"):
         raise InputError(f"The {name} is no label map. Choose a label map volume or a segmentation.")
     image = yield from reading_image(node, role, replaced)
-    array = image.array
-    if array.dtype.kind == "f":
-        if not np.isfinite(array).all() or (array != np.rint(array)).any():
-            raise InputError(f"The {name} has values that are no whole numbers, so it is no label map.")
-        array = array.astype(np.int32)
+    array = whole_numbers(image).array
     yield
-    if array.size and array.min() < 0:
-        raise InputError(f"The {name} has negative values. Labels must be 0 (background) or more.")
     colors = node.GetDisplayNode().GetColorNode() if node.GetDisplayNode() else None
     values = yield from _different(array)
     table = {value: _label_of(colors, value) for value in values if value}
@@ -103,8 +98,7 @@ def reading_mask(node, grid: Grid, role: str = "mask", replaced=None) -> Generat
     if not node.IsA("vtkMRMLLabelMapVolumeNode"):
         raise InputError(f"The {name} is no label map. Choose a label map volume or a segmentation.")
     image = yield from reading_image(node, role, replaced)
-    # What is no number is no mask.
-    return image.with_array(np.nan_to_num(image.array) != 0 if image.array.dtype.kind == "f" else image.array != 0)
+    return inside(image)
 
 
 def _different(array: np.ndarray) -> Generator[None, None, list[int]]:
@@ -118,7 +112,7 @@ def _different(array: np.ndarray) -> Generator[None, None, list[int]]:
 
 def _label_of(color_node, value: int) -> Label:
     color, name = [0.5, 0.5, 0.5, 1.0], None
-    if color_node is not None and value < color_node.GetNumberOfColors():
+    if color_node is not None and 0 <= value < color_node.GetNumberOfColors():
         name = color_node.GetColorName(value)
         color_node.GetColor(value, color)
     return Label(name if name and name != "(none)" else f"Label {value}", tuple(color[:3]))

@@ -143,12 +143,19 @@ def image_data(array: np.ndarray, components: int = 1):
     return finish(making_image_data(array, components))
 
 
+def _whole_kind(array: np.ndarray) -> type:
+    """The type that holds whole numbers: of 64 bits, as VTK knows them, only double precision works everywhere."""
+    limits = np.iinfo(np.int32)
+    small = array.dtype.kind not in "iu" or (array.min() >= limits.min and array.max() <= limits.max)
+    return np.int32 if small else np.float64
+
+
 def making_image_data(array: np.ndarray, components: int = 1) -> Generator[None, None, object]:
     """image_data in steps."""
     kind = array.dtype
     if kind == np.bool_ or kind == np.float16 or kind.itemsize == 8:
         # Kinds that VTK or other Slicer modules handle badly; labels stay exact, intensities are single precision.
-        kind = np.dtype({"b": np.uint8, "f": np.float32}.get(kind.kind, np.int32))
+        kind = np.dtype({"b": np.uint8, "f": np.float32}.get(kind.kind, _whole_kind(array)))
     scalars = create_vtk_array(get_vtk_array_type(kind))
     scalars.SetNumberOfComponents(components)
     scalars.SetNumberOfTuples(int(np.prod(array.shape[:3])))

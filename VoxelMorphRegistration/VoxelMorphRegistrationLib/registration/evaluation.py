@@ -89,7 +89,8 @@ def _label_boxes(array: np.ndarray) -> dict[int, tuple[slice, ...]]:
 
     statistics = sitk.LabelShapeStatisticsImageFilter()
     statistics.ComputePerimeterOff()
-    statistics.Execute(sitk.GetImageFromArray(np.ascontiguousarray(array, dtype=np.int32)))
+    kind = array.dtype if array.dtype.kind in "iu" else np.int64
+    statistics.Execute(sitk.GetImageFromArray(np.ascontiguousarray(array, dtype=kind)))
     boxes = {}
     for label in statistics.GetLabels():
         bounds = statistics.GetBoundingBox(label)

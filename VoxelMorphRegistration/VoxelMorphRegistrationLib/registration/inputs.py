@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import InputError, SettingsError
-from ..images.grid import SAME_VOXELS
 from ..images.image import Image
+from ..images.labels import inside, on_image, whole_numbers
 from ..images.nodata import filled
 from . import evaluation
 from .intensity import intensity_window, measured_region
@@ -65,7 +65,15 @@ def accepted(
     fixed = usable_image(fixed, "fixed image", warnings)
     moving = usable_image(moving, "moving image", warnings)
     _check_pair(fixed, moving)
-    _check_extras(fixed, moving, fixed_labels, moving_labels, fixed_points, moving_points, fixed_mask, moving_mask)
+    fixed_labels, moving_labels = (
+        None if extra is None else whole_numbers(on_image(extra, image, f"{side} labels", f"{side} image"))
+        for extra, image, side in ((fixed_labels, fixed, "fixed"), (moving_labels, moving, "moving"))
+    )
+    fixed_mask, moving_mask = (
+        None if extra is None else _mask(extra, image, side)
+        for extra, image, side in ((fixed_mask, fixed, "fixed"), (moving_mask, moving, "moving"))
+    )
+    _check_extras(fixed_labels, moving_labels, fixed_points, moving_points)
     _check_guides(settings, fixed_labels, fixed_points)
     return Inputs(
         fixed,
@@ -151,26 +159,15 @@ def _check_guides(settings: Settings, fixed_labels, fixed_points) -> None:
             raise SettingsError(f"The setting {what}_weight is {weight:g}, but there are no fixed and moving {what}s.")
 
 
-def _check_extras(
-    fixed, moving, fixed_labels, moving_labels, fixed_points, moving_points, fixed_mask, moving_mask
-) -> None:
-    for extra, image, what, whose in (
-        (fixed_labels, fixed, "fixed labels", "fixed image"),
-        (moving_labels, moving, "moving labels", "moving image"),
-        (fixed_mask, fixed, "fixed mask", "fixed image"),
-        (moving_mask, moving, "moving mask", "moving image"),
-    ):
-        if extra is None:
-            continue
-        if not extra.grid.same_as(image.grid, SAME_VOXELS):
-            raise InputError(
-                f"The {what} ({extra.name}) are on another grid than the {whose}: {extra.grid.shape} against "
-                f"{image.grid.shape} voxels, or another position. Resample them onto the image's grid."
-            )
-        if extra.array.dtype.kind == "f" and not np.array_equal(extra.array, np.rint(extra.array)):
-            raise InputError(f"The {what} ({extra.name}) hold values that are not whole numbers; give a label map.")
-        if what.endswith("mask") and not extra.array.any():
-            raise InputError(f"The {what} is empty. Mark the region that counts, or leave the mask out.")
+def _mask(mask: Image, image: Image, side: str) -> Image:
+    """Where a mask counts, bool on the grid of its image."""
+    result = inside(on_image(mask, image, f"{side} mask", f"{side} image"))
+    if not result.array.any():
+        raise InputError(f"The {side} mask is empty. Mark the region that counts, or leave the mask out.")
+    return result
+
+
+def _check_extras(fixed_labels, moving_labels, fixed_points, moving_points) -> None:
     if fixed_labels is not None and moving_labels is None:
         raise InputError("Fixed labels were given without moving labels. Give both, or moving labels alone.")
     if (fixed_points is None) != (moving_points is None):

@@ -1,0 +1,103 @@
+"""What `voxelmorph register` hands on from its files: labels, masks and landmarks on their images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from grids import make_grid, smooth_image
+from test_label_files import segmentation
+from VoxelMorphRegistrationLib.__main__ import main
+from VoxelMorphRegistrationLib.errors import InputError
+from VoxelMorphRegistrationLib.images.files import write_image
+from VoxelMorphRegistrationLib.images.image import Image
+from VoxelMorphRegistrationLib.registration import register as registration
+from VoxelMorphRegistrationLib.registration.inputs import accepted
+from VoxelMorphRegistrationLib.registration.settings import Settings
+
+FIXED, MOVING = make_grid((12, 11, 10), (2, 2, 2.5), (5, 6, 7)), make_grid((10, 12, 9), (2.2, 2, 3), center=(3, 2, 1))
+
+
+@pytest.fixture
+def accept(tmp_path, monkeypatch):
+    """Run the command with more arguments; returns what would be registered, and the warnings."""
+    for name, grid in (("fixed", FIXED), ("moving", MOVING)):
+        write_image(smooth_image(grid), tmp_path / f"{name}.nii.gz")
+    seen = {}
+
+    def stop(fixed, moving, *_, **arguments):
+        seen["warnings"] = []
+        extras = {name: value for name, value in arguments.items() if name.endswith(("labels", "mask", "points"))}
+        seen["inputs"] = accepted(fixed, moving, Settings(), seen["warnings"], **extras)
+        raise InputError("enough")
+
+    monkeypatch.setattr(registration, "register", stop)
+
+    def run(**arguments):
+        words = [word for name, path in arguments.items() for word in (f"--{name.replace('_', '-')}", str(path))]
+        images = [str(tmp_path / f"{name}.nii.gz") for name in ("fixed", "moving")]
+        assert main(["register", *images, "-o", str(tmp_path / "out"), *words]) == 1
+        return seen["inputs"], seen["warnings"]
+
+    return run
+
+
+def save(path, array, grid):
+    write_image(Image(np.asarray(array), grid), path)
+    return path
+
+
+@pytest.mark.parametrize("value", [-1, 1, 100])
+def test_masks_count_where_they_are_not_zero(value, accept, tmp_path):
+    array = np.zeros(FIXED.shape, np.int8)
+    array[3:6] = value
+    other = np.zeros(MOVING.shape, np.int8)
+    other[2:4] = value
+    found, _ = accept(
+        fixed_mask=save(tmp_path / "f.nii", array, FIXED), moving_mask=save(tmp_path / "m.nii", other, MOVING)
+    )
+    np.testing.assert_array_equal(found.fixed_mask.array, array != 0)
+    np.testing.assert_array_equal(found.moving_mask.array, other != 0)
+    np.testing.assert_array_equal(found.region, array != 0)
+
+
+def test_segmentations_lie_on_their_images_and_are_matched_by_name(accept, tmp_path):
+    part = FIXED.cropped((2, 3, 4), (5, 4, 3))
+    array = np.zeros(part.shape, np.uint8)
+    array[1, 1, 1], array[1, 2, 3] = 1, 2
+    one = segmentation(tmp_path / "f.seg.nrrd", array, [("Liver", 1, 0), ("Spleen", 2, 0)], part)
+    other = make_grid((9, 9, 9), (1.5, 1.5, 1.5), (40, 0, 0), center=(3, 2, 1))
+    blocks = np.zeros(other.shape, np.uint8)
+    blocks[:4], blocks[4:] = 1, 2
+    two = segmentation(tmp_path / "m.seg.nrrd", blocks, [("spleen", 1, 0), ("liver", 2, 0)], other)
+    found, _ = accept(fixed_labels=one, moving_labels=two)
+    right = np.zeros(FIXED.shape, int)
+    right[5, 4, 3], right[5, 5, 5] = 1, 2
+    np.testing.assert_array_equal(found.fixed_labels.array, right)
+    assert found.moving_labels.grid.same_as(MOVING)
+    ijk = np.rint(other.to_ijk(MOVING.positions())).astype(int)
+    within = ((ijk >= 0) & (ijk < 9)).all(-1)
+    expected = np.where(within, np.where(ijk[..., 2] < 4, 2, 1), 0)
+    near = np.abs(other.to_ijk(MOVING.positions()) - ijk).max(-1) > 0.49
+    np.testing.assert_array_equal(found.moving_labels.array[~near], expected[~near])
+    found, _ = accept(fixed_mask=one)
+    np.testing.assert_array_equal(found.fixed_mask.array, right != 0)
+
+
+def test_labels_of_a_smaller_box_and_of_large_numbers(accept, tmp_path):
+    part = FIXED.cropped((2, 3, 4), (5, 4, 3))
+    array = np.full(part.shape, 3_000_000_000, np.uint32)
+    moving = save(tmp_path / "m.nrrd", np.full(MOVING.shape, 3_000_000_000.0), MOVING)
+    found, _ = accept(fixed_labels=save(tmp_path / "f.nrrd", array, part), moving_labels=moving)
+    assert found.fixed_labels.grid.same_as(FIXED)
+    assert np.unique(found.fixed_labels.array).tolist() == [0, 3_000_000_000]
+    assert np.count_nonzero(found.fixed_labels.array) == array.size
+    assert np.unique(found.moving_labels.array).tolist() == [3_000_000_000]
+
+
+def test_landmarks_are_paired_by_label_and_told(accept, tmp_path):
+    (tmp_path / "f.csv").write_text("label,x,y,z\na,1,2,3\nb,,,\nc,4,5,6\n")
+    (tmp_path / "m.csv").write_text("label,x,y,z\nc,4,5,7\nb,1,1,1\na,1,2,4\n")
+    found, warnings = accept(fixed_points=tmp_path / "f.csv", moving_points=tmp_path / "m.csv")
+    np.testing.assert_array_equal(found.moving_points - found.fixed_points, [[0, 0, 1], [0, 0, 1]])
+    assert any("'b' of the fixed landmarks" in text for text in warnings)
