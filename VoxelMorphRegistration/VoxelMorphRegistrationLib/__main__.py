@@ -11,30 +11,28 @@ from .commands.apply import add_apply
 from .commands.demo import add_demo
 from .commands.models import add_models
 from .commands.register import add_register
-from .commands.terminal import EXIT_CANCELLED, EXIT_ERROR
+from .commands.terminal import check_names, exit_code_of, prepare_streams
 from .commands.transform import add_transform
-from .errors import Cancelled, VoxelMorphError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 done, 1 an error told in one sentence, 2 usage, 130 cancelled."""
+    """Run one command; returns the exit code.
+
+    0 done, 1 an error told in one sentence, 2 usage, 130 cancelled (Ctrl-C, SIGTERM or a closed terminal), 141 nobody
+    read what was printed.
+    """
     # Slicer's plug-ins for ITK, named by its launcher, crash SimpleITK outside of Slicer (its issue 8947).
     os.environ.pop("ITK_AUTOLOAD_PATH", None)
     # Read when torch is loaded: threads that wait for work are not to burn the time of those that have some.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    parser = _parser()
-    args = parser.parse_args(arguments)
-    try:
+    prepare_streams()
+    args = _parser().parse_args(arguments)
+
+    def command() -> int:
+        check_names(sys.argv[1:] if arguments is None else arguments)
         return args.run(args)
-    except Cancelled as error:
-        print(error, file=sys.stderr)
-        return EXIT_CANCELLED
-    except KeyboardInterrupt:
-        print("\nCancelled. Nothing was written.", file=sys.stderr)
-        return EXIT_CANCELLED
-    except VoxelMorphError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return EXIT_ERROR
+
+    return exit_code_of(command)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -125,52 +125,20 @@ _OPTIONS = {
 
 
 def _register(args: argparse.Namespace) -> int:
-    from ..images import landmarks
-    from ..images.files import read_image
-    from ..registration.expected import in_words
-    from ..registration.register import register
     from ..registration.settings import Settings
     from ..results import outputs
     from ..results.preview import PreviewFolder
 
     settings = _settings(args, Settings)
     preview = PreviewFolder(args.preview, args.overwrite) if args.preview else None
-    outputs.check_folder(args.output, args.moving_labels is not None, args.overwrite, args.inverse)
     series = _series(args.series)
     exist = Path(args.fixed).exists() and Path(args.moving).exists()
     if exist and Path(args.fixed).samefile(args.moving) and series[0] == series[1]:
         raise InputError("The fixed and the moving image are the same file. Give two different images.")
-    fixed = read_image(args.fixed, "fixed image", series[0]).renamed(args.fixed)
-    moving = read_image(args.moving, "moving image", series[1]).renamed(args.moving)
-    fixed_points, moving_points, told = landmarks.matched(
-        args.fixed_points and landmarks.read_landmarks(args.fixed_points, "fixed landmarks"),
-        args.moving_points and landmarks.read_landmarks(args.moving_points, "moving landmarks"),
-    )
-    fixed = fixed.with_told(told)
-    extras = {
-        **_labels(args, fixed, moving),
-        "fixed_points": fixed_points,
-        "moving_points": moving_points,
-        "initial_transform": _start(args, fixed.grid, moving.grid),
-    }
-    extras = {name: value for name, value in extras.items() if value is not None}
-    print(f"Expected: {in_words(_expected(settings, fixed, extras.get('fixed_mask')))}.", file=sys.stderr, flush=True)
-    with Progress() as progress:
-        result = register(
-            fixed,
-            moving,
-            None,
-            settings,
-            progress,
-            preview=preview,
-            inverse=args.inverse,
-            trust_model=args.trust_model,
-            **extras,
-        )
-        progress("writing", 0.0)
-        labels = extras.get("fixed_labels")
-        outputs.write_registration(result, fixed, moving, args.output, fixed_labels=labels, overwrite=args.overwrite)
-        progress("writing", 1.0)
+    with outputs.reserved(
+        args.output, args.moving_labels is not None, args.overwrite, args.inverse, _inputs(args)
+    ) as place:
+        result = _into(place, args, settings, series, preview)
     print(summary(result.report))
     print(f"Results are in {args.output}: {', '.join(outputs.names_of(result))}")
     return EXIT_OK
@@ -209,6 +177,48 @@ def _earlier_settings(folder: str, kind):
     return settings
 
 
+def _into(place, args: argparse.Namespace, settings, series, preview):
+    """Register, and write the results to the folder that is held."""
+    from ..images import landmarks
+    from ..images.files import read_image
+    from ..registration.expected import in_words
+    from ..registration.register import register
+    from ..results import outputs
+
+    fixed = read_image(args.fixed, "fixed image", series[0]).renamed(args.fixed)
+    moving = read_image(args.moving, "moving image", series[1]).renamed(args.moving)
+    fixed_points, moving_points, told = landmarks.matched(
+        args.fixed_points and landmarks.read_landmarks(args.fixed_points, "fixed landmarks"),
+        args.moving_points and landmarks.read_landmarks(args.moving_points, "moving landmarks"),
+    )
+    fixed = fixed.with_told(told)
+    extras = {
+        **_labels(args, fixed, moving),
+        "fixed_points": fixed_points,
+        "moving_points": moving_points,
+        "initial_transform": _start(args, fixed.grid, moving.grid),
+    }
+    extras = {name: value for name, value in extras.items() if value is not None}
+    print(f"Expected: {in_words(_expected(settings, fixed, extras.get('fixed_mask')))}.", file=sys.stderr, flush=True)
+    with Progress() as progress:
+        result = register(
+            fixed,
+            moving,
+            None,
+            settings,
+            progress,
+            preview=preview,
+            inverse=args.inverse,
+            trust_model=args.trust_model,
+            **extras,
+        )
+        progress("writing", 0.0)
+        labels = extras.get("fixed_labels")
+        outputs.write_registration(result, fixed, moving, args.output, fixed_labels=labels, place=place)
+        progress("writing", 1.0)
+    return result
+
+
 def _series(text: str | None) -> tuple[str | None, str | None]:
     """The series of the fixed and of the moving image; one serves for both."""
     parts = [part.strip() or None for part in (text or "").split(",")]
@@ -231,6 +241,32 @@ def _expected(settings: Settings, fixed: Image, mask: Image | None) -> float:
     # Apple's GPU runs networks alone.
     probe = probe_seconds("cpu" if device == "mps" else device)
     return expected_seconds(settings, fixed.grid, probe, measured_region(fixed, mask), card)
+
+
+# Options that name files; none of these is ever an output.
+_INPUTS = (
+    "fixed",
+    "moving",
+    "settings",
+    "model",
+    "fixed_labels",
+    "moving_labels",
+    "fixed_points",
+    "moving_points",
+    "fixed_mask",
+    "moving_mask",
+)
+
+
+def _inputs(args: argparse.Namespace) -> list[str]:
+    """The files that are read."""
+    from ..results import outputs
+
+    found = [getattr(args, name) for name in _INPUTS if getattr(args, name) is not None]
+    found += args.initial_transform or []
+    if args.earlier:
+        found.append(str(Path(args.earlier) / outputs.TRANSFORM))
+    return found
 
 
 def _settings(args: argparse.Namespace, kind):

@@ -1,12 +1,24 @@
-"""Exit codes, and progress on the terminal."""
+"""The command line's manners: exit codes, signals, closed streams, memory, and progress on the terminal."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
+import signal
 import sys
 import time
+from collections.abc import Callable, Iterator
+
+from ..errors import Cancelled, InputError, VoxelMorphError
 
 EXIT_OK, EXIT_ERROR, EXIT_CANCELLED = 0, 1, 130
+# As a shell reports a program that wrote into a pipe nobody read any more.
+EXIT_BROKEN_PIPE = 141
+TOO_LITTLE_MEMORY = (
+    "There is too little memory for these images. Close other programs, crop the fixed image, or set a coarser "
+    "working spacing (--working-spacing)."
+)
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
@@ -18,12 +30,120 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def exit_code_of(command: Callable[[], int]) -> int:
+    """Run a command; its errors become a sentence and an exit code."""
+    try:
+        with _ending_signals():
+            code = command()
+            if sys.stdout is not None:
+                # What was printed arrives, or the exit code says that it did not.
+                sys.stdout.flush()
+            return code
+    except Cancelled as error:
+        return _told(str(error), EXIT_CANCELLED)
+    except KeyboardInterrupt:
+        return _told("\nCancelled. Nothing was written.", EXIT_CANCELLED)
+    except VoxelMorphError as error:
+        return _told(f"Error: {error}", EXIT_ERROR)
+    except BrokenPipeError:
+        _give_up(sys.stdout)
+        return EXIT_BROKEN_PIPE
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return _told(f"Error: {TOO_LITTLE_MEMORY}", EXIT_ERROR)
+    except OSError as error:
+        if not _is_of_stdout(error):
+            raise
+        _give_up(sys.stdout)
+        return _told(f"Error: The output could not be printed: {error.strerror}.", EXIT_ERROR)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Of Python, numpy, SimpleITK and PyTorch, on a processor or a graphics card."""
+    text = str(error).lower()
+    signs = ("out of memory", "can't allocate memory", "failed to allocate", "bad_alloc", "not enough memory")
+    return isinstance(error, MemoryError) or any(sign in text for sign in signs)
+
+
+def _is_of_stdout(error: OSError) -> bool:
+    """Whether the standard output is what failed: it still cannot be written to."""
+    if error.filename is not None or sys.stdout is None:
+        return False
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return True
+    return False
+
+
+def _told(text: str, code: int) -> int:
+    # Without a place to say it, the exit code alone does.
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
+    return code
+
+
+def _give_up(stream) -> None:
+    """Let what is left in the stream's buffer go, so that Python's own flush at the end does not complain."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, stream.fileno())
+        os.close(nothing)
+
+
+@contextlib.contextmanager
+def _ending_signals() -> Iterator[None]:
+    """Within it, a request to end (SIGTERM, a closed terminal) is what Ctrl-C is."""
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    former = {}
+    for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):
+        number = getattr(signal, name, None)
+        # Whoever starts a program with nohup ignores the closed terminal; and not in another thread than the main one.
+        with contextlib.suppress(ValueError):
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                former[number] = signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def prepare_streams() -> None:
+    """Standard streams that are closed stay unused: the first file opened would get their number, and C libraries
+    would print into it. Names that are no UTF-8 can be printed.
+    """
+    with contextlib.suppress(OSError):
+        while True:
+            number = os.open(os.devnull, os.O_RDWR)
+            if number > 2:
+                os.close(number)
+                break
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def check_names(arguments: list[str]) -> None:
+    """Raise InputError for a file name that ITK and JSON cannot hold."""
+    for text in arguments:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            shown = text.encode(errors="backslashreplace").decode()
+            raise InputError(f"The name {shown} is no valid UTF-8 text, which file formats need. Rename it.") from error
+
+
 class Progress:
     """Progress on the terminal: a bar where there is one, a line a stage where the output is piped."""
 
     def __init__(self, stream=None) -> None:
         self._stream = stream or sys.stderr
-        self._bar = self._stream.isatty()
+        self._bar = self._stream is not None and self._stream.isatty()
         self._stage, self._drawn = "", 0.0
 
     def __enter__(self) -> Progress:
@@ -31,16 +151,25 @@ class Progress:
 
     def __exit__(self, *_) -> None:
         if self._bar:
-            self._stream.write("\r\033[K")
-            self._stream.flush()
+            self._write("\r\033[K")
 
     def __call__(self, stage: str, fraction: float) -> None:
         if not self._bar:
             if stage != self._stage:
-                print(f"{stage} ...", file=self._stream, flush=True)
+                self._write(f"{stage} ...\n")
         elif stage != self._stage or fraction >= 1.0 or time.monotonic() - self._drawn > 0.1:
             full = round(30 * fraction)
-            self._stream.write(f"\r\033[K[{'#' * full}{'.' * (30 - full)}] {100 * fraction:3.0f} %  {stage}")
-            self._stream.flush()
+            self._write(f"\r\033[K[{'#' * full}{'.' * (30 - full)}] {100 * fraction:3.0f} %  {stage}")
             self._drawn = time.monotonic()
         self._stage = stage
+
+    def _write(self, text: str) -> None:
+        if self._stream is None:
+            return
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except (OSError, ValueError):
+            # Nobody looks any more; the work goes on.
+            _give_up(self._stream)
+            self._stream, self._bar = None, False

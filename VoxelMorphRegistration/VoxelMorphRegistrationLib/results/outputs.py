@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import contextlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from ..images.files import read_image, write_image
 from ..images.image import Image
 from ..registration.result import Registration
 from .overview import overview
+from .staging import Staging
 
 TRANSFORM = "transform.h5"
 FIELD = "displacement.nii.gz"
@@ -37,48 +38,61 @@ def names_of(registration: Registration) -> list[str]:
 
 
 def check_folder(
-    folder: str | Path, with_labels: bool = False, overwrite: bool = False, with_inverse: bool = False
+    folder: str | Path,
+    with_labels: bool = False,
+    overwrite: bool = False,
+    with_inverse: bool = False,
+    inputs: Iterable[str | Path] = (),
 ) -> None:
     """Raise OutputError early when results could not be written to `folder`; leaves it as it was."""
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"The output {folder} is a file. Give a folder.")
-    existing = [name for name in output_names(with_labels, with_inverse) if (folder / name).exists()]
-    if existing and not overwrite:
-        raise OutputError(
-            f"The folder {folder} already holds {', '.join(existing)}. Give another folder, or --overwrite to "
-            "replace these files."
-        )
-    with _Staging(folder):
+    with reserved(folder, with_labels, overwrite, with_inverse, inputs):
         pass
 
 
-class _Staging:
-    """A temporary folder beside the results; it goes, and the output folder too if it was made here and is empty."""
+@contextlib.contextmanager
+def reserved(
+    folder: str | Path,
+    with_labels: bool = False,
+    overwrite: bool = False,
+    with_inverse: bool = False,
+    inputs: Iterable[str | Path] = (),
+) -> Iterator[Staging]:
+    """Hold the folder for results until they are written: a second run is refused at once, not after its work.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __enter__(self) -> Path:
-        self._made = [p for p in (self.folder, *self.folder.parents) if not p.exists()]
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.path = Path(tempfile.mkdtemp(prefix=".voxelmorph-", dir=self.folder))
-        except OSError as error:
-            self._remove_empty()
+    inputs: files and folders that are read; none of them is ever an output. Raises OutputError when results could not
+    be written. Without any written, the folder is as it was.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"The output {folder} is a file. Give a folder.")
+    names = output_names(True, True)
+    for path in map(Path, inputs):
+        if path.is_dir() and _same(path, folder):
+            raise OutputError(f"The folder {folder} is read as an input. Give another folder for the results.")
+        written = next((name for name in names if _same(path, folder / name)), None)
+        if written is not None:
+            raise OutputError(f"The input {path} would be replaced by a result. Give another folder for the results.")
+    with contextlib.ExitStack() as stack:
+        staging = Staging(folder)
+        stack.enter_context(staging)
+        names = output_names(with_labels, with_inverse)
+        existing = [name for name in names if (folder / name).exists()]
+        if existing and not overwrite:
             raise OutputError(
-                f"Nothing can be written to {self.folder}: {error.strerror}. Choose a folder that you may write to."
-            ) from error
-        return self.path
+                f"The folder {folder} already holds {', '.join(existing)}. Give another folder, or --overwrite to "
+                "replace these files."
+            )
+        in_the_way = next((name for name in existing if (folder / name).is_dir()), None)
+        if in_the_way is not None:
+            raise OutputError(f"There is a folder {folder / in_the_way}, which no result can replace. Remove it first.")
+        yield staging
 
-    def __exit__(self, *_) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
-        self._remove_empty()
 
-    def _remove_empty(self) -> None:
-        for folder in self._made:
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+def _same(path: Path, other: Path) -> bool:
+    try:
+        return path.samefile(other)
+    except OSError:
+        return False
 
 
 def write_registration(
@@ -89,17 +103,23 @@ def write_registration(
     *,
     fixed_labels: Image | None = None,
     overwrite: bool = False,
+    place: Staging | None = None,
 ) -> list[Path]:
     """Write transform (.h5), field (NIfTI), inverse transform (.h5, where it was made), warped image and labels,
     Jacobian map, report and overview picture.
 
     The files are written under a temporary name, those that hold numbers are read back and compared, and then they
-    take their places together. Raises OutputError; the folder is then as it was.
+    take their places together. place: the folder, where it is held already. Raises OutputError; the folder is then as
+    it was.
     """
     folder = Path(folder)
-    check_folder(folder, registration.warped_labels is not None, overwrite, registration.inverse is not None)
-    total = registration.total_field()
-    with _Staging(folder) as stage:
+    with contextlib.ExitStack() as stack:
+        if place is None:
+            inverse = registration.inverse is not None
+            held = reserved(folder, registration.warped_labels is not None, overwrite, inverse)
+            place = stack.enter_context(held)
+        stage = place.path
+        total = registration.total_field()
         try:
             write_field(total, stage / TRANSFORM)
             write_field(total, stage / FIELD)
@@ -112,10 +132,12 @@ def write_registration(
             (stage / REPORT).write_text(registration.report.to_json() + "\n", encoding="utf-8")
             overview(registration, fixed, moving, stage / OVERVIEW, fixed_labels=fixed_labels)
             _verify(registration, total, stage)
-            return _move(stage, folder, names_of(registration))
+            # An older map of labels or inverse does not outlive the transform that it belongs to.
+            return place.swap(names_of(registration), (LABELS, INVERSE))
         except OSError as error:
             raise OutputError(
-                f"The results could not be written to {folder}: {error.strerror}. Check the free space and permissions."
+                f"The results could not be written to {folder}: {error.strerror}. Check the free space and "
+                "permissions, and whether another program has one of the files open."
             ) from error
 
 
@@ -137,14 +159,7 @@ def _verify(registration: Registration, total, stage: Path) -> None:
                 intact = np.array_equal(expected, found, equal_nan=True)
         except (VoxelMorphError, RuntimeError) as error:
             raise OutputError(
-                f"A result in {stage.parent} could not be read back after writing: is the disk full?"
+                f"A result in {stage.parent.parent} could not be read back after writing: is the disk full?"
             ) from error
         if not intact:
-            raise OutputError(f"A result in {stage.parent} reads back changed: is the disk full or damaged?")
-
-
-def _move(stage: Path, folder: Path, names: list[str]) -> list[Path]:
-    """Put the finished files in their places; files of the same names, older labels and inverses make room for them."""
-    for name in (LABELS, INVERSE):
-        (folder / name).unlink(missing_ok=True)
-    return [(stage / name).replace(folder / name) for name in names]
+            raise OutputError(f"A result in {stage.parent.parent} reads back changed: is the disk full or damaged?")
