@@ -53,10 +53,10 @@ def exit_code_of(command: Callable[[], int]) -> int:
             raise
         return _told(f"Error: {TOO_LITTLE_MEMORY}", EXIT_ERROR)
     except OSError as error:
-        if not _is_of_stdout(error):
-            raise
+        # What a command writes on its own account it guards itself: left are its printed lines and the machine.
         _give_up(sys.stdout)
-        return _told(f"Error: The output could not be printed: {error.strerror}.", EXIT_ERROR)
+        what = f"{error.filename} cannot be used" if error.filename else "The output could not be written"
+        return _told(f"Error: {what}: {error.strerror or error}.", EXIT_ERROR)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -64,17 +64,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
     signs = ("out of memory", "can't allocate memory", "failed to allocate", "bad_alloc", "not enough memory")
     return isinstance(error, MemoryError) or any(sign in text for sign in signs)
-
-
-def _is_of_stdout(error: OSError) -> bool:
-    """Whether the standard output is what failed: it still cannot be written to."""
-    if error.filename is not None or sys.stdout is None:
-        return False
-    try:
-        sys.stdout.flush()
-    except OSError:
-        return True
-    return False
 
 
 def _told(text: str, code: int) -> int:

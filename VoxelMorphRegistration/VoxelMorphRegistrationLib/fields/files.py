@@ -11,6 +11,7 @@ from ..images.files import grid_from_sitk, set_sitk_geometry
 from ..images.grid import Grid
 from ..images.nifti import DISPLACEMENT_INTENT, NiftiContent, is_nifti_name, read_nifti, write_nifti
 from .displacement import DisplacementField
+from .hdf5 import remove_times
 
 _FLIP = np.array([-1.0, -1.0, 1.0], dtype=np.float32)
 
@@ -34,6 +35,8 @@ def write_field(field: DisplacementField, path: str | Path) -> None:
             vectors = sitk.GetImageFromArray(values.astype(np.float64), isVector=True)
             set_sitk_geometry(vectors, field.grid)
             sitk.WriteTransform(sitk.DisplacementFieldTransform(vectors), str(path))
+            if path.suffix == ".h5":
+                remove_times(path)
             return
         vectors = sitk.GetImageFromArray(values, isVector=True)
         set_sitk_geometry(vectors, field.grid)

@@ -109,7 +109,8 @@ def _draw_head(draw, report, titles: dict[str, str], left: dict[str, int], width
     first = (
         f"Model {report.model['name']}, alignment {alignment}, {passes}, "
         + (f"refinement {refined}, " if refined != "off" else "")
-        + f"{report.seconds.get('total', float('nan')):.1f} s on {report.device}"
+        # Without the time it took: the same registration gives the same picture.
+        + f"on {report.device}"
     )
     inside = report.folding["inside"]
     stages = ("before", "aligned", "after") if was_aligned(report) else ("before", "after")
