@@ -335,7 +335,7 @@ def test_dicom_folder_and_two_dimensional_files_are_told_apart(inputs, tmp_path,
     (tmp_path / "series").mkdir()
     command = ["register", str(tmp_path / "series"), str(inputs / "moving.nii.gz"), "-o", str(tmp_path / "out")]
     assert main(command) == 1
-    assert refused(capsys, "holds no DICOM series")
+    assert refused(capsys, "holds no DICOM")
     for name in ("a", "b"):
         pixels = np.random.default_rng(ord(name)).integers(0, 255, (40, 50)).astype(np.uint8)
         sitk.WriteImage(sitk.GetImageFromArray(pixels), str(tmp_path / f"{name}.png"))
