@@ -366,7 +366,7 @@ class VoxelMorphRegistrationLogic(ScriptedLoadableModuleLogic):
 
         Inputs, by name, each None for none: fixedLabels and movingLabels (label map volumes or segmentations),
         fixedPoints and movingPoints (markups), fixedMask and movingMask (either kind of labels), initialTransform (a
-        linear transform that would bring the moving volume to the fixed one).
+        transform, also one that bends space, that would bring the moving volume to the fixed one).
 
         Outputs, by name: outputTransform, outputVolume, outputLabels, outputJacobian, outputInverse: a node to
         update, None for a new one, False for none (the default of outputInverse). linear: "inside" the grid transform

@@ -9,11 +9,19 @@ from VoxelMorphRegistrationLib.fields.warp import warp_image
 from VoxelMorphRegistrationLib.images.grid import Grid
 from VoxelMorphRegistrationLib.registration.register import register
 from VoxelMorphRegistrationLib.registration.settings import Settings
-from VoxelMorphRegistrationLib.registration.start import sampled_start, start_field, start_matrix
+from VoxelMorphRegistrationLib.registration.start import sampling_start, start_field, start_matrix
 
 MATRIX = np.eye(4)
 MATRIX[:3, :3] = rotation((5, -8, 12)) @ np.diag([1.1, 0.95, 1.03])
 MATRIX[:3, 3] = (3, -2, 5)
+
+
+def finish(generator):
+    while True:
+        try:
+            next(generator)
+        except StopIteration as end:
+            return end.value
 
 
 def displacement_of(function, grid: Grid) -> DisplacementField:
@@ -87,7 +95,7 @@ def test_refinement_goes_on_from_the_start_alone():
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_start_is_sampled_from_whatever_carries_points(kind):
     grid = make_grid(**KINDS[kind])
-    start = sampled_start(curved, grid)
+    start = finish(sampling_start(curved, grid))
     points = grid.to_ras(np.random.default_rng(1).uniform(0, grid.size - 1, (50, 3)))
     # Linear between voxels of twice the finest spacing.
     assert np.linalg.norm(start.transform_points(points) - curved(points), axis=1).max() < 0.15

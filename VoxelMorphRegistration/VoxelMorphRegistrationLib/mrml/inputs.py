@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+import vtk
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from ..errors import InputError
 from ..images.grid import check_matrix
 from ..images.image import Image
 from ..images.landmarks import matched
+from ..registration.start import Initial, sampling_start
 from .frames import frame_of
 from .labels import matching_labels, reading_labels, reading_mask
 from .steps import finish
@@ -45,7 +48,7 @@ class Inputs:
     moving_points: np.ndarray | None = None
     fixed_mask: Image | None = None
     moving_mask: Image | None = None
-    initial_transform: np.ndarray | None = None
+    initial_transform: Initial | None = None
     fixed_side: tuple = ()
     moving_side: tuple = ()
     warnings: tuple[str, ...] = ()
@@ -84,12 +87,13 @@ def reading_inputs(
 ) -> Generator[None, None, Inputs]:
     """Read the nodes of a registration in steps; optional ones may be None. `replaced` as in image_from_node.
 
-    initial_transform: a linear transform node that would bring the moving volume, as it lies, to the fixed one.
+    initial_transform: a transform node that would bring the moving volume, as it lies, to the fixed one, parents of
+    its own included; where it bends space, it is sampled over the fixed volume.
 
     Segmentations are brought onto the grid of their volume (nearest), because their own grid is a side matter.
     """
     _check_volumes(fixed_node, moving_node)
-    start = None if initial_transform is None else _initial_matrix(initial_transform, moving_node)
+    start: Initial | None = None if initial_transform is None else _initial_matrix(initial_transform, moving_node)
     *points, unpaired = matched(
         *(
             None if node is None else landmarks_from_node(node, f"{side} points")
@@ -97,6 +101,8 @@ def reading_inputs(
         )
     )
     fixed = yield from reading_image(fixed_node, "fixed volume", replaced)
+    if initial_transform is not None and start is None:
+        start = yield from sampling_start(_mover_from_world(initial_transform), fixed.grid)
     moving = yield from reading_image(moving_node, "moving volume", replaced)
     labels = []
     for side, node, image in (("fixed", fixed_labels, fixed), ("moving", moving_labels, moving)):
@@ -129,7 +135,7 @@ def reading_inputs(
         fixed_side=tuple(node for node in (fixed_labels, fixed_points, fixed_mask) if node is not None),
         moving_side=tuple(node for node in (moving_labels, moving_points, moving_mask) if node is not None),
         warnings=(
-            *(_warnings_of_start(initial_transform.GetName(), start) if start is not None else ()),
+            *(_warnings_of_start(initial_transform.GetName(), start) if isinstance(start, np.ndarray) else ()),
             *(text for table in labels if table is not None for text in table.warnings),
             *unpaired,
         ),
@@ -149,11 +155,12 @@ def _check_volumes(fixed_node, moving_node) -> None:
             raise InputError(f"The volume '{node.GetName()}' is not in the scene. Load it, or choose another one.")
 
 
-def _initial_matrix(node, moving_node) -> np.ndarray:
-    """(4, 4), fixed to moving RAS mm, of a transform node that brings the moving volume to the fixed one."""
+def _initial_matrix(node, moving_node) -> np.ndarray | None:
+    """(4, 4), fixed to moving RAS mm, of a transform node that brings the moving volume to the fixed one; None where it
+    bends space."""
     name = named(node, "initial transform")
-    if not node.IsA("vtkMRMLTransformNode") or not node.IsTransformToWorldLinear():
-        raise InputError(f"The {name} is not linear. Choose a linear transform.")
+    if not node.IsA("vtkMRMLTransformNode"):
+        raise InputError(f"The {name} is no transform. Choose a transform.")
     parent = moving_node.GetParentTransformNode()
     while parent is not None:
         if parent is node:
@@ -161,7 +168,25 @@ def _initial_matrix(node, moving_node) -> np.ndarray:
                 f"The {name} moves the moving volume already, and counts as it lies. Leave the choice empty."
             )
         parent = parent.GetParentTransformNode()
+    if not node.IsTransformToWorldLinear():
+        return None
     return np.linalg.inv(check_matrix(matrix_between(node, None), name))
+
+
+def _mover_from_world(node) -> Callable[[np.ndarray], np.ndarray]:
+    """A function that carries points (N, 3) of the world to where a transform node, with its parents, has them from."""
+    general = vtk.vtkGeneralTransform()
+    node.GetTransformFromWorld(general)
+
+    def move(points: np.ndarray) -> np.ndarray:
+        start, end = vtk.vtkPoints(), vtk.vtkPoints()
+        start.SetDataTypeToDouble()
+        end.SetDataTypeToDouble()
+        start.SetData(numpy_to_vtk(np.ascontiguousarray(points), deep=True))
+        general.TransformPoints(start, end)
+        return vtk_to_numpy(end.GetData()).copy()
+
+    return move
 
 
 def _warnings_of_start(name: str, matrix: np.ndarray) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from ..images.grid import Grid, check_matrix, working_grid
 
 # (4, 4), or the displacement S(x) - x of any transform S; fixed to moving, RAS mm.
 Initial = np.ndarray | DisplacementField
-# The nearest matrix is found from so many voxels.
+# The nearest matrix is found from so many voxels; as many are sampled in a step.
 _POINTS = 20_000
 
 
@@ -48,15 +48,16 @@ def start_field(initial: Initial | None, matrix: np.ndarray, fixed: Grid) -> Dis
     return initial.then_linear(np.linalg.inv(matrix)).covering(fixed)
 
 
-def sampled_start(
-    move: Callable[[np.ndarray], np.ndarray], fixed: Grid, spacing_mm: float | None = None
-) -> DisplacementField:
-    """A start from anything that carries points: move((N, 3) fixed RAS mm) gives (N, 3) moving RAS mm.
+def sampling_start(move: Callable[[np.ndarray], np.ndarray], fixed: Grid) -> Generator[None, None, DisplacementField]:
+    """A start from anything that carries points, in steps: move((N, 3) fixed RAS mm) gives (N, 3) moving RAS mm.
 
-    Sampled over the fixed image at `spacing_mm` (None: twice its finest spacing, all that the refinement holds).
+    Sampled over the fixed image at twice its finest spacing, all that the refinement holds.
     """
-    spacing = spacing_mm or 2 * float(np.min(fixed.spacing[fixed.size > 1]))
-    grid = grid_over(working_grid(fixed, spacing), fixed)
+    grid = grid_over(working_grid(fixed, 2 * float(np.min(fixed.spacing[fixed.size > 1]))), fixed)
     points = grid.positions().reshape(-1, 3)
-    moved = np.asarray(move(points), np.float64).reshape(-1, 3)
-    return DisplacementField((moved - points).reshape(*grid.shape, 3).astype(np.float32), grid)
+    steps = np.empty(points.shape, np.float32)
+    for first in range(0, len(points), _POINTS):
+        some = slice(first, first + _POINTS)
+        steps[some] = np.asarray(move(points[some]), np.float64).reshape(-1, 3) - points[some]
+        yield
+    return DisplacementField(steps.reshape(*grid.shape, 3), grid)
