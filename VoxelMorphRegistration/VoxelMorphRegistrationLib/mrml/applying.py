@@ -14,8 +14,6 @@ import numpy as np
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
-import slicer
-
 from ..errors import InputError
 from ..fields.displacement import DisplacementField
 from ..images.grid import Grid
@@ -28,14 +26,18 @@ from .names import (
     LINEAR_ROLE,
     PARENT_ATTRIBUTE,
     REPORT_ATTRIBUTE,
+    RUN_ATTRIBUTE,
     SETTINGS_ATTRIBUTE,
 )
+from .results import results_of
 from .transforms import (
     TRANSFORM_CLASS,
     grid_transform,
     linear_transform,
+    make_grid_linear,
     mark_as_inverse,
     matrix_from_vtk,
+    oriented_grid,
     put_under,
 )
 from .volumes import parent_to_world
@@ -49,21 +51,38 @@ _CHECKED, _TOLERANCE_MM = 100, 0.5
 def side_of(transform_node, node) -> str:
     """ "moving" or "fixed": the side of a transform that a node is known to lie on; "" where that cannot be told.
 
-    Known are the registered volumes, and segmentations drawn on one of them. Nodes of the moving side go under the
-    transform, those of the fixed side under its inverse.
+    Known are the registered volumes, the labels, points and masks that the registration was given, its results, which
+    lie on the fixed volume, and segmentations drawn on one of these volumes. Nodes of the moving side go under the
+    transform, those of the fixed side under its inverse. An inverse transform has the same sides as its transform.
     """
-    source = transform_node.GetNodeReference(transform_node.GetMovingNodeReferenceRole())
-    target = transform_node.GetNodeReference(transform_node.GetFixedNodeReferenceRole())
-    if transform_node.GetAttribute(DIRECTION_ATTRIBUTE) == "inverse":
-        source, target = target, source
+    grid_node, _ = _resolved(transform_node)
+    moving = grid_node.GetNodeReference(grid_node.GetMovingNodeReferenceRole())
+    fixed = grid_node.GetNodeReference(grid_node.GetFixedNodeReferenceRole())
+    if grid_node.GetAttribute(DIRECTION_ATTRIBUTE) == "inverse":
+        moving, fixed = fixed, moving
+        grid_node = _forward_of(grid_node)
+    results = results_of(grid_node)
+    given = {"moving": results.moving_side, "fixed": results.fixed_side}
+    sides = [side for side, nodes in given.items() if any(node is one for one in nodes)]
+    if len(sides) == 1:
+        return sides[0]
     drawn_on = None
     if node.IsA("vtkMRMLSegmentationNode"):
-        role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
-        drawn_on = node.GetNodeReference(role)
-    for volume, side in ((source, "moving"), (target, "fixed")):
-        if volume is not None and (node is volume or drawn_on is volume):
+        drawn_on = node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole())
+    for volumes, side in (((moving,), "moving"), ((fixed, results.volume, results.labels, results.jacobian), "fixed")):
+        if any(volume is not None and (node is volume or drawn_on is volume) for volume in volumes):
             return side
     return ""
+
+
+def _forward_of(inverse_node):
+    """The transform that a node is the inverse of, or None."""
+    scene = inverse_node.GetScene()
+    for n in range(scene.GetNumberOfNodesByClass(TRANSFORM_CLASS)):
+        node = scene.GetNthNodeByClass(n, TRANSFORM_CLASS)
+        if node.GetNodeReference(INVERSE_ROLE) is inverse_node:
+            return node
+    return None
 
 
 def apply_transform(transform_node, nodes: Iterable) -> list:
@@ -111,30 +130,30 @@ def applied_nodes(transform_node) -> list:
     return [node for node in every if _is_under(grid_node, node)]
 
 
-def harden(nodes: Iterable) -> None:
+def harden(nodes: Iterable) -> list[str]:
     """Write the transforms above nodes into their own positions for good; nothing can be taken off afterwards.
 
-    All or none: raises InputError before anything changes. Volumes and segmentations under a deformation are
-    refused: Slicer would resample them onto another grid, and cuts off what the transform's grid does not reach (on
-    a test case with a turned parent transform, half of the segment's voxels).
+    Volumes and segmentations under a deformation stay as they are: Slicer would resample them onto another grid, and
+    cuts off what the transform's grid does not reach (on a test case with a turned parent transform, half of the
+    segment's voxels). Returns a sentence for each node that was not hardened.
     """
-    nodes = list(nodes)
-    for node in nodes:
-        parent = node.GetParentTransformNode()
-        voxels = node.IsA("vtkMRMLVolumeNode") or node.IsA("vtkMRMLSegmentationNode")
-        if parent is not None and voxels and not parent.IsTransformToWorldLinear():
-            raise InputError(
-                f"'{node.GetName()}' is not hardened: Slicer would resample its voxels onto another grid and cut some "
-                "off. Use the registered volume or segmentation that the registration writes."
-            )
+    left = []
     for node in nodes:
         between = node.GetParentTransformNode()
         if between is None:
             continue
-        if not node.HardenTransform():
-            raise InputError(f"Slicer could not harden the transform on '{node.GetName()}'.")
-        _remove_if_unused(between)
-        _forget(node)
+        voxels = node.IsA("vtkMRMLVolumeNode") or node.IsA("vtkMRMLSegmentationNode")
+        if voxels and not between.IsTransformToWorldLinear():
+            left.append(
+                f"'{node.GetName()}' is not hardened: Slicer would resample its voxels onto another grid and cut some "
+                "off. Use the registered volume or segmentation that the registration writes."
+            )
+        elif not node.HardenTransform():
+            left.append(f"Slicer could not harden the transform on '{node.GetName()}'.")
+        else:
+            _remove_if_unused(between)
+            _forget(node)
+    return left
 
 
 def known_inverse(transform_node):
@@ -175,7 +194,7 @@ def write_inverse(transform_node, field: DisplacementField, fixed_to_world: np.n
     node.SetAndObserveTransformFromParent(grid_transform(field))
     node.SetNodeReferenceID(node.GetFixedNodeReferenceRole(), moving_node.GetID())
     node.SetNodeReferenceID(node.GetMovingNodeReferenceRole(), None if fixed_node is None else fixed_node.GetID())
-    for attribute in (SETTINGS_ATTRIBUTE, REPORT_ATTRIBUTE):
+    for attribute in (SETTINGS_ATTRIBUTE, REPORT_ATTRIBUTE, RUN_ATTRIBUTE):
         node.SetAttribute(attribute, grid_node.GetAttribute(attribute))
     mark_as_inverse(node, grid_node, fixed_to_world)
     return node
@@ -222,7 +241,8 @@ def _matrix_between(grid_node, top, node) -> np.ndarray | None:
     if not node.CanApplyNonLinearTransforms():
         raise InputError(f"{name} cannot be deformed. Choose volumes, segmentations, markups or models.")
     inverse = grid_node.GetAttribute(DIRECTION_ATTRIBUTE) == "inverse"
-    if side_of(grid_node, node) == ("moving" if inverse else "fixed"):
+    node_side = side_of(grid_node, node)
+    if node_side == ("moving" if inverse else "fixed"):
         here, there = ("moving", "transform") if inverse else ("fixed", "inverse transform")
         raise InputError(f"{name} lies on the {here} side of '{grid_node.GetName()}'. Put it under the {there}.")
     recorded = grid_node.GetAttribute(PARENT_ATTRIBUTE)
@@ -293,13 +313,13 @@ def _forget(node) -> None:
 
 
 def _oriented_grid(grid_node):
-    result = grid_node.GetTransformFromParentAs("vtkOrientedGridTransform", False, False)
-    if result is None or result.GetDisplacementGrid() is None or not grid_node.GetAttribute(PARENT_ATTRIBUTE):
+    # One that was loaded from a file is cubic.
+    if not grid_node.GetAttribute(PARENT_ATTRIBUTE) or not make_grid_linear(grid_node):
         raise InputError(
             f"'{grid_node.GetName()}' is no transform written by a registration, or it was hardened since. Register "
             "the volumes again."
         )
-    return result
+    return oriented_grid(grid_node)
 
 
 def _grid_of(grid_node) -> Grid:

@@ -17,8 +17,12 @@ import slicer
 
 from ..errors import InputError
 from . import display
+from .label_views import quiet_labels
+from .labels import Label
 from .names import FORMER_ROLE, PARENT_ATTRIBUTE
-from .transforms import TRANSFORM_CLASS, linear_transform
+from .segments_out import building, releasing
+from .steps import finish
+from .transforms import TRANSFORM_CLASS, linear_transform, matrix_from_vtk
 from .view_state import (
     CHECK_ATTRIBUTE,
     OUTLINE_ATTRIBUTE,
@@ -47,6 +51,7 @@ def show_pair(background_node, foreground_node, opacity: float = 0.5) -> bool:
     scene = background_node.GetScene()
     new = any(one.GetBackgroundVolumeID() != background_node.GetID() for one in composite_nodes(scene))
     display.show_overlay(background_node, foreground_node, opacity)
+    quiet_labels(scene)
     link(scene, True)
     return new
 
@@ -129,6 +134,8 @@ def _check_node(scene, class_name: str, what: str):
     node.SetName(what)
     node.SetAttribute(CHECK_ATTRIBUTE, what)
     node.SetSaveWithScene(False)
+    # Nothing that a user would choose as an input.
+    node.SetHideFromEditors(True)
     return scene.AddNode(node)
 
 
@@ -290,15 +297,15 @@ def hide_outlines(scene) -> None:
 
 def _as_segmentation(label_node, side: str):
     node = _check_node(label_node.GetScene(), "vtkMRMLSegmentationNode", f"Outlines of {side}")
-    node.GetSegmentation().RemoveAllSegments()
     node.SetAndObserveTransformNodeID(label_node.GetTransformNodeID())
-    logic = slicer.vtkSlicerSegmentationsModuleLogic
-    data = slicer.vtkOrientedImageData()
-    data.ShallowCopy(label_node.GetImageData())
+    array = slicer.util.arrayFromVolume(label_node)
     matrix = vtk.vtkMatrix4x4()
     label_node.GetIJKToRASMatrix(matrix)
-    data.SetImageToWorldMatrix(matrix)
-    logic.ImportLabelmapToSegmentationNode(data, node, "", "")
+    values = sorted({*np.unique(array).tolist()} - {0})
+    table = {value: Label(f"Label {value}", OUTLINE_COLORS[side]) for value in values if value > 0}
+    former = node.GetSegmentation()
+    node.SetAndObserveSegmentation(finish(building(array, matrix_from_vtk(matrix), table)))
+    finish(releasing(former))
     return node
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import slicer
 
 from ..errors import InputError
-from .view_state import CHECK_ATTRIBUTE, restore_outline
+from .view_state import CHECK_ATTRIBUTE, restore_fill, restore_outline
 
 JACOBIAN_COLORS_ATTRIBUTE = "VoxelMorph.JacobianColors"
 LABEL_COLORS_ATTRIBUTE = "VoxelMorph.LabelColors"
@@ -167,6 +167,7 @@ def show_segments_like(node, other_node) -> None:
     shown.CopyContent(other)
     # A check may show the other one as outlines just now.
     restore_outline(node)
+    restore_fill(shown)
     shown.RemoveAttribute(CHECK_ATTRIBUTE)
 
 

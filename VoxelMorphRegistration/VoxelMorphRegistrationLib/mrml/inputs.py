@@ -24,7 +24,7 @@ from .volumes import landmarks_from_node, named, parent_to_world, reading_image
 if TYPE_CHECKING:
     from .labels import Labels
 
-# Along one direction. FACTOR
+# Along one direction. The brains of any two of 28 adults differ by at most 1.26 (378 pairs, along R, A and S).
 LARGEST_FACTOR = 1.5
 
 

@@ -15,7 +15,9 @@ from .segments_in import Placed, placing
 from .steps import COPIED_BYTES, finish, slabs
 from .volumes import named, parent_to_world, reading_image
 
-# Of a segment's voxels, shared with others. OVERLAP
+# Of a segment's voxels, those shared with others. Surfaces that Slicer makes of 229 structures of two brains and an
+# abdomen, filled again on their grids, share 2 % (median) to 11 % (smallest structures) with their neighbours;
+# structures that were drawn one over the other share all of the smaller one.
 SMALL_OVERLAP = 0.2
 
 

@@ -1,8 +1,8 @@
 """Segmentations read onto the grid of their volume, a step at a time.
 
 Read are the binary label maps that segments share, layer by layer, where they lie, so that neither the number of
-segments nor the segmentation's own reference geometry matters. Segments of another kind (surfaces, contours) are
-turned into label maps on the volume's grid one by one. The user's node is not changed.
+segments nor the segmentation's own reference geometry matters. Surfaces are filled on the volume's grid, and other
+kinds (contours, fractions) turned into label maps there by Slicer, one by one. The user's node is not changed.
 """
 
 from __future__ import annotations
@@ -19,9 +19,13 @@ import slicer
 from ..errors import InputError
 from ..images.grid import Grid
 from .steps import COPIED_BYTES, PLACED_VOXELS, slabs
+from .surfaces_in import filling
 from .transforms import matrix_from_vtk, matrix_to_vtk
 
 BINARY = slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName()
+SURFACE = slicer.vtkSegmentationConverter.GetClosedSurfaceRepresentationName()
+# Slices of an array, and the numbers of segments there, 0 for none.
+_Piece = tuple[tuple[slice, slice, slice], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,17 +63,15 @@ def placing(node, grid: Grid, to_world: np.ndarray, name: str) -> Generator[None
     array = np.zeros(grid.shape, np.int16 if len(ids) < 2**15 else np.int32)
     voxels, shared = np.zeros(len(ids) + 1, np.int64), np.zeros(len(ids) + 1, np.int64)
     yield
-    for layer in _layers(segmentation, segments, local_grid, name):
+    for place, numbers in _pieces(segmentation, segments, local_grid, name):
+        region = array[place]
+        voxels += np.bincount(numbers.ravel(), minlength=len(voxels))
+        both = (region > 0) & (numbers > 0)
+        if both.any():
+            for claimed in (region[both], numbers[both]):
+                shared += np.bincount(claimed, minlength=len(shared))
+        np.maximum(region, numbers, out=region)
         yield
-        for place, numbers in _nearest(layer, local_grid):
-            region = array[place]
-            voxels += np.bincount(numbers.ravel(), minlength=len(voxels))
-            both = (region > 0) & (numbers > 0)
-            if both.any():
-                for claimed in (region[both], numbers[both]):
-                    shared += np.bincount(claimed, minlength=len(shared))
-            np.maximum(region, numbers, out=region)
-            yield
     voxels[0] = shared[0] = 0
     if not voxels.any():
         raise InputError(
@@ -79,7 +81,8 @@ def placing(node, grid: Grid, to_world: np.ndarray, name: str) -> Generator[None
     return Placed(array, ids, voxels, shared)
 
 
-def _layers(segmentation, segments: list, local_grid: Grid, name: str) -> Iterator[_Layer]:
+def _pieces(segmentation, segments: list, local_grid: Grid, name: str) -> Iterator[_Piece]:
+    """(place, numbers): which segments are where on the grid, piece by piece."""
     if segmentation.ContainsRepresentation(BINARY):
         shared: dict[str, list[tuple[int, object]]] = {}
         for number, segment in enumerate(segments, start=1):
@@ -87,13 +90,19 @@ def _layers(segmentation, segments: list, local_grid: Grid, name: str) -> Iterat
             if data is not None:
                 shared.setdefault(data.GetAddressAsString("vtkObject"), []).append((number, segment))
         for members in shared.values():
-            yield from _layer_of(members[0][1].GetRepresentation(BINARY), members)
-        return
-    convert = _Converter(segmentation, local_grid, name)
-    for number, segment in enumerate(segments, start=1):
-        single = convert(segment)
-        if single is not None:
-            yield from _layer_of(single.GetRepresentation(BINARY), [(number, single)])
+            for layer in _layer_of(members[0][1].GetRepresentation(BINARY), members):
+                yield from _nearest(layer, local_grid)
+    elif segmentation.ContainsRepresentation(SURFACE):
+        for number, segment in enumerate(segments, start=1):
+            surface = segment.GetRepresentation(SURFACE)
+            for place, inside in filling(surface, local_grid) if surface is not None else ():
+                yield place, np.where(inside, np.int32(number), np.int32(0))
+    else:
+        convert = _Converter(segmentation, local_grid, name)
+        for number, segment in enumerate(segments, start=1):
+            single = convert(segment)
+            for layer in _layer_of(single.GetRepresentation(BINARY), [(number, single)]) if single is not None else ():
+                yield from _nearest(layer, local_grid)
 
 
 def _layer_of(data, members: list[tuple[int, object]]) -> Iterator[_Layer]:
@@ -164,7 +173,7 @@ def _geometry(grid: Grid) -> str:
     )
 
 
-def _nearest(layer: _Layer, local_grid: Grid) -> Iterator[tuple[tuple[slice, slice, slice], np.ndarray]]:
+def _nearest(layer: _Layer, local_grid: Grid) -> Iterator[_Piece]:
     """(place, numbers): pieces of the grid and the segment numbers there, which are those of the nearest voxel."""
     to_source = np.linalg.inv(layer.to_local) @ local_grid.ijk_to_ras
     size = np.array(layer.array.shape[::-1])
@@ -190,7 +199,7 @@ def _nearest(layer: _Layer, local_grid: Grid) -> Iterator[tuple[tuple[slice, sli
         yield _place(start, part, shape), numbers
 
 
-def _nearest_along_axes(layer, to_source, axes, start, shape) -> Iterator:
+def _nearest_along_axes(layer, to_source, axes, start, shape) -> Iterator[_Piece]:
     """Where each axis of the grid follows one of the label map: an index each, and no position of every voxel."""
     index, kept = [], []
     for axis in range(3):

@@ -12,11 +12,10 @@ import numpy as np
 
 import slicer
 
-from .segments_in import BINARY
+from .segments_in import BINARY, SURFACE
 from .steps import COPIED_BYTES, slabs
 from .transforms import making_image_data, matrix_to_vtk
 
-SURFACE = slicer.vtkSegmentationConverter.GetClosedSurfaceRepresentationName()
 _GEOMETRY = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
 
 

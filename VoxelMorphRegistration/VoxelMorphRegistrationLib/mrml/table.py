@@ -8,7 +8,7 @@ import numpy as np
 import vtk
 
 from ..results.table import COLUMNS, NUMBERS, Row
-from .names import RESULTS_ROLE
+from .names import RESULTS_ROLE, RUN_ATTRIBUTE
 
 
 def write_results(transform_node, rows: Sequence[Row], name: str = ""):
@@ -33,6 +33,7 @@ def write_results(transform_node, rows: Sequence[Row], name: str = ""):
     node.SetAndObserveTable(table)
     node.SetUseColumnTitleAsColumnHeader(True)
     node.SetLocked(True)
+    node.SetAttribute(RUN_ATTRIBUTE, transform_node.GetAttribute(RUN_ATTRIBUTE))
     return node
 
 

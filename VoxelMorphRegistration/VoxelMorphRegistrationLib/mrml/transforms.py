@@ -104,6 +104,29 @@ def oriented_grid(node):
     return node.GetTransformFromParentAs("vtkOrientedGridTransform", False, False)
 
 
+def make_grids_linear(scene) -> None:
+    """Let the displacement grids of registrations in a scene be interpolated as they were computed, linearly.
+
+    Slicer reads grids as cubic, from scenes and files: between the grid's points that moves by up to .1 mm. To be
+    called when a scene was loaded. Transforms that this extension did not write are left alone.
+    """
+    for n in range(scene.GetNumberOfNodesByClass(TRANSFORM_CLASS)):
+        node = scene.GetNthNodeByClass(n, TRANSFORM_CLASS)
+        if node.GetAttribute(PARENT_ATTRIBUTE):
+            make_grid_linear(node)
+
+
+def make_grid_linear(node) -> bool:
+    """Interpolate the displacements of a transform node linearly, as ITK and ANTs do. Returns whether it has some."""
+    grid = oriented_grid(node)
+    if grid is None or grid.GetDisplacementGrid() is None:
+        return False
+    if grid.GetInterpolationMode() != vtk.VTK_LINEAR_INTERPOLATION:
+        grid.SetInterpolationModeToLinear()
+        node.TransformModified()
+    return True
+
+
 def matrix_between(source, target) -> np.ndarray:
     """(4, 4), the linear transform from below one transform node to below another; None is the world.
 

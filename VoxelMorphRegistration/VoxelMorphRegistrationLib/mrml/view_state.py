@@ -15,6 +15,8 @@ from .transforms import TRANSFORM_CLASS
 CHECK_ATTRIBUTE = "VoxelMorph.Check"
 # On a segmentation's display node: how it was shown before its outlines.
 OUTLINE_ATTRIBUTE = "VoxelMorph.BeforeOutline"
+# The same before it was made an outline in its own colours.
+QUIET_ATTRIBUTE = "VoxelMorph.BeforeQuiet"
 
 
 def nodes_of(scene, class_name: str) -> list:
@@ -139,6 +141,8 @@ class ViewState:
                 node.SetVisibility(False)
             node.RemoveAttribute(CHECK_ATTRIBUTE)
             node.RemoveAttribute(OUTLINE_ATTRIBUTE)
+        for node in nodes_of(self.scene, "vtkMRMLSegmentationDisplayNode"):
+            restore_fill(node)
 
 
 def remove_check_nodes(scene) -> None:
@@ -147,6 +151,15 @@ def remove_check_nodes(scene) -> None:
         for node in nodes_of(scene, class_name):
             if node.GetAttribute(CHECK_ATTRIBUTE):
                 remove_shown(node)
+
+
+def restore_fill(display_node) -> None:
+    """Fill segments again that a check made quiet."""
+    former = display_node.GetAttribute(QUIET_ATTRIBUTE)
+    if former:
+        for name, value in json.loads(former).items():
+            getattr(display_node, f"Set{name}")(value)
+        display_node.RemoveAttribute(QUIET_ATTRIBUTE)
 
 
 def restore_outline(node) -> None:

@@ -204,7 +204,7 @@ class _Writer:
         node = self.scene.AddNewNodeByClass(class_name, self.scene.GenerateUniqueName(name))
         if node is None:
             raise OutputError(f"The scene did not accept a new {class_name}.")
-        place_beside(node, self.inputs.fixed_node)
+        place_beside(node, self.inputs.fixed_node, self.inputs.moving_node)
         return node
 
     def _write_transform(self, transform, linear: np.ndarray | None):

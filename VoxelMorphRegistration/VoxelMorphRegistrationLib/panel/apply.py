@@ -6,7 +6,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from ..errors import VoxelMorphError
+from ..errors import InputError, VoxelMorphError
 from ..mrml import applying
 from ..mrml.names import APPLIED_ROLE, INVERSE_ROLE, REPORT_ATTRIBUTE
 from ..mrml.view_state import CHECK_ATTRIBUTE
@@ -137,5 +137,7 @@ class ApplySection:
         question = _("Write the transform into {names} for good? It cannot be taken off afterwards.")
         if nodes and slicer.util.confirmOkCancelDisplay(question.format(names=names)):
             with told(busy=True):
-                applying.harden(nodes)
+                left = applying.harden(nodes)
+                if left:
+                    raise InputError(" ".join(left))
             self.update_soon()
