@@ -187,6 +187,11 @@ def test_voxel_sizes_that_disagree_with_the_sform_are_told(code, tmp_path):
     check(path, matrix=larger, told=[["sform", "qform" if code else "4 x 5 x 6", "" if code else "2 x 2.5 x 3"]])
 
 
+@pytest.mark.parametrize("missing", [0, np.nan])
+def test_voxel_sizes_that_are_missing_contradict_nothing(missing, tmp_path):
+    check(save(tmp_path / "a.nii", codes=(0, 1), pixdim=(1, *[missing] * 3, 0, 0, 0, 0)))
+
+
 def test_rounding_is_no_contradiction(tmp_path):
     near = place() + np.random.default_rng(0).uniform(-5e-4, 5e-4, (4, 4))
     path = save(tmp_path / "a.nii", sform=near[:3].ravel(), pixdim=(1, 2.0004, 2.4996, 3, 0, 0, 0, 0))

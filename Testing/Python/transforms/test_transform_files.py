@@ -41,6 +41,26 @@ def test_a_matrix_of_fsl_survives_a_file_with_its_images(tmp_path):
         read_transform(tmp_path / "t.mat", "fsl", s.fixed)
 
 
+def test_a_matrix_in_a_mat_file_says_what_it_was_taken_for(tmp_path):
+    s = setting(ODD)
+    for name, target in (("t.mat", "greedy"), ("u.mat", "ants"), ("t.txt", "greedy")):
+        write_transform(Chain((Matrix(some_matrix()),)), tmp_path / name, target, sides=Sides(s.fixed, s.moving))
+    told = []
+    read_chain([str(tmp_path / name) for name in ("t.mat", "u.mat", "t.txt")], told=told)
+    assert len(told) == 1
+    assert "The matrix in t.mat was taken as RAS mm from fixed to moving" in told[0]
+    told.clear()
+    read_chain([f"{tmp_path / 't.mat'}:fsl"], fixed=s.fixed, moving=s.moving, told=told)
+    assert not told
+
+
+def test_a_transform_of_minc_is_refused_by_name(tmp_path):
+    rows = "1 0 0 10\n0 1 0 20\n0 0 1 30;\n"
+    (tmp_path / "t.xfm").write_text(f"MNI Transform File\n\nTransform_Type = Linear;\nLinear_Transform =\n{rows}")
+    with pytest.raises(InputError, match=r"t\.xfm is a transform of MINC or FreeSurfer"):
+        read_transform(tmp_path / "t.xfm")
+
+
 def test_an_lta_in_voxels_reads_as_the_one_in_millimetres(tmp_path):
     s = setting(ODD)
     write_transform(Chain((Matrix(s.matrix),)), tmp_path / "ras.lta", sides=Sides(s.fixed, s.moving))

@@ -93,7 +93,8 @@ def _apply(args: argparse.Namespace) -> int:
         check_names(one, output)
     reference = read_grid(args.reference, "reference") if args.reference else None
     moving = args.moving or next((one for one in inputs if kind_of(one) == IMAGE), None)
-    chain = read_chain(names, args.convention, reference, read_grid(moving, "moving image") if moving else None)
+    told: list[str] = []
+    chain = read_chain(names, args.convention, reference, read_grid(moving, "moving image") if moving else None, told)
     wishes = Wishes(
         reference,
         tuple(args.spacing) if args.spacing else None,
@@ -107,7 +108,7 @@ def _apply(args: argparse.Namespace) -> int:
             apply_to_file(chain, one, stage, output, wishes)
             for one, stage, output in zip(inputs, stages, outputs, strict=True)
         ]
-    print("\n".join(done))
+    print("\n".join([*done, *(f"  Warning: {text}" for text in told)]))
     return EXIT_OK
 
 

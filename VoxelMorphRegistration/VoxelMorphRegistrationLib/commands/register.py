@@ -144,7 +144,7 @@ def _register(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _start(args: argparse.Namespace, fixed, moving):
+def _start(args: argparse.Namespace, fixed, moving, told: list[str]):
     """The start of the registration: None, a matrix (4, 4), or the displacement of what bends space."""
     from ..images.grid import working_grid
     from ..results import outputs
@@ -157,7 +157,7 @@ def _start(args: argparse.Namespace, fixed, moving):
         names = [str(Path(args.earlier) / outputs.TRANSFORM)]
     if not names:
         return None
-    chain = read_chain(names, fixed=fixed, moving=moving)
+    chain = read_chain(names, fixed=fixed, moving=moving, told=told)
     return chain.matrix if chain.matrix is not None else chain.field_on(working_grid(fixed))
 
 
@@ -191,13 +191,13 @@ def _into(place, args: argparse.Namespace, settings, series, preview):
         args.fixed_points and landmarks.read_landmarks(args.fixed_points, "fixed landmarks"),
         args.moving_points and landmarks.read_landmarks(args.moving_points, "moving landmarks"),
     )
-    fixed = fixed.with_told(told)
     extras = {
         **_labels(args, fixed, moving),
         "fixed_points": fixed_points,
         "moving_points": moving_points,
-        "initial_transform": _start(args, fixed.grid, moving.grid),
+        "initial_transform": _start(args, fixed.grid, moving.grid, told),
     }
+    fixed = fixed.with_told(told)
     extras = {name: value for name, value in extras.items() if value is not None}
     print(f"Expected: {in_words(_expected(settings, fixed, extras.get('fixed_mask')))}.", file=sys.stderr, flush=True)
     with Progress() as progress:

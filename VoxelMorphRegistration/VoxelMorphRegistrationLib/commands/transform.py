@@ -6,6 +6,7 @@ import argparse
 import csv
 import io
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,7 +82,11 @@ def _grids(args: argparse.Namespace) -> tuple[Grid | None, Grid | None]:
 def _read(args: argparse.Namespace, names: list[str] | None = None) -> Chain:
     from ..transforms.reading import read_chain
 
-    return read_chain(names or args.files, args.convention, *_grids(args))
+    told: list[str] = []
+    chain = read_chain(names or args.files, args.convention, *_grids(args), told=told)
+    for text in told:
+        print(f"Warning: {text}", file=sys.stderr)
+    return chain
 
 
 def _sides(args: argparse.Namespace) -> Sides:

@@ -15,9 +15,11 @@ import numpy as np
 from .dicom_frames import DISTINCTIONS, Frame
 from .grid import LPS_FROM_RAS, Grid
 
-# Files round positions to .01 mm or better; a deviation below this, or below this part of a gap, is no other place.
+# Files round positions to .01 mm or better; a deviation below this, or below this part of a gap or of a pixel, is no
+# other place.
 _ROUNDING_MM = 0.01
 _ROUNDING_GAPS = 0.01
+_ROUNDING_PIXELS = 0.02
 # A gap longer than this many usual ones lacks a slice; one shorter than this part of it holds a slice too many.
 _MISSING = 1.5
 _DOUBLED = 0.2
@@ -77,8 +79,9 @@ def stack_of(frames: list[Frame]) -> Stack:
     is_even = bool(np.abs(distances - even).max() <= rounding)
     # A lean below the rounding of grids stays in the matrix, where it moves nothing.
     line = np.outer(np.linspace(0, 1, count), shifts[-1])
-    leans = np.abs(shifts[-1]).max() > 1e-3 * max(distances[-1], 1e-9) and np.abs(shifts[-1]).max() > _ROUNDING_MM
-    is_straight = bool(np.abs(shifts - line).max() <= _ROUNDING_MM) and not leans
+    within = max(_ROUNDING_MM, _ROUNDING_PIXELS * min(frames[0].spacing))
+    leans = np.abs(shifts[-1]).max() > max(1e-3 * distances[-1], within)
+    is_straight = bool(np.abs(shifts - line).max() <= within) and not leans
     return Stack(order, distances, shifts, is_even, is_straight)
 
 

@@ -136,8 +136,10 @@ def _contradictions(sform, qform, sizes, header, size_ijk, label: str, scale: fl
                 "programs, 3D Slicer among them, may take. Correct the header if the sform is wrong."
             ]
         return []
+    stated = np.abs(np.array(header["pixdim"][1:4], dtype=np.float64))
+    compared = np.isfinite(stated) & (stated > 0) & (np.array(size_ijk) > 1)
     longer = np.abs(columns - sizes) * np.array(size_ijk)
-    if (longer > _ROUNDING_VOXELS * columns)[np.array(size_ijk) > 1].any():
+    if (longer > _ROUNDING_VOXELS * columns)[compared].any():
         return [
             f"The header of the {label} gives two voxel sizes: {_times(columns * scale)} mm by the sform, which was "
             f"used, and {_times(sizes * scale)} mm by pixdim, which other programs, 3D Slicer among them, may take. "

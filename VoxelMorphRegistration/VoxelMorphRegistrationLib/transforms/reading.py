@@ -40,18 +40,33 @@ class Named:
 
 
 def read_chain(
-    names: list[str | Named], convention: str = "auto", fixed: Grid | None = None, moving: Grid | None = None
+    names: list[str | Named],
+    convention: str = "auto",
+    fixed: Grid | None = None,
+    moving: Grid | None = None,
+    told: list[str] | None = None,
 ) -> Chain:
     """The transforms of `names`, the first one applied first to positions of the reference. Raises InputError.
 
-    fixed, moving: the grids of the images, for files that need them (FSL's matrices, .npz fields).
+    fixed, moving: the grids of the images, for files that need them (FSL's matrices, .npz fields). told: gets
+    sentences about files that could mean something else than what they were taken for.
     """
     chain = Chain()
     for name in names:
         named = name if isinstance(name, Named) else Named.of(name, convention)
         found = read_transform(named.path, named.convention, fixed, moving)
+        if told is not None and named.convention == "auto" and _could_be_fsl(named.path):
+            told.append(
+                f"The matrix in {named.path.name} was taken as RAS mm from fixed to moving, as greedy writes it. If it "
+                f"is FSL's (FLIRT), say so: {named.path.name}:fsl."
+            )
         chain = chain.then(found.inverse() if named.inverted else found)
     return chain
+
+
+def _could_be_fsl(path: Path) -> bool:
+    """Whether a file is a matrix in text under the suffix that FLIRT and greedy give it."""
+    return path.suffix.lower() == ".mat" and matrices.rows_of_numbers(path) is not None
 
 
 def read_transform(
@@ -74,6 +89,13 @@ def read_transform(
         raise InputError(
             f"{path.name} is a file of FreeSurfer that is not known here. Write a linear one as .lta, and a field as "
             "NIfTI in voxels."
+        )
+    if name.endswith(".xfm"):
+        # ITK takes their numbers for LPS; they are RAS, and lead from moving to fixed.
+        raise InputError(
+            f"{path.name} is a transform of MINC or FreeSurfer, from moving to fixed, which is not read here. Convert "
+            f"it (lta_convert --inmni {path.name} --outlta {path.stem}.lta), or write the inverse of its matrix as "
+            "text: four rows of four numbers, RAS mm."
         )
     rows = matrices.rows_of_numbers(path)
     if rows is not None:
