@@ -3,7 +3,7 @@
 import time
 import unittest
 from pathlib import Path
-from typing import Annotated, Union
+from typing import Annotated, Any, Union
 
 import numpy as np
 import vtk
@@ -166,8 +166,8 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
     def __init__(self, parent=None):
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
-        self.logic = None
-        self._parameterNode = None
+        self.logic: Any = None
+        self._parameterNode: Any = None
         self._pair = (None, None)
 
     def setup(self):
@@ -374,7 +374,8 @@ class VoxelMorphRegistrationLogic(ScriptedLoadableModuleLogic):
 
         Raises VoxelMorphError with a plain sentence; the scene is then as before.
         """
-        ended, failed = [], []
+        ended: list = []
+        failed: list[Exception] = []
 
         def report(stage, fraction, seconds):
             try:
@@ -513,7 +514,8 @@ class VoxelMorphRegistrationTest(ScriptedLoadableModuleTest):
         self.delayDisplay("Registering two small volumes in the worker's process")
         fixed, moving = self.addVolume("Fixed", 10), self.addVolume("Moving", 14)
         settings = Settings(alignment="none", device="cpu")
-        ended, stages = [], set()
+        ended: list = []
+        stages: set[str] = set()
         VoxelMorphRegistrationLogic().registerAsync(
             fixed,
             moving,

@@ -105,14 +105,14 @@ def align(
     start = np.eye(4) if initial is None else check_matrix(initial, "initial transform")
     pair = Pair.of(fixed, moving, start, fixed_mask, seed)
     report(0.1)
-    if method == "none":
-        found, warnings = np.eye(4), []
-    elif method == "centers":
-        found, warnings = shift(pair.moving_center - pair.fixed_center), []
+    found = np.eye(4)
+    warnings: list[str] = []
+    if method == "centers":
+        found = shift(pair.moving_center - pair.fixed_center)
     elif method == "mass":
         check_contrast(pair)
-        found, warnings = shift(mass_center(pair.moving) - mass_center(pair.fixed)), []
-    else:
+        found = shift(mass_center(pair.moving) - mass_center(pair.fixed))
+    elif method != "none":
         check_contrast(pair)
         edges = Edges.of(pair, seed)
         found, rigid, warnings = _registered(pair, edges, method, initial is None, seed, report)
@@ -151,7 +151,8 @@ def _registered(
     def through(kind: str, spent: float, counts: bool) -> tuple[np.ndarray, np.ndarray | None]:
         """`best` before and after the last stage of its refinement. spent: cost of what is done; counts: whether this
         adds to it, for the progress."""
-        before, found = best, best
+        before: np.ndarray = best
+        found: np.ndarray | None = best
         for stage in STAGES[kind]:
             cost = stage.cost if counts else 0.0
 
@@ -167,7 +168,7 @@ def _registered(
         before, found = through(kind, done, counts=True)
         done += sum(stage.cost for stage in STAGES[kind])
         fault = fault_of(pair, edges, found, best, kind)
-        if fault is None:
+        if fault is None and found is not None:
             best, kept = found, kind
         elif kind == method != "similarity" and fault not in NO_GAIN:
             warnings.append(f"The {method} alignment was not used, because {fault}; the {kept} one was kept.")
@@ -178,7 +179,8 @@ def _registered(
                 before = best
                 _, found = through(kind, done, counts=False)
                 fault = fault_of(pair, edges, found, best, kind)
-                best = best if fault is not None else found
+                if fault is None and found is not None:
+                    best = found
             rigid = best
     return best, rigid, warnings
 
@@ -245,6 +247,6 @@ def _with_one_scale(pair: Pair, edges: Edges, affine: np.ndarray, seed: int, rep
     work = Sitk.of(pair)
     for stage in STAGES["rigid"]:
         found = work.refined(start, "similarity", stage, seed, lambda fraction: report(0.95 + 0.05 * fraction))
-        if fault_of(pair, edges, found, start, "rigid") is None:
+        if found is not None and fault_of(pair, edges, found, start, "rigid") is None:
             start = found
     return start

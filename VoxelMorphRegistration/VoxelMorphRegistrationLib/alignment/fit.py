@@ -12,6 +12,8 @@ from ..images.image import Image
 from .pair import BINS
 
 if TYPE_CHECKING:
+    import SimpleITK as sitk
+
     from .pair import Pair
 
 
@@ -43,10 +45,10 @@ STAGES = {
 class Sitk:
     """The reduced images as SimpleITK images of the frame's dimension, with masks where values are unknown."""
 
-    fixed: object
-    moving: object
-    fixed_mask: object
-    moving_mask: object
+    fixed: sitk.Image
+    moving: sitk.Image
+    fixed_mask: sitk.Image | None
+    moving_mask: sitk.Image | None
     center: np.ndarray
     points: np.ndarray
     spacing: float
@@ -135,7 +137,7 @@ def _to_sitk(image: Image):
     import SimpleITK as sitk
 
     grid = image.grid
-    axes = [axis for axis in range(3) if grid.dimension == 3 or axis != 2 - grid.flat_axis]
+    axes = [axis for axis in range(3) if grid.dimension == 3 or axis != grid.across]
     dimension = len(axes)
     # Unknown voxels are masked out, but blurring reaches them: the commonest value does least harm.
     array = np.nan_to_num(image.array, nan=float(np.nanmedian(image.array)))
@@ -151,7 +153,7 @@ def _sitk_transform(kind: str, matrix: np.ndarray, center: np.ndarray, dimension
     """A SimpleITK transform of the given kind that equals `matrix` as far as its kind allows."""
     import SimpleITK as sitk
 
-    kinds = {
+    kinds: dict[str, tuple[Callable, Callable]] = {
         "rigid": (sitk.Euler2DTransform, sitk.Euler3DTransform),
         "similarity": (sitk.Similarity2DTransform, sitk.Similarity3DTransform),
         "affine": (lambda: sitk.AffineTransform(2), lambda: sitk.AffineTransform(3)),

@@ -65,19 +65,19 @@ class Pair:
         # The moving image as the start shows it in the fixed space.
         moving_grid = moving.grid.transformed(np.linalg.inv(start @ frame))
         originals = Image(fixed.array, fixed_grid, fixed.name), Image(moving.array, moving_grid, moving.name)
-        centers = fixed_grid.center_ras, moving_grid.center_ras
 
-        def at_scale(part: float, count: int, bins: int) -> tuple:
+        def at_scale(part: float, count: int, bins: int) -> tuple[Image, Image, np.ndarray, float, Samples]:
             spacing = work_spacing(fixed_grid, moving_grid, part)
             # Two different lattices: on equal ones, both images blur alike wherever voxels meet voxels.
             small = [reduced(image, spacing * f) for image, f in zip(originals, (1.0, 0.9), strict=True)]
             usable = usable_voxels(small[0], mask, frame)
-            return *small, usable, spacing, Samples.of(small[0], usable, small[1], count, bins, seed)
+            return small[0], small[1], usable, spacing, Samples.of(small[0], usable, small[1], count, bins, seed)
 
         return Pair(
             frame,
             start,
-            *centers,
+            fixed_grid.center_ras,
+            moving_grid.center_ras,
             *at_scale(1.0, SAMPLES, BINS),
             lambda: at_scale(COARSE_PART, COARSE_SAMPLES, COARSE_BINS)[-1],
         )
@@ -102,7 +102,7 @@ def _frame(grid: Grid, unit: float) -> np.ndarray:
     frame = np.eye(4)
     frame[:3, 3] = grid.center_ras
     if grid.dimension == 2:
-        flat = 2 - grid.flat_axis
+        flat = grid.across
         first, second = (axis for axis in range(3) if axis != flat)
         normal = grid.directions[:, flat]
         along = grid.directions[:, first]
@@ -116,9 +116,10 @@ def _frame(grid: Grid, unit: float) -> np.ndarray:
 def _squared(image: Image) -> Image:
     """A slice whose flat axis is made the normal of its plane; its voxels stay where they are."""
     grid = image.grid
-    flat = 2 - grid.flat_axis
+    flat = grid.across
     matrix = grid.ijk_to_ras.copy()
-    normal = np.cross(*(grid.directions[:, axis] for axis in range(3) if axis != flat))
+    first, second = (grid.directions[:, axis] for axis in range(3) if axis != flat)
+    normal = np.cross(first, second)
     normal /= np.linalg.norm(normal)
     matrix[:3, flat] = normal * np.sign(normal @ matrix[:3, flat]) * grid.spacing[flat]
     return Image(image.array, Grid(grid.shape, matrix), image.name)
@@ -128,8 +129,8 @@ def _onto_plane(fixed: Image, moving: Image, start: np.ndarray) -> np.ndarray:
     """(4, 4) in fixed RAS: the smallest motion that carries the fixed plane onto the moving one, seen through start."""
     shown = _squared(Image(moving.array, moving.grid.transformed(np.linalg.inv(start)), moving.name)).grid
     center = fixed.grid.center_ras
-    normal = fixed.grid.directions[:, 2 - fixed.grid.flat_axis]
-    target = shown.directions[:, 2 - shown.flat_axis]
+    normal = fixed.grid.directions[:, fixed.grid.across]
+    target = shown.directions[:, shown.across]
     target = target * (1.0 if target @ normal >= 0 else -1.0)
     tilt = math.degrees(math.acos(min(1.0, float(target @ normal))))
     if tilt > LARGEST_TILT_DEGREES:

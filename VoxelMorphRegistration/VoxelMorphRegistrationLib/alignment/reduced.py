@@ -19,7 +19,7 @@ WORK_PIXELS = 60_000
 def extent(grid: Grid) -> float:
     """Volume of a grid in mm3; area in mm2 of a slice."""
     volume = abs(np.linalg.det(grid.ijk_to_ras[:3, :3])) * grid.voxel_count
-    return volume / grid.spacing[2 - grid.flat_axis] if grid.dimension == 2 else volume
+    return volume / grid.spacing[grid.across] if grid.dimension == 2 else volume
 
 
 def work_spacing(fixed: Grid, moving: Grid, part: float) -> float:
@@ -34,7 +34,7 @@ def reduced(image: Image, spacing: float) -> Image:
     image = filled(image).image
     # Means over whole blocks first: much cheaper than smoothing every voxel.
     image = _block_means(image.with_array(image.array.astype(np.float32)), spacing)
-    flat = -1 if image.grid.dimension == 3 else 2 - image.grid.flat_axis
+    flat = -1 if image.grid.dimension == 3 else image.grid.across
     wanted = [s if axis == flat else max(s, spacing) for axis, s in enumerate(image.grid.spacing)]
     small = resample(image, working_grid(image.grid, tuple(wanted)), background=math.nan, smooth=True)
     low, high = np.nanpercentile(small.array, [0.1, 99.8])

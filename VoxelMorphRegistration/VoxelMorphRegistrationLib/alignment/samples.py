@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
 
 from ..images.image import Image
 from .reduced import extent
@@ -66,7 +70,7 @@ class Samples:
         joint += np.bincount(cell.ravel() + 1, (known * upper_part).ravel(), cells)[:cells]
         joint = joint.reshape(len(maps), self.bins, self.bins)
         total = joint.sum((1, 2))
-        joint /= np.maximum(total, 1)[:, None, None]
+        joint = joint / np.maximum(total, 1)[:, None, None]
         both = _entropy(joint.reshape(len(maps), -1))
         each = _entropy(joint.sum(1)) + _entropy(joint.sum(2))
         similarity = np.where(each > 1e-9, 2 * (each - both) / np.maximum(each, 1e-9), 0.0)
@@ -86,7 +90,7 @@ class Source:
     volume: (1, 1, K, J, I) tensor. to_volume: (3, 4), frame to the (i, j, k) of grid_sample, -1 to 1.
     """
 
-    volume: object
+    volume: torch.Tensor
     to_volume: np.ndarray
 
     @staticmethod

@@ -10,7 +10,7 @@ In a slice cells of four voxels and triangles take their place (the non-diffeomo
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -57,7 +57,9 @@ def _parts(shape: tuple[int, ...], axes: list[int]) -> dict[tuple[int, ...], tup
 
 def _corners(flow, axes: list[int]) -> dict:
     """(3, k, j, i) displacements in voxels at each corner of the cells, channel c along array axis c."""
-    return {corner: flow[(slice(None), *part)] for corner, part in _parts(tuple(flow.shape[1:]), axes).items()}
+    parts = _parts(tuple(flow.shape[1:]), axes)
+    everywhere = {corner: (slice(None), *part) for corner, part in parts.items()}
+    return {corner: flow[part] for corner, part in everywhere.items()}
 
 
 def _edge(corners: dict, start: tuple[int, ...], end: tuple[int, ...]):
@@ -76,7 +78,7 @@ def _flipped(corner: tuple[int, ...], *axes: int) -> tuple[int, ...]:
 def _tetrahedra(corners: dict):
     """Volume turned inside out in each cell, the mean of both ways to cut it: eight corners of 1/6 and two cores of
     1/3, each belonging to one of the ways."""
-    total = None
+    total: Any = None
     for corner in corners:
         # The tetrahedron of a corner and its three neighbours.
         sign = float(np.prod([1 - 2 * step for step in corner]))
@@ -92,7 +94,7 @@ def _tetrahedra(corners: dict):
 
 
 def _triangles(corners: dict, axes: list[int]):
-    total = None
+    total: Any = None
     for corner in corners:
         first, second = (_edge(corners, corner, _flipped(corner, axis))[axes] for axis in axes)
         sign = float(np.prod([1 - 2 * corner[axis] for axis in axes]))

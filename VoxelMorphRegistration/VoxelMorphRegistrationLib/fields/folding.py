@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -88,7 +89,8 @@ def determinants(field: DisplacementField, grid: Grid, counted: np.ndarray | Non
         det[target] = _central_determinant(sides).numpy()
         if counted is not None and counted[target].any():
             box = bounding_box(counted[target])
-            folded = any_corner_folds([[side[(slice(None), *box)] for side in pair] for pair in sides])
+            within = (slice(None), *box)
+            folded = any_corner_folds([[side[within] for side in pair] for pair in sides])
             corners += int(np.count_nonzero(folded & counted[target][box]))
     return det, corners
 
@@ -114,18 +116,15 @@ def any_corner_folds(sides: list) -> np.ndarray:
 
     sides: for each array axis the two differences (3, k, J, I) of u in voxels.
     """
+    import torch
+
     columns = [[side.clone() for side in pair] for pair in sides]
     for axis in range(3):
         for side in columns[axis]:
             side[axis] += 1.0
-    lowest = None
-    for second in columns[1]:
-        for third in columns[2]:
-            product = _cross(second, third)
-            for first in columns[0]:
-                value = _dot(first, product)
-                lowest = value if lowest is None else lowest.minimum(value)
-    return (lowest <= 0).numpy()
+    products = (_cross(second, third) for second in columns[1] for third in columns[2])
+    values = (_dot(first, product) for product in products for first in columns[0])
+    return (functools.reduce(torch.minimum, values) <= 0).numpy()
 
 
 def _cross(b, c):

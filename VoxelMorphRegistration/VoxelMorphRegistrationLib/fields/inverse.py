@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
+    import torch
+
     from .displacement import DisplacementField
 
 
@@ -16,6 +18,14 @@ _FIXED_POINT_ROUNDS, _NEWTON_ROUNDS, _HALVINGS = 40, 20, 8
 INVERSE_TOLERANCE = 1e-3
 # An inverse is refused where more points than this part have none.
 LARGEST_PART_WITHOUT_INVERSE = 1e-3
+
+
+class Residual(Protocol):
+    """v + u(y + v) (N, 3) in RAS mm, of y (N, 3) in voxels i, j, k and v (N, 3) in mm."""
+
+    to_voxels: torch.Tensor
+
+    def __call__(self, base: torch.Tensor, v: torch.Tensor) -> torch.Tensor: ...
 
 
 class Displaced:
@@ -34,7 +44,7 @@ class Displaced:
         return v + sampling.sample(self.volume, positions[None, None, None])[0, :, 0, 0].T
 
 
-def inverted(displaced: Displaced, base, v, tolerance_mm: float):
+def inverted(displaced: Residual, base, v, tolerance_mm: float):
     """v (N, 3) with a residual of at most the tolerance, where that can be had, and the residual's size (N,).
 
     Fixed-point iteration v <- -u(y + v) (Chen et al., Med. Phys. 2008) from v (zero when None); where it does not
@@ -61,7 +71,7 @@ def inverted(displaced: Displaced, base, v, tolerance_mm: float):
     return v, error
 
 
-def _newton(displaced: Displaced, base, v, tolerance_mm: float):
+def _newton(displaced: Residual, base, v, tolerance_mm: float):
     """As _inverted, from v, by Newton's method with steps that are halved until the residual falls."""
     import torch
 

@@ -36,14 +36,15 @@ def box_sum_rows(volumes: torch.Tensor, rows: slice, radius: int) -> torch.Tenso
 def _run_sum(volumes: torch.Tensor, axis: int, length: int) -> torch.Tensor:
     """Sums of so many voxels in a row, by sums of powers of two of them: the axis is shorter by length - 1."""
     result = volumes.shape[axis] - length + 1
-    total, done, run, power = None, 0, volumes, 1
+    total: torch.Tensor | None = None
+    done, run, power = 0, volumes, 1
     while True:
         if length & power:
             part = run.narrow(axis, done, result)
             total = part if total is None else total + part
             done += power
         power *= 2
-        if power > length:
+        if total is not None and power > length:
             return total
         size = run.shape[axis] - power // 2
         run = run.narrow(axis, 0, size) + run.narrow(axis, power // 2, size)
@@ -64,8 +65,9 @@ def pooled(volumes: torch.Tensor, ratio: int) -> torch.Tensor:
 
 def _pairs(volumes: torch.Tensor, axis: int) -> torch.Tensor:
     """Sums of two neighbours along an axis."""
-    halves = [slice(None)] * axis
-    first, second = volumes[(*halves, slice(0, None, 2))], volumes[(*halves, slice(1, None, 2))]
+    before = (slice(None),) * axis
+    even, odd = (*before, slice(0, None, 2)), (*before, slice(1, None, 2))
+    first, second = volumes[even], volumes[odd]
     if first.shape == second.shape:
         return first + second
     out = first.clone(memory_format=torch.contiguous_format)

@@ -152,7 +152,7 @@ def _values(frames: list[Frame]) -> np.ndarray:
     """Real values (N, J, I) of frames in their order: whole numbers in the smallest type that holds them, or floats."""
     whole = all(float(part).is_integer() for frame in frames for part in (frame.slope, frame.intercept))
     stored: dict[Path, np.ndarray] = {}
-    result = None
+    result: np.ndarray | None = None
     for n, frame in enumerate(frames):
         if frame.path not in stored:
             # A file at a time, or the frames of one.
@@ -160,18 +160,21 @@ def _values(frames: list[Frame]) -> np.ndarray:
         plane = stored[frame.path][frame.index]
         if result is None:
             small = plane.dtype.itemsize <= 2 and max(abs(f.slope) for f in frames) < 2**14
-            kinds = (np.int32, np.int64) if whole and plane.dtype.kind != "f" else (np.float32, np.float64)
+            kinds: tuple[type, type] = (
+                (np.int32, np.int64) if whole and plane.dtype.kind != "f" else (np.float32, np.float64)
+            )
             result = np.empty((len(frames), *plane.shape), kinds[0 if small or plane.dtype == np.float32 else 1])
         if whole and result.dtype.kind == "i":
             np.multiply(plane, int(frame.slope), out=result[n], dtype=result.dtype, casting="unsafe")
             result[n] += int(frame.intercept)
         else:
             result[n] = plane * np.float64(frame.slope) + frame.intercept
+    assert result is not None, "no frame"
     if result.dtype.kind == "f":
         return result
     low, high = result.min(), result.max()
-    kinds = (np.uint8, np.int16, np.uint16, np.int32, np.uint32)
-    fitting = [kind for kind in kinds if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max]
+    smaller = (np.uint8, np.int16, np.uint16, np.int32, np.uint32)
+    fitting = [kind for kind in smaller if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max]
     return result.astype(fitting[0]) if fitting else result
 
 
@@ -234,13 +237,13 @@ def _unpacked(data, frame: Frame) -> np.ndarray:
     """Compressed pixels, decoded by GDCM as plain numbers: it is given nothing else of the file."""
     import SimpleITK as sitk
     from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import generate_uid
+    from pydicom.uid import UID, generate_uid
 
     bare = Dataset()
     bare.file_meta = FileMetaDataset()
     bare.file_meta.TransferSyntaxUID = data.file_meta.TransferSyntaxUID
     kind = "1.2.840.10008.5.1.4.1.1.7.3" if frame.count > 1 and data.BitsAllocated > 8 else "1.2.840.10008.5.1.4.1.1.7"
-    bare.SOPClassUID = bare.file_meta.MediaStorageSOPClassUID = kind
+    bare.SOPClassUID = bare.file_meta.MediaStorageSOPClassUID = UID(kind)
     bare.SOPInstanceUID = bare.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     names = ("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored")
     for name in (*names, "HighBit", "PixelRepresentation", "NumberOfFrames"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -91,8 +92,15 @@ class Frame:
         return self.path.name if self.count == 1 else f"{self.path.name}, frame {self.index + 1}"
 
     @property
+    def placed(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """position, rows and columns, where the file says them."""
+        assert self.position is not None and self.rows is not None and self.columns is not None
+        return self.position, self.rows, self.columns
+
+    @property
     def normal(self) -> np.ndarray:
-        return np.cross(self.columns, self.rows)
+        _, rows, columns = self.placed
+        return np.cross(columns, rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +172,7 @@ def _is_no_image(kind: str, has_series: bool) -> bool:
     return "Image Storage" not in name if is_known else has_series
 
 
-def series_of(uid: str, files: list[tuple[Path, object]]) -> Series:
+def series_of(uid: str, files: list[tuple[Path, Any]]) -> Series:
     """The frames of the files of one series, in the order of the files."""
     first = files[0][1]
     with warnings.catch_warnings():
@@ -285,7 +293,9 @@ def _distinctions(header, groups: list) -> dict[str, str]:
     for group in groups:
         for sequence in (*sequences, *types):
             items = group.get(sequence) if group is not None else None
-            for name in DISTINCTIONS if items else ():
+            if not items:
+                continue
+            for name in DISTINCTIONS:
                 if items[0].get(name) not in (None, ""):
                     found[name] = str(items[0].get(name))
     return found

@@ -184,14 +184,15 @@ def _refuse_missing(order: list[Frame], distances: np.ndarray) -> None:
 def grid_of(stack: Stack) -> Grid:
     """The grid of a stack that is even and straight, its first slice and row first, columns as i, rows as j."""
     first = stack.frames[0]
+    position, rows, columns = first.placed
     matrix = np.eye(4)
-    matrix[:3, 0] = first.columns * first.spacing[1]
-    matrix[:3, 1] = first.rows * first.spacing[0]
+    matrix[:3, 0] = columns * first.spacing[1]
+    matrix[:3, 1] = rows * first.spacing[0]
     matrix[:3, 2] = first.normal * stack.gap
     count = len(stack.frames)
     if count > 1:
-        matrix[:3, 2] += (stack.shifts[-1] @ np.stack([first.columns, first.rows])) / (count - 1)
-    matrix[:3, 3] = first.position
+        matrix[:3, 2] += (stack.shifts[-1] @ np.stack([columns, rows])) / (count - 1)
+    matrix[:3, 3] = position
     return Grid((count, *first.shape), LPS_FROM_RAS @ matrix)
 
 
@@ -227,11 +228,12 @@ def straightened(stack: Stack, array: np.ndarray) -> tuple[np.ndarray, Grid]:
         result[k] = in_plane(below)
         if weight > 1e-6:
             result[k] += weight * (in_plane(above) - result[k])
+    position, rows, columns = first.placed
     matrix = np.eye(4)
-    matrix[:3, 0] = first.columns * first.spacing[1]
-    matrix[:3, 1] = first.rows * first.spacing[0]
+    matrix[:3, 0] = columns * first.spacing[1]
+    matrix[:3, 1] = rows * first.spacing[0]
     matrix[:3, 2] = first.normal * gap
-    matrix[:3, 3] = first.position + matrix[:3, 0] * low[0] + matrix[:3, 1] * low[1]
+    matrix[:3, 3] = position + matrix[:3, 0] * low[0] + matrix[:3, 1] * low[1]
     return result, Grid(shape, LPS_FROM_RAS @ matrix)
 
 

@@ -10,10 +10,14 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # Two axes are at right angles up to this cosine of their angle: more than files round away, and still less than a
@@ -32,7 +36,7 @@ class Grid:
     direction, spacing and handedness. Raises InputError on a singular or non-finite matrix.
     """
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     ijk_to_ras: np.ndarray = field(repr=False)
 
     def __post_init__(self) -> None:
@@ -86,6 +90,11 @@ class Grid:
         return self.shape.index(1) if self.dimension == 2 else None
 
     @property
+    def across(self) -> int:
+        """Which of i, j, k (0 for i) has a single voxel, in a 2D grid."""
+        return 2 - self.shape.index(1)
+
+    @property
     def center_ras(self) -> np.ndarray:
         return self.to_ras((self.size - 1) / 2.0)
 
@@ -105,11 +114,11 @@ class Grid:
         axes = enumerate(_closest_axes(self))
         return "".join(_AXIS_LETTERS[axis][int(self.directions[axis, column] > 0)] for column, axis in axes)
 
-    def to_ras(self, ijk: np.ndarray) -> np.ndarray:
+    def to_ras(self, ijk: ArrayLike) -> np.ndarray:
         """Positions (..., 3) in voxels (i, j, k) to RAS mm."""
         return np.asarray(ijk, dtype=np.float64) @ self.ijk_to_ras[:3, :3].T + self.ijk_to_ras[:3, 3]
 
-    def to_ijk(self, ras: np.ndarray) -> np.ndarray:
+    def to_ijk(self, ras: ArrayLike) -> np.ndarray:
         """Positions (..., 3) in RAS mm to voxels (i, j, k)."""
         inverse = self.ras_to_ijk
         return np.asarray(ras, dtype=np.float64) @ inverse[:3, :3].T + inverse[:3, 3]
@@ -124,7 +133,7 @@ class Grid:
         ends = [(-0.5, n - 0.5) for n in self.size]
         return self.to_ras(np.array(list(itertools.product(*ends))))
 
-    def contains(self, ras: np.ndarray) -> np.ndarray:
+    def contains(self, ras: ArrayLike) -> np.ndarray:
         """Whether positions (..., 3) lie within the outer voxel edges."""
         ijk = self.to_ijk(ras)
         return np.all((ijk >= -0.5 - 1e-6) & (ijk <= self.size - 0.5 + 1e-6), axis=-1)
@@ -140,7 +149,7 @@ class Grid:
         """The grid moved by a 4x4 matrix in RAS."""
         return Grid(self.shape, np.asarray(matrix, dtype=np.float64) @ self.ijk_to_ras)
 
-    def cropped(self, start_ijk: np.ndarray, size_ijk: np.ndarray) -> Grid:
+    def cropped(self, start_ijk: ArrayLike, size_ijk: ArrayLike) -> Grid:
         """The same lattice of voxels with another start (may be negative) and size."""
         matrix = self.ijk_to_ras.copy()
         matrix[:3, 3] = self.to_ras(start_ijk)
@@ -150,7 +159,7 @@ class Grid:
         return {"shape_kji": list(self.shape), "ijk_to_ras": self.ijk_to_ras.tolist()}
 
 
-def _closest_axes(grid: Grid) -> tuple[int, int, int]:
+def _closest_axes(grid: Grid) -> tuple[int, ...]:
     """For i, j, k the RAS axis each follows best, one axis each."""
     size = np.abs(grid.directions)
     return max(itertools.permutations(range(3)), key=lambda p: sum(size[p[c], c] for c in range(3)))
@@ -209,7 +218,7 @@ def orthogonalised(grid: Grid) -> Grid:
 
 def working_grid(
     fixed: Grid,
-    spacing_mm: float | tuple[float, float, float] | None = None,
+    spacing_mm: ArrayLike | None = None,
     stride: int = 1,
     orientation: str | None = None,
 ) -> Grid:
@@ -225,7 +234,7 @@ def working_grid(
     old = base.spacing
     new = old if spacing_mm is None else np.broadcast_to(np.asarray(spacing_mm, dtype=np.float64), (3,))
     if not np.isfinite(new).all() or min(new) <= 0:
-        raise InputError(f"The working spacing must be positive, not {spacing_mm}.")
+        raise InputError(f"The working spacing must be positive, not {np.asarray(spacing_mm).tolist()}.")
     matrix = base.ijk_to_ras.copy()
     size, start = [], []
     for axis in range(3):

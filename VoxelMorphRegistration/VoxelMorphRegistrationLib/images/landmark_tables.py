@@ -57,7 +57,7 @@ class Table:
 def read_table(text: str) -> Table:
     """Raises ValueError with what is unclear."""
     numbered = [(number, line) for number, line in enumerate(text.splitlines()) if line.strip()]
-    delimiters = _DELIMITERS
+    delimiters: tuple[str, ...] = _DELIMITERS
     if numbered and numbered[0][1].strip().lower().startswith("sep="):
         delimiters = (numbered.pop(0)[1].strip()[4:5] or ",",)
     comments = [line for _, line in numbered if line.lstrip()[:1] in "#%"]
@@ -160,8 +160,9 @@ class _Columns:
             return [math.nan] * 3, label
         if any(empty):
             raise _NoTable(f"row {number} lacks a coordinate")
-        values = [_number(cell, delimiter) for cell in cells]
-        if any(value is None for value in values):
+        numbers = [_number(cell, delimiter) for cell in cells]
+        values = [value for value in numbers if value is not None]
+        if len(values) < len(numbers):
             raise _NoTable(f"row {number} has a coordinate that is no number")
         return [sign * value for value, (_, sign) in zip(values, self.axes, strict=True)], label
 
@@ -244,7 +245,7 @@ def _headless_columns(rows: list[list[str]], delimiter: str) -> tuple[_Columns, 
     empty = [column for column in range(count) if all(not row[column] for row in rows)]
     words = [column for column in range(count) if column not in numeric and column not in empty]
     if len(numeric) == 4 and len(rows) > 1:
-        numbers = values[numeric[0]]
+        numbers = [value for value in values[numeric[0]] if value is not None]
         if all(value == n + numbers[0] for n, value in enumerate(numbers)) and numbers[0] in (0, 1):
             numeric = numeric[1:]
     if len(numeric) < 3:

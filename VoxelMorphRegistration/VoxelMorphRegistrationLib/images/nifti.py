@@ -11,6 +11,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from ..errors import InputError
 from .grid import Grid
 from .nifti_space import matrix_of_header, set_header_matrix, unit_told
 from .packed import Content, DamagedFile, unpacked
+
+# Of bytes, little or big end first.
+Order = Literal["<", ">"]
 
 HEADER_1 = np.dtype(
     [("sizeof_hdr", "i4"), ("unused_1", "S35"), ("dim_info", "u1"), ("dim", "i2", 8), ("intent_p", "f4", 3)]
@@ -144,12 +148,13 @@ def _files_of(path: Path) -> tuple[Path, Path]:
     return (partner, path) if other == ".hdr" else (path, partner)
 
 
-def _header(content: Content) -> tuple[np.void, str, bool]:
+def _header(content: Content) -> tuple[np.void, Order, bool]:
     """The header, its byte order, and whether the voxels are in another file."""
     start = content.read(HEADER_1.itemsize)
     if len(start) < HEADER_1.itemsize:
         raise DamagedFile("it ends early, within its header, or it is no NIfTI file")
-    for order in "<>":
+    orders: tuple[Order, Order] = ("<", ">")
+    for order in orders:
         size = int(np.frombuffer(start, order + "i4", 1)[0])
         if size == HEADER_1.itemsize:
             header = np.frombuffer(start, HEADER_1.newbyteorder(order), 1)[0].copy()
@@ -185,7 +190,7 @@ def _dimensions(header: np.void) -> tuple[int, ...]:
     return (*dims, 1, 1)[: max(3, len(dims))]
 
 
-def _data_type(header: np.void, byte_order: str) -> np.dtype:
+def _data_type(header: np.void, byte_order: Order) -> np.dtype:
     code = int(header["datatype"])
     if code in _REFUSED_TYPES:
         what = _REFUSED_TYPES[code]
@@ -213,7 +218,7 @@ def _voxels(content: Content, offset: int, size: int, path: Path) -> tuple[np.nd
     if content.skip(offset - position) < offset - position and size:
         raise DamagedFile(early.format("none"))
     raw = np.empty(size, np.uint8)
-    found = content.fill(memoryview(raw)) if size else 0
+    found = content.fill(raw.data) if size else 0
     if found < size:
         raise DamagedFile(early.format(found))
     return raw, content.rest()

@@ -22,7 +22,7 @@ _ROUNDING_VOXELS = 0.25
 _LARGEST_QUATERNION = 1.01
 
 
-def matrix_of_header(header: np.void, size_ijk: tuple[int, int, int], label: str) -> tuple[np.ndarray, list[str]]:
+def matrix_of_header(header: np.void, size_ijk: tuple[int, ...], label: str) -> tuple[np.ndarray, list[str]]:
     """(4, 4), voxels (i, j, k) to RAS mm, and what is to be told about it.
 
     header: a record of nifti.HEADER_1 or HEADER_2, whose Analyze variant has both codes 0. Raises ValueError, with the
@@ -152,7 +152,7 @@ def _times(sizes: np.ndarray) -> str:
     return " x ".join(f"{size:.4g}" for size in sizes)
 
 
-def set_header_matrix(header: np.void, ijk_to_ras: np.ndarray) -> None:
+def set_header_matrix(header: np.void | np.ndarray, ijk_to_ras: np.ndarray) -> None:
     """State a matrix with right angles (RAS mm) as the sform, the qform and the voxel sizes of a header, code 1."""
     spacing = np.linalg.norm(ijk_to_ras[:3, :3], axis=0)
     u, _, vt = np.linalg.svd(ijk_to_ras[:3, :3] / spacing)

@@ -115,7 +115,7 @@ def _of_segments(image, segments: list[dict[str, str]], name: str) -> LabelFile:
         own = layers[..., layer] == stored
         shared |= own & (result != 0)
         result[own] = value
-    told = ()
+    told: tuple[str, ...] = ()
     if shared.any():
         told = (
             f"Segments of the {name} overlap in {np.count_nonzero(shared)} voxels; the later segment has them, since a "

@@ -112,14 +112,16 @@ class _Axis:
         """(B, size, I) along its middle axis."""
         if self.shifted:
             return self._sum(volume, 1)
-        out = None if len(self.blocks) == 1 else torch.empty_like(volume)
-        for start, stop in self.blocks:
+
+        def product(start: int, stop: int) -> torch.Tensor:
             low, high = self._read(start, stop)
-            band = self.band[start:stop, low:high].expand(len(volume), -1, -1)
-            part = torch.bmm(band, volume[:, low:high])
-            if out is None:
-                return part
-            out[:, start:stop] = part
+            return torch.bmm(self.band[start:stop, low:high].expand(len(volume), -1, -1), volume[:, low:high])
+
+        if len(self.blocks) == 1:
+            return product(*self.blocks[0])
+        out = torch.empty_like(volume)
+        for start, stop in self.blocks:
+            out[:, start:stop] = product(start, stop)
         return out
 
     def last(self, volume: torch.Tensor) -> torch.Tensor:

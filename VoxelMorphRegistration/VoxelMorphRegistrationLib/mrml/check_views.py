@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import vtk
@@ -34,6 +35,9 @@ from .view_state import (
     restore_outline,
     slice_nodes,
 )
+
+if TYPE_CHECKING:
+    from .nodes import Shown
 
 _OUTLINE = ("Visibility", "Visibility2DFill", "Visibility2DOutline", "Opacity2DOutline", "SliceIntersectionThickness")
 OUTLINE_COLORS = {"fixed": (1.0, 0.85, 0.1), "moving": (0.25, 0.65, 1.0), "warped": (1.0, 0.25, 0.45)}
@@ -255,7 +259,7 @@ def shown_deformation(transform_node) -> str | None:
 # --- outlines ----------------------------------------------------------------------------------------------------
 
 
-def show_outlines(nodes: Mapping[str, object], width: int = 1) -> None:
+def show_outlines(nodes: Mapping[str, Shown | None], width: int = 1) -> None:
     """Outlines of label maps or segmentations in all views: {"fixed": node, "moving": node, "warped": node}.
 
     Each side has one colour (OUTLINE_COLORS), so that the same structure can be told apart; sides left out or None
@@ -267,7 +271,7 @@ def show_outlines(nodes: Mapping[str, object], width: int = 1) -> None:
     if unknown:
         raise InputError(f"There is no side '{unknown[0]}' to outline. Use fixed, moving or warped.")
     for side, node in given.items():
-        segmentation = node if node.IsA("vtkMRMLSegmentationNode") else _as_segmentation(node, side)
+        segmentation: Any = node if node.IsA("vtkMRMLSegmentationNode") else _as_segmentation(node, side)
         if segmentation.GetDisplayNode() is None:
             segmentation.CreateDefaultDisplayNodes()
         shown = segmentation.GetDisplayNode()
@@ -312,7 +316,7 @@ def _as_segmentation(label_node, side: str):
 # --- places ------------------------------------------------------------------------------------------------------
 
 
-def jump_to(scene, point_ras: Sequence[float]) -> None:
+def jump_to(scene, point_ras: Sequence[float] | np.ndarray) -> None:
     """Bring a world point into all slice views and put the crosshair on it."""
     point = [float(value) for value in point_ras]
     for node in slice_nodes(scene):

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import slicer
 
 from ..errors import InputError
 from .view_state import CHECK_ATTRIBUTE, restore_fill, restore_outline
+
+if TYPE_CHECKING:
+    from .labels import Label
 
 JACOBIAN_COLORS_ATTRIBUTE = "VoxelMorph.JacobianColors"
 LABEL_COLORS_ATTRIBUTE = "VoxelMorph.LabelColors"
@@ -171,7 +175,7 @@ def show_segments_like(node, other_node) -> None:
     shown.RemoveAttribute(CHECK_ATTRIBUTE)
 
 
-def show_as_labels(label_node, table: Mapping[int, object], source_node=None) -> None:
+def show_as_labels(label_node, table: Mapping[int, Label], source_node=None) -> None:
     """Colours and names of a label map: those of `source_node`, or of `table`, {value: name and color}."""
     if label_node.GetDisplayNode() is None:
         label_node.CreateDefaultDisplayNodes()
@@ -183,7 +187,7 @@ def show_as_labels(label_node, table: Mapping[int, object], source_node=None) ->
     shown.SetAndObserveColorNodeID(_label_color_node(label_node, table).GetID())
 
 
-def _label_color_node(label_node, table: Mapping[int, object]):
+def _label_color_node(label_node, table: Mapping[int, Label]):
     """A colour table made for one label map; an earlier one of that label map is used again."""
     scene = label_node.GetScene()
     node = label_node.GetDisplayNode().GetColorNode()

@@ -23,6 +23,7 @@ from .volumes import landmarks_from_node, named, parent_to_world, reading_image
 
 if TYPE_CHECKING:
     from .labels import Labels
+    from .nodes import Shown, Volume
 
 # Along one direction. The brains of any two of 28 adults differ by at most 1.26 (378 pairs, along R, A and S).
 LARGEST_FACTOR = 1.5
@@ -36,14 +37,14 @@ class Inputs:
     report. frames: {"fixed": "frame 3 of 10 (time 2 s)"} for volumes that show one of a sequence.
     """
 
-    fixed_node: object
-    moving_node: object
+    fixed_node: Volume
+    moving_node: Volume
     fixed: Image
     moving: Image
     moving_to_world: np.ndarray
     fixed_labels: Labels | None = None
     moving_labels: Labels | None = None
-    moving_labels_node: object = None
+    moving_labels_node: Shown | None = None
     fixed_points: np.ndarray | None = None
     moving_points: np.ndarray | None = None
     fixed_mask: Image | None = None
@@ -113,8 +114,7 @@ def reading_inputs(
         moving_table = yield from matching_labels(fixed_table, moving_table)
     masks = []
     for side, node, image in (("fixed", fixed_mask, fixed), ("moving", moving_mask, moving)):
-        found = None if node is None else (yield from reading_mask(node, image.grid, f"{side} mask", replaced))
-        masks.append(found)
+        masks.append(None if node is None else (yield from reading_mask(node, image.grid, f"{side} mask", replaced)))
     # Nodes may have gone between the steps.
     _check_volumes(fixed_node, moving_node)
     frames = {"fixed": frame_of(fixed_node), "moving": frame_of(moving_node)}

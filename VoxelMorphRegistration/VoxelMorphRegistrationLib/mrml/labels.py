@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ class Label:
 
     name: str
     color: tuple[float, float, float]
-    segment: object = None
+    segment: Any = None
     identity: str = ""
 
 
@@ -113,11 +114,11 @@ def _different(array: np.ndarray) -> Generator[None, None, list[int]]:
 
 
 def _label_of(color_node, value: int) -> Label:
-    color, name = [0.5, 0.5, 0.5, 1.0], None
+    color, name = [0.5, 0.5, 0.5, 1.0], ""
     if color_node is not None and 0 <= value < color_node.GetNumberOfColors():
         name = color_node.GetColorName(value)
         color_node.GetColor(value, color)
-    return Label(name if name and name != "(none)" else f"Label {value}", tuple(color[:3]))
+    return Label(name if name and name != "(none)" else f"Label {value}", (color[0], color[1], color[2]))
 
 
 def _check_overlap(placed: Placed, segments: list, name: str) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from .volumes import world_grid
 
 if TYPE_CHECKING:
     from .inputs import Inputs
+    from .nodes import Node, Placed, Shown, Volume
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,15 @@ class Results:
     """
 
     run: str = ""
-    fixed: object = None
-    moving: object = None
-    transform: object = None
-    grid_transform: object = None
-    volume: object = None
-    labels: object = None
-    jacobian: object = None
-    inverse: object = None
-    table: object = None
+    fixed: Volume | None = None
+    moving: Volume | None = None
+    transform: Placed | None = None
+    grid_transform: Placed | None = None
+    volume: Volume | None = None
+    labels: Shown | None = None
+    jacobian: Volume | None = None
+    inverse: Placed | None = None
+    table: Node | None = None
     fixed_side: tuple = ()
     moving_side: tuple = ()
 
@@ -118,13 +119,14 @@ def moved_since(transform_node) -> list[str]:
     it was before. Empty where the transform does not say where the volumes lay.
     """
     results = results_of(transform_node)
-    recorded = results.grid_transform.GetAttribute(PLACES_ATTRIBUTE) if results.grid_transform is not None else None
-    if not recorded:
+    grid_transform = results.grid_transform
+    recorded = grid_transform.GetAttribute(PLACES_ATTRIBUTE) if grid_transform is not None else None
+    if grid_transform is None or not recorded:
         return []
     moved = []
     for side, node, own in (
-        ("fixed", results.fixed, results.grid_transform.GetNodeReference(INVERSE_ROLE)),
-        ("moving", results.moving, results.grid_transform),
+        ("fixed", results.fixed, grid_transform.GetNodeReference(INVERSE_ROLE)),
+        ("moving", results.moving, grid_transform),
     ):
         if node is not None and node.GetImageData() is not None:
             shape = node.GetImageData().GetDimensions()[::-1]

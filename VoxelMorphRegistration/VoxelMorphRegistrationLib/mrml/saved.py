@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from .names import LINEAR_ROLE
+
+if TYPE_CHECKING:
+    from .nodes import Node, Scene, Shown
 
 
 @dataclass(frozen=True)
 class _Saved:
     """A node with a copy of its content outside the scene and the ids it refers to."""
 
-    node: object
-    copy: object
+    node: Any
+    copy: Any
     references: dict[str, str | None]
-    segmentation: object = None
+    segmentation: Any = None
 
     @staticmethod
     def of(node) -> _Saved:
@@ -43,12 +47,12 @@ class _Saved:
                 self.node.SetAndObserveNodeReferenceID(role, old)
 
 
-def _roles(node) -> set[str]:
+def _roles(node: Node) -> set[str]:
     return {node.GetNthNodeReferenceRole(n) for n in range(node.GetNumberOfNodeReferenceRoles())}
 
 
 @contextmanager
-def all_or_nothing(scene, placed, nodes: list) -> Iterator[None]:
+def all_or_nothing(scene: Scene, placed: Shown, nodes: list) -> Iterator[None]:
     """Undo on any error: nodes added meanwhile are removed, and `placed` and `nodes` are as before, the latter with
     their display nodes, whose copies take long."""
     before = {scene.GetNthNode(n).GetID() for n in range(scene.GetNumberOfNodes())}

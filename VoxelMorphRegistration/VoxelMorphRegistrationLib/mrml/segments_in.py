@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import vtk
@@ -84,7 +85,7 @@ def placing(node, grid: Grid, to_world: np.ndarray, name: str) -> Generator[None
 def _pieces(segmentation, segments: list, local_grid: Grid, name: str) -> Iterator[_Piece]:
     """(place, numbers): which segments are where on the grid, piece by piece."""
     if segmentation.ContainsRepresentation(BINARY):
-        shared: dict[str, list[tuple[int, object]]] = {}
+        shared: dict[str, list[tuple[int, Any]]] = {}
         for number, segment in enumerate(segments, start=1):
             data = segment.GetRepresentation(BINARY)
             if data is not None:
@@ -105,7 +106,7 @@ def _pieces(segmentation, segments: list, local_grid: Grid, name: str) -> Iterat
                 yield from _nearest(layer, local_grid)
 
 
-def _layer_of(data, members: list[tuple[int, object]]) -> Iterator[_Layer]:
+def _layer_of(data, members: list[tuple[int, Any]]) -> Iterator[_Layer]:
     scalars = data.GetPointData().GetScalars() if data is not None else None
     if scalars is None or min(data.GetDimensions()) < 1:
         return

@@ -7,6 +7,7 @@ Slicer watches takes seconds for some hundreds of them.
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from .transforms import making_image_data, matrix_to_vtk
 _GEOMETRY = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
 
 
-def building(array: np.ndarray, ijk_to_ras: np.ndarray, table: Mapping, like=None) -> Generator[None, None, object]:
+def building(array: np.ndarray, ijk_to_ras: np.ndarray, table: Mapping, like=None) -> Generator[None, None, Any]:
     """A vtkSegmentation of a label map (K, J, I), its voxels placed by ijk_to_ras (4, 4), in RAS mm of its node.
 
     table: {value: labels.Label}. Each of its labels becomes a segment, an empty one where no voxel has it; values
@@ -71,7 +72,7 @@ def releasing(segmentation) -> Generator[None, None, None]:
             yield
 
 
-def _labelmap(array, start, stop, ijk_to_ras, value: int | None = None) -> Generator[None, None, object]:
+def _labelmap(array, start, stop, ijk_to_ras, value: int | None = None) -> Generator[None, None, Any]:
     """The part of an array between two voxels (i, j, k) as a vtkOrientedImageData; of one value only, if given."""
     part = array[tuple(slice(int(a), int(b)) for a, b in zip(start[::-1], stop[::-1], strict=True))]
     image = yield from making_image_data(part if value is None else (part == value).astype(np.uint8))
@@ -83,7 +84,7 @@ def _labelmap(array, start, stop, ijk_to_ras, value: int | None = None) -> Gener
     return data
 
 
-def _surface(array, box, value: int, ijk_to_ras, parameters) -> Generator[None, None, object]:
+def _surface(array, box, value: int, ijk_to_ras, parameters) -> Generator[None, None, Any]:
     """The closed surface of one value, made as a segmentation's conversion parameters say."""
     single, holder = slicer.vtkSegment(), slicer.vtkSegmentation()
     holder.SetSourceRepresentationName(BINARY)

@@ -41,7 +41,7 @@ def filling(surface, grid: Grid) -> Iterator[tuple[tuple[slice, slice, slice], n
     yield _NOTHING
     first = int(start[2])
     while first < stop[2]:
-        near = np.count_nonzero((high >= first - 1) & (low <= first + _PLANES))
+        near = int(np.count_nonzero((high >= first - 1) & (low <= first + _PLANES)))
         past = min(first + int(np.clip(_WORK // max(near, 1), 1, _PLANES)), int(stop[2]))
         kept = cells[(high >= first - 1) & (low <= past)]
         box = (int(start[0]), int(stop[0]), int(start[1]), int(stop[1]), first, past)

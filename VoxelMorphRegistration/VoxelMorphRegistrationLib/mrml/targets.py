@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, SettingsError
 from ..results.written import INSIDE, SEPARATE
 from .names import REPORT_ATTRIBUTE
 from .transforms import TRANSFORM_CLASS, is_identity, oriented_grid
 from .volumes import named
+
+if TYPE_CHECKING:
+    from ..registration.report import Report
+    from .nodes import Placed, Target, Volume
 
 LINEAR_CHOICES = (INSIDE, SEPARATE)
 
@@ -21,11 +26,11 @@ class Targets:
     under which the moving volume goes. apply: put the moving volume under the transform. inverse: False by default.
     """
 
-    transform: object = None
-    volume: object = None
-    labels: object = None
-    jacobian: object = None
-    inverse: object = False
+    transform: Target = None
+    volume: Target = None
+    labels: Any = None
+    jacobian: Target = None
+    inverse: Target = False
     linear: str = INSIDE
     apply: bool = False
 
@@ -38,13 +43,13 @@ class Outputs:
     the linear part is inside. run: the text that marks all of them (names.RUN_ATTRIBUTE).
     """
 
-    transform: object = None
-    grid_transform: object = None
-    volume: object = None
-    labels: object = None
-    jacobian: object = None
-    inverse: object = None
-    report: object = field(default=None, repr=False)
+    transform: Placed | None = None
+    grid_transform: Placed | None = None
+    volume: Volume | None = None
+    labels: Any = None
+    jacobian: Volume | None = None
+    inverse: Placed | None = None
+    report: Report | None = field(default=None, repr=False)
     run: str = ""
 
 
@@ -77,7 +82,7 @@ def check_targets(targets: Targets, *input_nodes) -> None:
     seen = [node for node in input_nodes if node is not None]
     for what in TARGET_NAMES:
         node = getattr(targets, what)
-        if node is None or node is False:
+        if node is None or isinstance(node, bool):
             continue
         named(node, f"output {what}")
         if not _fits(what, node):
@@ -91,10 +96,12 @@ def check_targets(targets: Targets, *input_nodes) -> None:
     _refuse_parent_of(targets, fixed_node)
 
 
-def _refuse_parent_of(targets: Targets, fixed_node) -> None:
-    parent = fixed_node.GetParentTransformNode() if fixed_node is not None else None
+def _refuse_parent_of(targets: Targets, fixed_node: Placed | None) -> None:
+    if fixed_node is None:
+        return
+    parent: Any = fixed_node.GetParentTransformNode()
     while parent is not None:
-        if parent is targets.transform or parent is targets.inverse:
+        if any(parent is target for target in (targets.transform, targets.inverse)):
             raise InputError(
                 f"The output transform '{parent.GetName()}' moves the fixed volume '{fixed_node.GetName()}'. "
                 "Choose another output transform."

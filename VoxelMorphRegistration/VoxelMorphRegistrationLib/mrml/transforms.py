@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator
+from typing import Any
 
 import numpy as np
 import vtk
@@ -56,7 +57,7 @@ def grid_transform(displacement: DisplacementField):
     return finish(_making_grid_transform(displacement))
 
 
-def _making_grid_transform(displacement: DisplacementField) -> Generator[None, None, object]:
+def _making_grid_transform(displacement: DisplacementField) -> Generator[None, None, Any]:
     grid = displacement.grid
     if not grid.is_orthogonal:
         raise FieldError("A transform node needs a field whose grid axes are at right angles.")
@@ -173,7 +174,7 @@ def _whole_kind(array: np.ndarray) -> type:
     return np.int32 if small else np.float64
 
 
-def making_image_data(array: np.ndarray, components: int = 1) -> Generator[None, None, object]:
+def making_image_data(array: np.ndarray, components: int = 1) -> Generator[None, None, Any]:
     """image_data in steps."""
     kind = array.dtype
     if kind == np.bool_ or kind == np.float16 or kind.itemsize == 8:

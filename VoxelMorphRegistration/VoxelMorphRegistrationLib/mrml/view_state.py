@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import vtk
 
 from .segments_out import releasing
 from .steps import finish
 from .transforms import TRANSFORM_CLASS
+
+if TYPE_CHECKING:
+    from .nodes import Node, Scene
 
 # On nodes that a check made, and on display nodes that it changed.
 CHECK_ATTRIBUTE = "VoxelMorph.Check"
@@ -51,7 +55,7 @@ def mark(display_node) -> None:
 class _SlicePlace:
     """Position, zoom and outline mode of one slice view."""
 
-    slice_to_ras: object
+    slice_to_ras: Any
     field_of_view: tuple[float, ...]
     origin: tuple[float, ...]
     outline: int
@@ -82,14 +86,14 @@ class ViewState:
     Nodes are held by their IDs: what was deleted meanwhile is left out, what was added is left alone.
     """
 
-    scene: object
-    layers: dict[str, dict[str, object]]
+    scene: Scene
+    layers: dict[str, dict[str, Any]]
     places: dict[str, _SlicePlace]
-    displays: dict[str, object]
+    displays: dict[str, Node]
     crosshair: tuple | None = field(default=None)
 
     @staticmethod
-    def of(scene) -> ViewState:
+    def of(scene: Scene) -> ViewState:
         layers = {
             node.GetID(): {name: getattr(node, f"Get{name}")() for name in (*_LAYERS, *_COMPOSITE)}
             for node in composite_nodes(scene)
@@ -121,7 +125,7 @@ class ViewState:
             crosshair.SetCrosshairRAS(*self.crosshair[1])
         remove_check_nodes(self.scene)
 
-    def _restore_layers(self, node, values: dict[str, object]) -> None:
+    def _restore_layers(self, node, values: dict[str, Any]) -> None:
         editing = node.StartModify()
         for name, value in values.items():
             if name in _LAYERS and (value is None or self.scene.GetNodeByID(value) is None):

@@ -103,6 +103,7 @@ def _making(registration, inputs: Inputs, targets: Targets) -> Generator[None, N
     if targets.labels is False or labels is None:
         return content
     array = _on_fixed(labels, inputs).array
+    assert inputs.moving_labels is not None
     if _is_segmentation(targets.labels) or (targets.labels is None and inputs.moving_labels.from_segments):
         to_ras = vtk.vtkMatrix4x4()
         inputs.fixed_node.GetIJKToRASMatrix(to_ras)
@@ -237,7 +238,9 @@ class _Writer:
         if tables:
             report["label_names"] = {value: name for names in tables for value, name in names.items()}
         places = {"fixed": inputs.fixed.grid.ijk_to_ras.tolist(), "moving": inputs.moving.grid.ijk_to_ras.tolist()}
-        start = None if inputs.initial_transform is None else json.dumps(inputs.initial_transform.tolist())
+        # A start that bends is no matrix, and too large for an attribute.
+        matrix = inputs.initial_transform if isinstance(inputs.initial_transform, np.ndarray) else None
+        start = None if matrix is None else json.dumps(matrix.tolist())
         for attribute, text in (
             (SETTINGS_ATTRIBUTE, json.dumps(report["settings"])),
             (REPORT_ATTRIBUTE, json.dumps(report)),
@@ -261,6 +264,7 @@ class _Writer:
 
     def _write_labels(self, content):
         source, source_node = self.inputs.moving_labels, self.inputs.moving_labels_node
+        assert source is not None and source_node is not None
         class_name = "vtkMRMLSegmentationNode" if source.from_segments else "vtkMRMLLabelMapVolumeNode"
         node = self._node(self.targets.labels, class_name, f"{source_node.GetName()} registered")
         if node.IsA("vtkMRMLSegmentationNode"):

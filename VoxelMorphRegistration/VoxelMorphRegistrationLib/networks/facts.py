@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from ..errors import ModelError
 
@@ -66,7 +66,7 @@ def is_whole(value: object, low: int, high: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
-def is_number(value: object, low: float, high: float) -> bool:
+def is_number(value: object, low: float, high: float) -> TypeGuard[float]:
     """Finite, since NaN lies between no two numbers."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
 

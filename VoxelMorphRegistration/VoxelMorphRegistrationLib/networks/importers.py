@@ -39,13 +39,14 @@ def import_keras(path: str | Path, name: str | None = None) -> tuple[torch.nn.Mo
     try:
         with h5py.File(path, "r") as file:
             config = json.loads(file.attrs["model_config"])["config"]
-            layers = {}
+            layers: dict[str, np.ndarray] = {}
             file["model_weights"].visititems(
                 lambda key, item: layers.__setitem__(key, np.array(item)) if isinstance(item, h5py.Dataset) else None
             )
     except (OSError, KeyError, ValueError) as error:
         raise ModelError(f"{path.name} is no Keras file of a VoxelMorph network (VxmDense).") from error
-    kernels, biases = {}, {}
+    kernels: dict[str, np.ndarray] = {}
+    biases: dict[str, np.ndarray] = {}
     for key, value in layers.items():
         layer = key.split("/")[-2].split("_unet_")[-1]
         layer = "flow" if layer.endswith("flow") else layer

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pickletools
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..errors import ModelError
 
@@ -96,6 +97,7 @@ def _run(data: bytes, found: Pickle) -> object:
         del stack[start:]
         return items
 
+    argument: Any  # its type is the instruction's
     for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
         if count > MOST_INSTRUCTIONS:
             raise _Refused("more instructions than a model needs")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -102,25 +103,28 @@ class UNet(nn.Module):
         self.dimension = dimension
         self.stride = 2**levels
         self.half_resolution = half_resolution
-        self.down = nn.ModuleList()
+        # Open to type checkers, to which the items of a ModuleList are any modules; TorchScript knows no casts.
+        down: Any = nn.ModuleList()
+        up: Any = nn.ModuleList()
+        final: Any = nn.ModuleList()
+        self.down, self.up, self.final = down, up, final
         features = 2
         for count in encoder:
             self.down.append(ConvBlock(dimension, features, count))
             features = count
-        self.up = nn.ModuleList()
         # The skip that each upsampling is joined with; none where half_resolution leaves it out.
         skips = list(reversed(encoder))
         for level, count in enumerate(decoder[:levels]):
             self.up.append(ConvBlock(dimension, features, count))
             upsampled = not half_resolution or level < levels - 1
             features = count + (skips[level] if upsampled else 0)
-        self.final = nn.ModuleList()
         for count in decoder[levels:]:
             self.final.append(ConvBlock(dimension, features, count))
             features = count
         conv = nn.Conv3d if dimension == 3 else nn.Conv2d
         self.flow = conv(features, dimension, kernel_size=3, padding=1)
         nn.init.normal_(self.flow.weight, std=1e-5)
+        assert self.flow.bias is not None
         nn.init.zeros_(self.flow.bias)
 
     def forward(self, moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:

@@ -74,9 +74,8 @@ def plain_network(archive: Archive, card: ModelCard) -> torch.nn.Module | None:
     from .symmetric import Symmetric
     from .unet import UNet
 
-    network: torch.nn.Module = UNet(card.dimension, encoder, decoder, bool(facts.get("half_resolution", False)))
-    if name == "Symmetric":
-        network = Symmetric(network)
+    unet = UNet(card.dimension, encoder, decoder, bool(facts.get("half_resolution", False)))
+    network = Symmetric(unet) if name == "Symmetric" else unet
     expected = network.state_dict()
     if {key: tuple(value.shape) for key, value in expected.items()} != {k: w.shape for k, w in weights.items()}:
         return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import qt
 import slicer
 from slicer.i18n import tr as _
@@ -21,7 +23,8 @@ class ApplySection:
     """Drives the widgets of the section; `update_soon` follows the scene."""
 
     def __init__(self, ui) -> None:
-        self._ui, self._parameters, self._updating = ui, None, False
+        self._ui, self._updating = ui, False
+        self._parameters: Any = None
         self._text = ui.applyLabel.text
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
@@ -58,8 +61,9 @@ class ApplySection:
 
     def _transform(self):
         transform = self._parameters.outputTransform if self._parameters else None
-        present = transform is not None and transform.GetScene() is not None
-        return transform if present and transform.GetAttribute(REPORT_ATTRIBUTE) else None
+        if transform is None or transform.GetScene() is None:
+            return None
+        return transform if transform.GetAttribute(REPORT_ATTRIBUTE) else None
 
     def _candidates(self) -> list:
         """What the user would deform: not the results, which lie on the fixed volume already."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-_kept: list = []
+from typing import Any
+
+_kept: list[Any] = []
 
 
-def wrapper_of(wrapper_class: type, node):
+def wrapper_of(wrapper_class: Any, node) -> Any:
     """The wrapper of a parameter node, always the same one; kept for as long as Slicer runs.
 
     It observes its node for ever. Once nothing in Python but that observer refers to the two, Python's collector takes
@@ -38,9 +40,9 @@ class Binding:
     def connect(self, parameters) -> None:
         """Bind the widgets to these parameters; None for nothing."""
         if self._connected is not None:
-            former, tag, observers = self._connected
+            former, tag, added = self._connected
             former.disconnectGui(tag)
-            for one in observers:
+            for one in added:
                 former.RemoveObserver(one)
             self._connected = None
         if parameters is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import qt
 import slicer
@@ -28,7 +29,8 @@ class ResultsSection:
     """Drives the widgets of the section."""
 
     def __init__(self, ui) -> None:
-        self._ui, self._parameters, self._shown = ui, None, ""
+        self._ui, self._shown = ui, ""
+        self._parameters: Any = None
         ui.resultsTable.setColumnCount(4)
         ui.resultsTable.setHorizontalHeaderLabels([_("Measure"), _("Before"), _("Aligned"), _("After")])
         ui.resultsTable.verticalHeader().setVisible(False)

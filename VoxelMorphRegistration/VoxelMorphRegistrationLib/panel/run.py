@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import qt
 from slicer.i18n import tr as _
@@ -159,7 +160,9 @@ class NodeRun:
 def _present(targets: Targets, scene) -> Targets:
     """Targets without the nodes that were removed meanwhile: new ones take their places."""
     names = ("transform", "volume", "labels", "jacobian", "inverse")
-    gone = {name: None for name in names if (node := getattr(targets, name)) and not scene.IsNodePresent(node)}
+    gone: dict[str, Any] = {
+        name: None for name in names if (node := getattr(targets, name)) and not scene.IsNodePresent(node)
+    }
     return replace(targets, **gone)
 
 

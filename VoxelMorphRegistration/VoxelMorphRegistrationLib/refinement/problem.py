@@ -98,31 +98,26 @@ class Problem:
         self.grid = working_grid(region, self.base * level.spacing * level.field_ratio)
         self.field_sigma = FIELD_SIGMA[similarity] * factor
         self.seen = (level.spacing, level.field_ratio, similarity)
-        if previous is not None and previous.seen == self.seen:
-            self.volumes = previous.volumes
-        else:
-            self.volumes = self._volumes(level, similarity)
+        same = previous if previous is not None and previous.seen == self.seen else None
+        self.volumes: tuple = same.volumes if same is not None else self._volumes(level, similarity)
         self.images = Compared(self._term(level, similarity, smooth, unlike or in_detail), *self.volumes[1:])
         # Each with its weight in the step and in the objective.
         self.parts: list[tuple[float, Callable, Callable]] = []
         if self.images.term.quadratic:
-            step, self.patience, self.smallest_gain = (
-                WindowStep(self.images, factor),
-                WINDOW_PATIENCE,
-                WINDOW_SMALLEST_GAIN,
-            )
+            step: WindowStep | GradientStep = WindowStep(self.images, factor)
+            self.patience, self.smallest_gain = WINDOW_PATIENCE, WINDOW_SMALLEST_GAIN
         else:
             sigma = UPDATE_SIGMA[similarity] * factor
             part = DETAIL_PART if in_detail else 1.0
-            step, self.patience, self.smallest_gain = GradientStep(self.images, sigma, part), PATIENCE, SMALLEST_GAIN
+            step = GradientStep(self.images, sigma, part)
+            self.patience, self.smallest_gain = PATIENCE, SMALLEST_GAIN
         self.parts.append((1.0, step, self.images.similarity))
         if options.label_weight > 0:
             labels = self._labels(level)
-            step = WindowStep(labels, options.smoothness)
-            self.parts.append((options.label_weight, step, labels.similarity))
+            self.parts.append((options.label_weight, WindowStep(labels, options.smoothness), labels.similarity))
         if options.landmark_weight > 0:
-            step = self._landmarks(LANDMARK_SIGMA * options.smoothness)
-            self.parts.append((options.landmark_weight, step, step.similarity))
+            landmarks = self._landmarks(LANDMARK_SIGMA * options.smoothness)
+            self.parts.append((options.landmark_weight, landmarks, landmarks.similarity))
 
     # --- set-up ---
 
@@ -181,6 +176,7 @@ class Problem:
 
     def _labels(self, level: Level) -> Compared:
         wide, margin = self._wide(self.grid, self.base * level.spacing * level.field_ratio)
+        assert self.pair.labels is not None
         values = common_labels(self.pair.labels)
         if not values:
             raise InputError("The fixed and moving labels have no label in common; they cannot guide the refinement.")
@@ -197,6 +193,7 @@ class Problem:
         return Compared(SquaredDifference(volumes[0]), volumes[1], None, weight, margin, 1)
 
     def _landmarks(self, sigma: float) -> LandmarkStep:
+        assert self.pair.points is not None
         fixed, moving = (np.asarray(points, np.float64) for points in self.pair.points)
         inverse = np.linalg.inv(self.pair.matrix)
         goal = moving @ inverse[:3, :3].T + inverse[:3, 3]

@@ -82,8 +82,12 @@ def refine(
     stages = stages_of(options, region)
     own = [n for n, stage in enumerate(stages) if stage.similarity == options.similarity and stage.level.steps]
     judge = own[-2] if len(own) > 1 else own[-1]
-    field, earlier, made, problem, scores, detailed, lead, done = start, start, [], None, None, None, True, 0.0
-    unlike = stopped = False
+    field = earlier = start
+    problem: Problem | None = None
+    scores: Problem | None = None
+    made: list[int] = []
+    detailed: bool | None = None
+    lead, unlike, stopped, done = True, False, False, 0.0
     shown = -1.0
     for number, stage in enumerate(stages):
         # By what is known so far of what is still to do.
@@ -130,6 +134,8 @@ def refine(
         if preview is not None and done < 1.0 and done - shown >= 0.1:
             shown = done
             preview(field)
+    # At least one stage has steps.
+    assert problem is not None and scores is not None
     if field is None:
         field = problem.field_of(problem.flow_of(None))
     whole = working_grid(pair.fixed.grid, float(np.min(field.grid.spacing[field.grid.size > 1])))

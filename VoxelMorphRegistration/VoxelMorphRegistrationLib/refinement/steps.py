@@ -80,6 +80,7 @@ class Compared:
         """
         warped, known = self.warped(flow)
         value, slope = self.evaluate(warped, known)
+        assert slope is not None
 
         def force(rows: slice) -> torch.Tensor:
             inside = self.rows(rows)
@@ -140,13 +141,17 @@ class GradientStep:
     def _longest(self) -> torch.Tensor:
         """The length that is cut to, or to which all are scaled."""
         if self.part < 1:
-            looked_at = (slice(DETAIL_STRIDE // 2, None, DETAIL_STRIDE),) * len(self.shape)
-            length = _length(self.smooth[(slice(None), *looked_at)]).flatten()
+            looked_at = (slice(None), *(slice(DETAIL_STRIDE // 2, None, DETAIL_STRIDE),) * len(self.shape))
+            length = _length(self.smooth[looked_at]).flatten()
             # What does not move at all does not count.
             still = (length <= 0).sum()
             place = still + (self.part * (len(length) - still)).long() - 1
             return length.sort().values[place.clamp(0, len(length) - 1)]
         return torch.stack(each(lambda rows: _length(self.smooth[:, rows]).max(), self.slabs)).max()
+
+
+def _products(slopes: list[torch.Tensor], a: int, b: int) -> torch.Tensor:
+    return sum((slope[a] * slope[b] for slope in slopes), torch.zeros(()))
 
 
 class WindowStep:
@@ -167,9 +172,7 @@ class WindowStep:
         device = weight.device
         self.smoothers = [Smoother(tuple(self.shape), sigmas, device) for sigmas in self.sigmas]
         self.slabs = rows_of(tuple(self.shape), device)
-        normal = torch.stack(
-            [sum(s[a] * s[b] for s in self.slopes).mul_(weight) for a in range(dims) for b in range(dims)]
-        )
+        normal = torch.stack([_products(self.slopes, a, b).mul_(weight) for a in range(dims) for b in range(dims)])
         normal = self.smoothers[0](normal).reshape(dims, dims, *weight.shape)
         mean = sum((normal[a, a] * weight).sum() for a in range(dims)) / weight.sum().clamp_min(1.0) / dims
         for a in range(dims):
@@ -180,6 +183,7 @@ class WindowStep:
     def __call__(self, flow: torch.Tensor) -> tuple[torch.Tensor, Update]:
         warped, known = self.compared.warped(flow)
         value, slope = self.compared.evaluate(warped, known)
+        assert slope is not None
         rough, smooth = self.buffers
         window, last = self.smoothers
 

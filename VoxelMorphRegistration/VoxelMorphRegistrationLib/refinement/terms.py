@@ -33,13 +33,14 @@ Slope = Callable[[slice], torch.Tensor]
 class Term(Protocol):
     """See the head of this file. quadratic: a sum of squares, which Gauss-Newton steps suit.
 
-    reach: how many voxels around one it looks at. Terms whose similarity has a largest value name it as `best`.
+    reach: how many voxels around one it looks at. best: the largest value of the similarity, inf where it has none.
     """
 
     fixed: torch.Tensor
     factor: float
     quadratic: bool
     reach: int
+    best: float
 
     def evaluate(
         self, warped: torch.Tensor, weight: torch.Tensor, known: torch.Tensor | None = None, with_slope: bool = True
@@ -97,7 +98,7 @@ class LocalCorrelation:
     ) -> None:
         """radius: of the windows, in blocks. block: voxels a side, a power of two."""
         self.fixed, self.radius, self.block, self.guide = fixed, radius, block, guide
-        self.reach = max((radius + 1) * block, guide[0].reach if guide else 0)
+        self.reach: int = max((radius + 1) * block, guide[0].reach if guide else 0)
         values = fixed[0]
         self.blocks = pooled(torch.stack([torch.ones_like(values), values, values * values]), block)
         self.everywhere = self._in_windows(self.blocks)
@@ -200,8 +201,9 @@ class LocalCorrelation:
             guide, share = self.guide
             wide_known = guide._known(known)
             wide = pooled(moments, guide.block // self.block)
-            wide = guide._coefficients(wide, weight, wide_known, True)[1]
-            parts.append((guide._summed(wide, wide_known).mul_(share), guide.block))
+            own = guide._coefficients(wide, weight, wide_known, True)[1]
+            assert own is not None
+            parts.append((guide._summed(own, wide_known).mul_(share), guide.block))
         if len(parts) > 1 and self.block > 1:
             # What the guide's blocks hold, at each of these.
             ratio = parts[1][1] // self.block
@@ -244,7 +246,7 @@ class MutualInformation:
     cancel, as their sums stay one.
     """
 
-    quadratic, factor, reach = False, 1.0, 0
+    quadratic, factor, best, reach = False, 1.0, float("inf"), 0
 
     def __init__(self, fixed: torch.Tensor) -> None:
         self.fixed = fixed

@@ -178,8 +178,9 @@ class Judge:
         else:
             volumes = [volume[None] for volume in volumes]
         term = TERMS[measure](volumes[0])
-        values = (float(term.evaluate(volume, weight, with_slope=False)[0]) for volume in volumes[1:])
-        return Comparison(measure, *values, covered)
+        alike = (float(term.evaluate(volume, weight, with_slope=False)[0]) for volume in volumes[1:])
+        without, with_it = alike
+        return Comparison(measure, without, with_it, covered)
 
     def _averaged(self, voxels: int) -> Pair:
         """The pair averaged over blocks until the region has about `voxels`, cut to it, with values in [0, 1]."""
@@ -288,6 +289,7 @@ class Checks:
 
 def _landmark_error(pair: Pair, field: DisplacementField | None) -> float:
     """Mean distance in mm of the landmarks."""
+    assert pair.points is not None
     fixed, moving = (np.asarray(points, np.float64) for points in pair.points)
     moved = fixed if field is None else field.transform_points(fixed)
     moved = moved @ pair.matrix[:3, :3].T + pair.matrix[:3, 3]

@@ -54,7 +54,7 @@ def white_matter_level(image: Image) -> float:
     values = image.array[image.array > 0].astype(np.float64)
     if values.size == 0:
         raise InputError(f"The {image.name} has no positive voxels; this model needs a brain on a dark background.")
-    top = np.percentile(values, 99.9)
+    top = float(np.percentile(values, 99.9))
     counts, edges = np.histogram(values, bins=200, range=(0.0, top))
     counts = np.convolve(counts, _smoothing_kernel(4.0), mode="same")
     # Below a quarter of the brightest tissue lies background and fluid.

@@ -57,6 +57,7 @@ def deform(
             network = on_cpu(network, precision, run.warnings)
             step = run_network(network, *pair, grid)
         total = step if total is None else total.compose(step)
+    assert total is not None, "no pass"
     return total, network
 
 

@@ -34,9 +34,9 @@ def pair_of(inputs: Inputs, matrix: np.ndarray) -> Pair:
 
 def guided(pair: Pair, inputs: Inputs, settings: Settings) -> Pair:
     """The pair with what guides its refinement: labels and landmarks that the settings weight."""
-    if settings.label_weight:
+    if settings.label_weight and inputs.fixed_labels is not None and inputs.moving_labels is not None:
         pair = replace(pair, labels=(inputs.fixed_labels, inputs.moving_labels))
-    if settings.landmark_weight:
+    if settings.landmark_weight and inputs.fixed_points is not None and inputs.moving_points is not None:
         pair = replace(pair, points=(inputs.fixed_points, inputs.moving_points))
     return pair
 
@@ -46,7 +46,7 @@ def checks_of(inputs: Inputs, settings: Settings, run: Run) -> Checks:
     from . import guard
 
     overlap = None
-    if inputs.fixed_labels is not None:
+    if inputs.fixed_labels is not None and inputs.moving_labels is not None:
         overlap = guard.Overlap(inputs.fixed_labels, inputs.moving_labels, settings.label_interpolation)
     return guard.Checks(overlap, settings.similarity, run.warnings)
 

@@ -78,16 +78,16 @@ def network_grid(fixed: Grid, card: ModelCard, settings: Settings, scale: float 
     """The working grid for a model: its spacing (or one that fits its number of voxels) times `scale`, its stride and
     orientation.
     """
-    spacing = settings.working_spacing_mm
+    spacing: float | tuple[float, ...] | None = settings.working_spacing_mm
     if spacing is None and card.spacing_mm is not None:
         spacing = card.spacing_mm
         if card.dimension == 2:
             spacing = _spread(card.spacing_mm, fixed)
     if spacing is None:
         extents = [s * n for s, n in zip(fixed.spacing, fixed.size, strict=True) if n > 1]
-        spacing = (np.prod(extents) / (card.target_voxels or 1_000_000)) ** (1 / len(extents))
+        fitting = (np.prod(extents) / (card.target_voxels or 1_000_000)) ** (1 / len(extents))
         # Finer than the image itself shows the network nothing new.
-        spacing = max(spacing, min(s for s, n in zip(fixed.spacing, fixed.size, strict=True) if n > 1))
+        spacing = max(fitting, min(s for s, n in zip(fixed.spacing, fixed.size, strict=True) if n > 1))
     if card.shape_kji is not None:
         return _locked_grid(fixed, card, spacing)
     return working_grid(fixed, np.asarray(spacing) * scale, card.stride, card.orientation)
@@ -113,9 +113,9 @@ def _spread(spacing: tuple[float, ...], grid: Grid) -> tuple[float, ...]:
 def _locked_grid(fixed: Grid, card: ModelCard, spacing) -> Grid:
     """A grid of the model's own shape centred on the fixed image, its spacing enlarged where the image is larger."""
     base = working_grid(fixed, spacing, 1, card.orientation)
-    wanted = list(card.shape_kji)
+    wanted = list(card.shape_kji or ())
     if fixed.dimension == 2:
-        wanted.insert(base.flat_axis, 1)
+        wanted.insert(2 - base.across, 1)
     count = np.array(wanted[::-1])
     factor = np.maximum(base.size / count, 1.0)
     start = (base.size - 1) / 2 - factor * (count - 1) / 2

@@ -186,8 +186,9 @@ def _texts(part: dict, digits: int) -> dict[str, str]:
 
 
 def _picture(caption: str, source: str | Path | bytes) -> str:
-    data = source
-    if not isinstance(source, bytes):
+    if isinstance(source, bytes):
+        data = source
+    else:
         try:
             data = Path(source).read_bytes()
         except OSError as error:

@@ -47,7 +47,8 @@ class Slice:
     @property
     def down_right(self) -> tuple[int, int]:
         """The array axes that run down and right."""
-        return tuple(axis for axis in range(3) if axis != self.across)
+        down, right = (axis for axis in range(3) if axis != self.across)
+        return down, right
 
     @property
     def size_mm(self) -> np.ndarray:

@@ -92,7 +92,8 @@ def rows(report: Report | Mapping, names: Mapping[int, str] | None = None) -> li
 
 
 def _staged(group: str, name: str, values: Iterable[float | None], unit: str, digits: int) -> Row:
-    return Row(group, name, *values, unit=unit, digits=digits)
+    before, aligned, after = values
+    return Row(group, name, before, aligned, after, unit, digits=digits)
 
 
 def _similarity_rows(plain: dict) -> list[Row]:

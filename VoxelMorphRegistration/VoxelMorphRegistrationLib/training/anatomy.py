@@ -296,6 +296,7 @@ def _aligned_maps(
         )
         indices = np.searchsorted(np.array(names), image.array).astype(np.uint8)
         maps.append(LabelMap(torch.from_numpy(indices), image.grid.ras_to_ijk @ affine))
+    assert box is not None, "no image"
     return maps, box
 
 

@@ -8,6 +8,7 @@ import typing
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..errors import InputError, SettingsError
 from ..networks.unet import DEFAULT_DECODER, DEFAULT_ENCODER
@@ -223,7 +224,7 @@ def config_from_dict(values: dict) -> TrainingConfig:
     return _section(TrainingConfig, values, "")
 
 
-def _section(kind: type, values: dict, prefix: str):
+def _section(kind: Any, values: dict, prefix: str):
     types = typing.get_type_hints(kind)
     unknown = sorted(set(values) - set(types))
     if unknown:
@@ -236,7 +237,7 @@ def _section(kind: type, values: dict, prefix: str):
         raise SettingsError(f"The training configuration needs {', '.join(missing)}.") from error
 
 
-def _checked(kind, value, name: str):
+def _checked(kind: Any, value, name: str):
     """`value` as `kind` (a section, a tuple, or a plain type), or SettingsError."""
     if is_dataclass(kind):
         if not isinstance(value, dict):

@@ -76,7 +76,7 @@ def cases_in_table(path: Path) -> list[Case]:
     rows = read_rows(path, ("image",), ("labels",))
     _all_or_none(path, rows, ("labels",))
     cases = [
-        Case(row["image"], _file(path, line, row, "image"), _file(path, line, row, "labels")) for line, row in rows
+        Case(row["image"], _needed(path, line, row, "image"), _file(path, line, row, "labels")) for line, row in rows
     ]
     twice = {case.name for case in cases if sum(case.image == other.image for other in cases) > 1}
     if twice:
@@ -95,10 +95,11 @@ def pairs_in_table(path: Path) -> list[ListedPair]:
         _all_or_none(path, rows, both)
     pairs = []
     for line, row in rows:
-        files = {column: _file(path, line, row, column) for column in ("fixed", "moving", *PAIR_COLUMNS)}
-        if files["fixed"] == files["moving"]:
+        images = {side: _needed(path, line, row, side) for side in ("fixed", "moving")}
+        files = {column: _file(path, line, row, column) for column in PAIR_COLUMNS}
+        if images["fixed"] == images["moving"]:
             raise InputError(f"{path}, line {line}: the fixed and the moving image are the same file.")
-        fixed, moving = (Case(row[side], files[side], files[f"{side}_labels"]) for side in ("fixed", "moving"))
+        fixed, moving = (Case(row[side], images[side], files[f"{side}_labels"]) for side in ("fixed", "moving"))
         pairs.append(
             ListedPair(fixed, moving, files["fixed_points"], files["moving_points"], f"{path.name}, line {line}")
         )
@@ -113,16 +114,19 @@ def is_table_of_pairs(path: Path) -> bool:
         return "fixed" in [name.strip() for name in file.readline().split(",")]
 
 
-def _file(table: Path, line: int, row: dict[str, str], column: str) -> Path | None:
-    """The file that a cell names, None for an empty one; InputError when it is missing."""
+def _needed(table: Path, line: int, row: dict[str, str], column: str) -> Path:
+    """The file that a cell names; InputError when the cell is empty or the file missing."""
     if not row[column]:
-        if column in ("image", "fixed", "moving"):
-            raise InputError(f"{table}, line {line}: the column {column} is empty.")
-        return None
+        raise InputError(f"{table}, line {line}: the column {column} is empty.")
     path = table.parent / row[column]
     if not path.exists():
         raise InputError(f"{table}, line {line}: there is no file {path}.")
     return path
+
+
+def _file(table: Path, line: int, row: dict[str, str], column: str) -> Path | None:
+    """The same, None for an empty cell."""
+    return _needed(table, line, row, column) if row[column] else None
 
 
 def _all_or_none(table: Path, rows: list[tuple[int, dict[str, str]]], columns: tuple[str, ...]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from .augment import (
 from .files import Case, ListedPair, cases_in_folder, cases_in_table, is_table_of_pairs, pairs_in_table
 from .pairs import TRAINING_STREAM, StepSizes, TrainingPair
 from .shapes import Source
-from .stored import SLICES, Reader, StoredPair, across_axis
+from .stored import SLICES, Reader, Stored, StoredPair, across_axis
 from .supervision import Supervision, SupervisionSection
 
 # Draws that must not repeat those of a step.
@@ -118,8 +119,10 @@ class ImageSource:
             raise SettingsError("The sizes of a training grid must be even.")
         reader = Reader(section, len(sizes.largest), sizes.largest, self.supervision, report)
         table = Path(base) / section.table
+        # Those trained with and those held out, of one of the two kinds.
+        self._subjects: list[list[Stored]] = []
+        self._pairs: list[list[StoredPair]] = []
         if section.table and is_table_of_pairs(table):
-            self._subjects = None
             self._pairs = [reader.pairs(part) for part in _split_pairs(pairs_in_table(table), section, seed)]
         elif section.table or section.folder:
             cases = (
@@ -129,9 +132,9 @@ class ImageSource:
             )
             parts = _split_cases(cases, section, seed)
             self._subjects = [reader.subjects(part, cases[0]) for part in parts]
-            self._pairs = None
         else:
             raise SettingsError("[images] needs a folder or a table.")
+        assert reader.first_grid is not None, "no image"
         self.grid, self._normalization = reader.first_grid, reader.card.normalization
         # An image that was read twice warns twice.
         self.warnings = list(dict.fromkeys(reader.warnings))
@@ -139,18 +142,18 @@ class ImageSource:
     @property
     def counts(self) -> tuple[int, int]:
         """How many images (or listed pairs) are trained with, and how many are held out."""
-        trained, held = self._pairs or self._subjects
-        return len(trained), len(held)
+        trained, held = (len(part) for part in self._pairs or self._subjects)
+        return trained, held
 
     @property
     def facts(self) -> str:
         """The data in a few words, for the card of a model."""
-        trained, held = self._pairs or self._subjects
+        trained, held = self.counts
         what = "pairs of images" if self._pairs else "images"
-        first = trained[0].fixed if self._pairs else trained[0]
+        first = self._pairs[0][0].fixed if self._pairs else self._subjects[0][0]
         labels = f", {self.supervision.count} structures of their segmentations" if first.labels is not None else ""
         slices = f", {self.section.slices} slices" if self.section.slices else ""
-        return f"{len(trained)} {what}{slices}{labels}; {len(held)} more for validation"
+        return f"{trained} {what}{slices}{labels}; {held} more for validation"
 
     @property
     def spacing_mm(self) -> tuple[float, ...]:
@@ -177,8 +180,8 @@ class ImageSource:
         if stream == TRAINING_STREAM:
             images, labels, points = self._changed(images, labels, points, source)
         channels = supervision or self.supervision
-        shares = [None if part is None else channels.probabilities(part) for part in labels]
-        return TrainingPair(*images, *shares, fixed_points=points[0], moving_points=points[1])
+        fixed, moving = (None if part is None else channels.probabilities(part) for part in labels)
+        return TrainingPair(images[0], images[1], fixed, moving, fixed_points=points[0], moving_points=points[1])
 
     def label_maps(self, stream: int, number: int, device: torch.device | str) -> list[torch.Tensor | None]:
         """The label maps (1, 1, *S), fixed and moving, of a pair before any change: whole numbers as in the files."""
@@ -187,7 +190,7 @@ class ImageSource:
 
     def _chosen(self, stream: int, number: int, source: Source) -> StoredPair:
         part = 0 if stream == TRAINING_STREAM else 1
-        if self._pairs is not None:
+        if self._pairs:
             pairs = self._pairs[part]
             # Validation takes them in turn, so that none is missed.
             return pairs[source.numbers.integers(len(pairs)) if part == 0 else number % len(pairs)]
@@ -207,11 +210,11 @@ class ImageSource:
         shape = self.sizes.of(self.seed, stream, number)
         spare = [size - part for size, part in zip(pair.fixed.image.shape[1:], shape, strict=True)]
         start = [int(source.numbers.integers(n + 1)) for n in spare]
-        box = (row, *(slice(a, a + n) for a, n in zip(start, shape, strict=True)))
+        box: Any = (row, *(slice(a, a + n) for a, n in zip(start, shape, strict=True)))
         sides = (pair.fixed, pair.moving)
         images = [side.image[box].to(source.device).float()[None, None] for side in sides]
         labels = [None if s.labels is None else s.labels[box].to(source.device).long()[None, None] for s in sides]
-        if pair.fixed_points is None:
+        if pair.fixed_points is None or pair.moving_points is None:
             return images, labels, [None, None]
         points = torch.stack([pair.fixed_points, pair.moving_points]) - torch.tensor(start, dtype=torch.float32)
         inside = ((points > -0.5) & (points < torch.tensor(shape) - 0.5)).all(-1).all(0)

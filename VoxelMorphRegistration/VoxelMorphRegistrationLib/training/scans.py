@@ -90,8 +90,8 @@ class ScanSource:
             self._copies[device] = self._volumes.to(device)
         volumes = sample(self._copies[device][None], ijk).reshape(1, -1, *warp.shape[2:])
         seen = volumes[:, -1:] > 0.5
-        weights, inverted = mixture
-        weights = torch.as_tensor(weights, dtype=torch.float32, device=device).reshape(1, -1, *[1] * d)
+        parts, inverted = mixture
+        weights = torch.as_tensor(parts, dtype=torch.float32, device=device).reshape(1, -1, *[1] * d)
         image = (volumes[:, :-1] * weights).sum(1, keepdim=True)
         # A little above the brightest, so that it does not become the black of the outside.
         image = 1.05 - image if inverted else image
@@ -149,7 +149,8 @@ def _read_scans(folder: Path) -> tuple[torch.Tensor, np.ndarray, tuple[np.ndarra
     box = bounding_box(seen)
     cropped = grid_of_box(grid, box)
     corners = cropped.to_ras(np.array([[0, 0, 0], cropped.size - 1]))
-    volumes = np.concatenate([arrays, seen[None]])[(slice(None), *box)]
+    within = (slice(None), *box)
+    volumes = np.concatenate([arrays, seen[None]])[within]
     return (
         torch.from_numpy(np.ascontiguousarray(volumes, np.float32)),
         cropped.ras_to_ijk,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from .pairs import StepSizes, TrainingPair
 INTEGRATION_STEPS = 5
 RIM_LABELS = 3
 # Ultrasound and another modality: nothing in common but structure, and aligned hardly better than by their centres.
-BEFORE_ULTRASOUND = {
+BEFORE_ULTRASOUND: dict[str, Any] = {
     "foreground": 0.3,
     "related": 0.0,
     "blur": (0.5, 2.5),
@@ -181,6 +182,7 @@ def pyramid_noise(channels: int, shape: tuple[int, ...], amplitudes: dict[int, f
             layer = amplitudes[spacing] * source.normal(1, channels, *size)
             total = layer if total is None else total + layer
         if spacing == 1:
+            assert total is not None, "no amplitude"
             return total
         spacing //= 2
 
@@ -253,9 +255,9 @@ def then_affine(recipe: ShapeRecipe, displacement: torch.Tensor, source: Source)
     generator = strength * np.deg2rad(recipe.rotation) * source.numbers.uniform(-1, 1, (d, d))
     # Antisymmetric part: rotation; symmetric part: scaling and shear.
     stretch = strength * recipe.scaling * source.numbers.uniform(-1, 1, (d, d))
-    linear = (generator - generator.T) + (stretch + stretch.T) / 2
-    linear = torch.as_tensor(linear, dtype=torch.float32, device=source.device)
-    offset = strength * 0.5 * recipe.translation * source.numbers.uniform(-1, 1, d)
+    affine = (generator - generator.T) + (stretch + stretch.T) / 2
+    linear = torch.as_tensor(affine, dtype=torch.float32, device=source.device)
+    shift = strength * 0.5 * recipe.translation * source.numbers.uniform(-1, 1, d)
     lines = []
     for axis, size in enumerate(shape):
         view = [1] * (d + 1)
@@ -264,7 +266,7 @@ def then_affine(recipe: ShapeRecipe, displacement: torch.Tensor, source: Source)
         lines.append(line.reshape(view))
     moved = torch.stack([displacement[:, axis] + lines[axis] for axis in range(d)], 1)
     change = torch.einsum("ab,nb...->na...", linear, moved)
-    offset = torch.as_tensor(offset, dtype=torch.float32, device=source.device).reshape(1, d, *[1] * d)
+    offset = torch.as_tensor(shift, dtype=torch.float32, device=source.device).reshape(1, d, *[1] * d)
     return displacement + change + offset
 
 
@@ -272,7 +274,8 @@ def doubled(displacement: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     """The half-resolution displacement at full resolution, in full-resolution voxels."""
     mode = "bilinear" if len(shape) == 2 else "trilinear"
     full = F.interpolate(displacement, scale_factor=2.0, mode=mode)
-    return 2.0 * full[(slice(None), slice(None), *(slice(0, s) for s in shape))]
+    box = (slice(None), slice(None), *(slice(0, s) for s in shape))
+    return 2.0 * full[box]
 
 
 def largest(volume: torch.Tensor) -> torch.Tensor:
@@ -293,7 +296,8 @@ def half_resolution_labels(labels: torch.Tensor, count: int) -> torch.Tensor:
     shares = torch.zeros((labels.shape[0], count, *half), device=labels.device)
     part = torch.full((1,), 0.5**dims, device=labels.device)
     for corner in itertools.product((0, 1), repeat=dims):
-        block = labels[(slice(None), slice(None), *(slice(c, None, 2) for c in corner))]
+        every_second = (slice(None), slice(None), *(slice(c, None, 2) for c in corner))
+        block = labels[every_second]
         shares.scatter_add_(1, block, part.expand(block.shape))
     return shares
 

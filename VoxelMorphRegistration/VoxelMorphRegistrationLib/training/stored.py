@@ -103,7 +103,7 @@ class Reader:
                 if key not in kept:
                     kept[key] = self._stored(case, grid, matrix)
                 stored.append(kept[key])
-            both = StoredPair(*stored, *self._points(pair, grid, matrices[1]))
+            both = StoredPair(stored[0], stored[1], *self._points(pair, grid, matrices[1]))
             if not both.slices:
                 raise InputError(f"{pair.where}: no slice shows something in both images. Align them first.")
             result.append(both)
@@ -132,7 +132,7 @@ class Reader:
         size, start = base.size.copy(), np.zeros(3, int)
         size[plane] = self.shape[::-1]
         start[plane] = (base.size[plane] - size[plane]) // 2
-        if section.slice_range_mm:
+        if section.slice_range_mm and across is not None:
             rows = _rows_within(base, across, SLICES[section.slices], section.slice_range_mm)
             start[across], size[across] = rows[0], len(rows)
         grid = base.cropped(start, size)
@@ -158,37 +158,38 @@ class Reader:
                 f"Nothing of {case.image} lies in the working grid of {_sizes(grid)} voxels. Check its position, or "
                 "set images.align."
             )
-        if self.section.slices:
-            values, usable = _normalised_slices(placed, self.card, self._across(grid))
+        across = self._across(grid) if self.section.slices else None
+        if across is not None:
+            values, usable = _normalised_slices(placed, self.card, across)
         else:
             values, usable = self._stack(normalised(placed, scale), grid), (0,)
-        labels = None if case.labels is None else self._labels(case, image, grid, matrix)
+        labels = None if case.labels is None else self._labels(case, case.labels, image, grid, matrix)
         return Stored(torch.from_numpy(values.astype(np.float16)), labels, usable)
 
-    def _labels(self, case: Case, image: Image, grid: Grid, matrix: np.ndarray) -> torch.Tensor:
-        """The label map of `case` on the working grid, without the labels that are not in the table."""
-        labels = read_image(case.labels, str(case.labels))
+    def _labels(self, case: Case, path: Path, image: Image, grid: Grid, matrix: np.ndarray) -> torch.Tensor:
+        """The label map `path` of `case` on the working grid, without the labels that are not in the table."""
+        labels = read_image(path, str(path))
         if not labels.grid.same_as(image.grid, SAME_VOXELS):
             raise InputError(
-                f"The label map {case.labels} is on another grid than its image {case.image}: {_sizes(labels.grid)} "
+                f"The label map {path} is on another grid than its image {case.image}: {_sizes(labels.grid)} "
                 f"against {_sizes(image.grid)} voxels, or another position. Resample it onto the image's grid."
             )
         whole = np.rint(labels.array)
         if not np.array_equal(whole, labels.array):
-            raise InputError(f"{case.labels} holds values that are not whole numbers; a label map is needed.")
+            raise InputError(f"{path} holds values that are not whole numbers; a label map is needed.")
         known = [structure.label for structure in self.supervision.structures]
         whole = np.where(np.isin(whole, known), whole, 0).astype(np.uint8 if max(known) < 256 else np.int32)
         placed = warp_labels(labels.with_array(whole), grid, None, matrix)
         if not placed.array.any():
             raise InputError(
-                f"The label map {case.labels} has none of the {len(known)} structures in the working grid. Check its "
+                f"The label map {path} has none of the {len(known)} structures in the working grid. Check its "
                 "labels against the table (supervision.table)."
             )
         return torch.from_numpy(self._stack(placed.array, grid))
 
     def _points(self, pair: ListedPair, grid: Grid, matrix: np.ndarray) -> list[torch.Tensor]:
         """Corresponding points of both images in the working grid, (P, d) each; none without files."""
-        if pair.fixed_points is None:
+        if pair.fixed_points is None or pair.moving_points is None:
             return []
         if self.section.slices:
             raise InputError(f"{pair.where}: landmarks cannot be used with slices of volumes.")
@@ -220,7 +221,7 @@ def across_axis(grid: Grid, slices: str) -> int | None:
     """Which of i, j, k (0 to 2) runs across the slices of a volume, or across a 2D image; None for whole volumes."""
     if slices:
         return int(np.abs(grid.directions[SLICES[slices]]).argmax())
-    return None if grid.flat_axis is None else 2 - grid.flat_axis
+    return grid.across if grid.dimension == 2 else None
 
 
 def _rows_within(grid: Grid, across: int, anatomical: int, range_mm: tuple[float, ...]) -> np.ndarray:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,7 +91,8 @@ class Trainer:
             initialise(network)
         # Channels last is what CPU and GPU convolutions in bfloat16 are fast with.
         self.memory_format = torch.channels_last_3d if config.dimension == 3 else torch.channels_last
-        self.network = network.to(self.device, memory_format=self.memory_format)
+        # type: PyTorch's own stubs know no memory_format.
+        self.network: UNet = network.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
         self.model = Symmetric(self.network) if config.network.symmetric else self.network
         self.rank, self.ranks = distributed_place()
         self._trained: torch.nn.Module = self.model
@@ -152,7 +154,7 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(config, self.step)
         self.optimiser.zero_grad(set_to_none=True)
-        rows = []
+        rows: list[StepLosses] = []
         for _ in range(config.batch):
             draw = np.random.default_rng((config.seed, self.step, len(rows), PASSES_DRAW))
             total, parts = self._loss(self._training_pair(len(rows)), int(draw.integers(config.passes)))
@@ -182,11 +184,11 @@ class Trainer:
         if weights.similarity != "none":
             warped = warp(pair.moving, self._at_full(displacement, pair))
             terms["similarity"] = similarity_loss(weights.similarity, warped, pair.fixed, weights.window)
-        if weights.dice and pair.fixed_labels is not None:
+        if weights.dice and pair.fixed_labels is not None and pair.moving_labels is not None:
             terms["dice"] = losses.soft_dice(warp(pair.moving_labels, half), pair.fixed_labels)
         if weights.displacement and pair.displacement is not None:
             terms["displacement"] = losses.displacement_error(half, pair.displacement, pair.visible)
-        if weights.landmarks and pair.fixed_points is not None:
+        if weights.landmarks and pair.fixed_points is not None and pair.moving_points is not None:
             full = self._at_full(displacement, pair)
             terms["landmarks"] = losses.landmark_distance(full, pair.fixed_points, pair.moving_points)
         total = sum(factors[name] * term for name, term in terms.items())
@@ -247,10 +249,11 @@ class Trainer:
             pair = self.source.pair(VALIDATION_STREAM, number, self.device)
             with torch.no_grad():
                 displacement = self._registered(pair, self.config.passes)
+                assert displacement is not None, "no pass"
                 half = self._at_half(displacement)
                 full = self._at_full(displacement, pair)
                 fields_ = {"before": (torch.zeros_like(half), torch.zeros_like(full)), "after": (half, full)}
-                row = {"step": float(self.step)}
+                row: dict[str, Any] = {"step": float(self.step)}
                 for when, (u, u_full) in fields_.items():
                     row |= {f"{name}_{when}": value for name, value in _quality(pair, u, u_full).items()}
             rows.append(Validation(**row, folds_percent=100.0 * folded_part(displacement)))
@@ -259,7 +262,7 @@ class Trainer:
 
     def facts(self) -> dict:
         """What the card of an exported model says of the training, besides the configuration."""
-        facts = {"data": self.source.facts, "device": _device_name(self.device, self.ranks)}
+        facts: dict = {"data": self.source.facts, "device": _device_name(self.device, self.ranks)}
         for name in ("spacing_mm", "normalization"):
             value = getattr(self.source, name, None)
             if value is not None:
@@ -385,7 +388,7 @@ def similarity_loss(kind: str, warped: torch.Tensor, fixed: torch.Tensor, window
 def _quality(pair: TrainingPair, half: torch.Tensor, full: torch.Tensor) -> dict[str, float]:
     """How well the displacements (half and full resolution, own voxels) register the pair."""
     dice = error = math.nan
-    if pair.fixed_labels is not None:
+    if pair.fixed_labels is not None and pair.moving_labels is not None:
         dice = 1.0 - float(losses.soft_dice(warp(pair.moving_labels, half), pair.fixed_labels))
     if pair.displacement is not None:
         error = 2.0 * float(losses.displacement_error(half, pair.displacement, pair.visible).sqrt())

@@ -97,13 +97,17 @@ class Chain:
         from ..images import sampling
 
         parts, lead = list(self.parts), np.eye(4)
-        if parts and isinstance(parts[0], Matrix):
-            lead = parts.pop(0).matrix
+        first = parts[0] if parts else None
+        if isinstance(first, Matrix):
+            lead = first.matrix
+            parts = parts[1:]
+            first = parts[0] if parts else None
         grid = reference.transformed(lead)
         read = None
-        if parts and not parts[0].backward and isinstance(parts[0].u, DisplacementField):
+        if isinstance(first, Bent) and not first.backward and isinstance(first.u, DisplacementField):
             # On a grid, not at scattered positions: a third of the time where the axes agree.
-            read = parts.pop(0).u._reader(grid)
+            read = first.u._reader(grid)
+            parts = parts[1:]
         bad = 0
         for rows in sampling.slabs(reference.shape, voxels):
             ras = sampling.affine_positions(grid.ijk_to_ras, grid.shape, rows, torch.float64)

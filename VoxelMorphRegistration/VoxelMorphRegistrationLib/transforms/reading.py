@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +41,7 @@ class Named:
 
 
 def read_chain(
-    names: list[str | Named],
+    names: Sequence[str | Named],
     convention: str = "auto",
     fixed: Grid | None = None,
     moving: Grid | None = None,

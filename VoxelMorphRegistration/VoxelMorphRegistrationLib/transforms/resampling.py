@@ -115,4 +115,5 @@ def cropped(frames: Frames, background: float) -> Frames:
         return frames
     box = bounding_box(content)
     grid = frames.grid.cropped([part.start for part in box][::-1], [part.stop - part.start for part in box][::-1])
-    return frames.on(np.ascontiguousarray(frames.values[(slice(None), *box)]), grid)
+    within = (slice(None), *box)
+    return frames.on(np.ascontiguousarray(frames.values[within]), grid)

@@ -160,8 +160,8 @@ def _compare(expected: Chain, stage: Path, path: Path) -> None:
                 part.u.displacement_ras if isinstance(part.u, DisplacementField) else part.u.coefficients_ras
                 for part in (one, other)
             ]
-            same = same and np.allclose(*arrays, rtol=1e-6, atol=1e-6)
-        elif type(one) is type(other):
+            same = same and np.allclose(arrays[0], arrays[1], rtol=1e-6, atol=1e-6)
+        elif isinstance(one, Matrix) and isinstance(other, Matrix):
             same = same and np.allclose(one.matrix, other.matrix, rtol=1e-6, atol=1e-5)
         else:
             same = False

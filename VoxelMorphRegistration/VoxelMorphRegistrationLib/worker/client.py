@@ -163,7 +163,7 @@ class WorkerClient:
             return
         request.cancelled = True
         if request.sent and not request.answered:
-            self._process.send("cancel", request.number)
+            self._server().send("cancel", request.number)
             qt.QTimer.singleShot(int(1000 * self._cancel_s), lambda: self._on_patience_gone(request))
         else:
             self._clear(request)
@@ -176,7 +176,7 @@ class WorkerClient:
         if request is None or request.cancelled or request.answered:
             return
         if request.sent:
-            self._process.send("stop", request.number)
+            self._server().send("stop", request.number)
         else:
             self.cancel()
 
@@ -225,7 +225,7 @@ class WorkerClient:
         for on_ready, _ in waiting:
             on_ready(self._facts)
 
-    def _on_end(self, process: WorkerProcess | None, error: WorkerError | None) -> None:
+    def _on_end(self, process: WorkerProcess | None, error: VoxelMorphError | None) -> None:
         """The process is gone. Without an error it was us: the next one is warmed up."""
         if process is not self._process:
             return
@@ -273,14 +273,22 @@ class WorkerClient:
 
     # --- a request ---
 
+    def _running(self) -> _Request:
+        assert self._request is not None
+        return self._request
+
+    def _server(self) -> WorkerProcess:
+        assert self._process is not None
+        return self._process
+
     def _write(self, request: _Request) -> Generator[None, None, None]:
-        request.folder = Path(tempfile.mkdtemp(prefix="job-", dir=self._process.folder))
+        request.folder = Path(tempfile.mkdtemp(prefix="job-", dir=self._server().folder))
         for name, array in request.arrays.items():
             yield from files.writing(request.folder / name, array)
 
     def _on_written(self, _) -> None:
-        self._request.written = True
-        self._request.arrays = {}
+        request = self._running()
+        request.written, request.arrays = True, {}
         self._send()
 
     def _send(self) -> None:
@@ -289,7 +297,7 @@ class WorkerClient:
         if request is None or request.cancelled or not request.written or self._facts is None:
             return
         request.sent = True
-        self._process.send("register", request.number, folder=str(request.folder), job=request.packed)
+        self._server().send("register", request.number, folder=str(request.folder), job=request.packed)
 
     def _on_answer(self, request: _Request, message: dict) -> None:
         """The server's last word on the request."""
@@ -303,11 +311,12 @@ class WorkerClient:
         if type(error) is WorkerError:
             # After an unexpected error nothing in that process is sure any more.
             request.error = error
-            self._process.kill()
+            self._server().kill()
         elif request.cancelled or error is not None:
             request.error = error
             self._clear(request)
         else:
+            assert request.folder is not None
             reading = self._read(request.folder, message["registration"])
             request.slices = Slices(reading, self._on_read, self._on_transfer_error)
 
@@ -320,6 +329,7 @@ class WorkerClient:
             if not (request.cancelled or request.answered):
                 request.on_preview(image)
 
+        assert request.folder is not None
         request.preview = Slices(self._read(request.folder, packed), shown, self._on_transfer_error)
 
     @staticmethod
@@ -330,20 +340,22 @@ class WorkerClient:
         return messages.unpack(packed, arrays.__getitem__)
 
     def _on_read(self, registration: Registration) -> None:
-        self._request.registration = registration
-        self._clear(self._request)
+        request = self._running()
+        request.registration = registration
+        self._clear(request)
 
     def _on_transfer_error(self, error: Exception) -> None:
-        if self._process.ending:
+        process = self._server()
+        if process.ending:
             # The files went with the process; why it went is said at its end.
             return
         if isinstance(error, ProtocolError):
-            self._process.fail(garbage(error))
+            process.fail(garbage(error))
             return
-        request = self._request
+        request = self._running()
         request.error = WorkerError(
             f"The images could not be passed to the registration process or back ({error}). "
-            f"Free some memory, and some space in {self._process.folder.parent}, and try again."
+            f"Free some memory, and some space in {process.folder.parent}, and try again."
         )
         self._clear(request)
 
@@ -364,4 +376,4 @@ class WorkerClient:
     def _on_patience_gone(self, request: _Request) -> None:
         """The computation did not stop in time: end it with its process."""
         if request is self._request and not request.answered:
-            self._process.kill()
+            self._server().kill()

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -85,8 +86,9 @@ def writing(path: Path, array: np.ndarray) -> Generator[None, None, None]:
     count = CHUNK_BYTES // array.dtype.itemsize
     with path.open("xb") as file:
         np.lib.format.write_array_header_1_0(file, facts)
-        flags = ["external_loop", "buffered", "zerosize_ok"]
-        for piece in np.nditer(array, flags=flags, buffersize=count, order="C"):
+        # Open to type checkers: numpy types what it yields as a tuple, also of one array.
+        pieces: Any = np.nditer(array, flags=["external_loop", "buffered", "zerosize_ok"], buffersize=count, order="C")
+        for piece in pieces:
             file.write(piece)
             yield
 
@@ -103,7 +105,7 @@ def reading(path: Path) -> Generator[None, None, np.ndarray]:
         octets = array.reshape(-1).view(np.uint8)
         for start in range(0, octets.size, CHUNK_BYTES):
             piece = octets[start : start + CHUNK_BYTES]
-            if file.readinto(piece) != piece.size:
+            if file.readinto(piece.data) != piece.size:
                 raise ValueError(f"The file {path.name} is cut short.")
             yield
     return array

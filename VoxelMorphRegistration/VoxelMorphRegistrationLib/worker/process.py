@@ -13,9 +13,11 @@ import sys
 from collections import deque
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import qt
 
+from ..errors import VoxelMorphError
 from . import files, messages
 from .messages import ProtocolError, WorkerError
 
@@ -56,7 +58,7 @@ class Slices:
     after stop().
     """
 
-    def __init__(self, generator: Generator, done: Callable, failed: Callable) -> None:
+    def __init__(self, generator: Generator[None, None, Any], done: Callable, failed: Callable) -> None:
         self._generator, self._done, self._failed = generator, done, failed
         self._stopped = False
         qt.QTimer.singleShot(0, self._step)
@@ -93,7 +95,7 @@ class WorkerProcess:
         environment: dict[str, str],
         on_message: Callable[[dict], None],
         on_log: Callable[[str], None],
-        on_end: Callable[[WorkerError | None], None],
+        on_end: Callable[[VoxelMorphError | None], None],
         start_s: float,
         silence_s: float,
     ) -> None:
@@ -103,7 +105,7 @@ class WorkerProcess:
         self._pid: int | None = None
         self._buffer = bytearray()
         self._printed: deque[str] = deque(maxlen=50)
-        self._error: WorkerError | None = None
+        self._error: VoxelMorphError | None = None
         self.ending = False
         self._ticks = 0
         try:
@@ -138,7 +140,7 @@ class WorkerProcess:
         self.ending = True
         self._kill_tree()
 
-    def fail(self, error: WorkerError) -> None:
+    def fail(self, error: VoxelMorphError) -> None:
         """Kill the process; on_end gets the error."""
         if not self.ending:
             self._error = error

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import Cancelled, DeviceError, VoxelMorphError
@@ -29,13 +30,13 @@ from . import files, messages
 from .messages import Job, ProtocolError, Task, TorchMissingError, WorkerError
 
 _PROGRESS_INTERVAL_S = 0.05
-_TASKS = {"inverse": Stored.inverse, "overview": Stored.overview}
+_TASKS: dict[str, Callable] = {"inverse": Stored.inverse, "overview": Stored.overview}
 
 
 def main(arguments: list[str]) -> int:
     """arguments: the folder for arrays, removed at the end, and the seconds between heartbeats."""
     folder, heartbeat_s = Path(arguments[0]), float(arguments[1])
-    if hasattr(os, "setsid") and os.getpgrp() != os.getpid():
+    if sys.platform != "win32" and os.getpgrp() != os.getpid():
         # A group of its own, so that it can be killed with whatever it may start.
         os.setsid()
     source, sink = _take_streams()

@@ -35,7 +35,7 @@ def by_network(
 
     start = time.process_time()
     settings = Settings(alignment="none", refinement=refinement, device="cpu")
-    displacement = registered(fixed, moving, spacing, load_model(model), settings)
+    displacement = registered(fixed, moving, spacing.tolist(), load_model(model), settings)
     return displacement, time.process_time() - start
 
 

@@ -78,9 +78,9 @@ class NiftyReg:
         """program: reg_f3d; that of the PATH when None. InputError when there is no such file."""
         if program is not None and shutil.which(program) is None:
             raise InputError(f"--niftyreg {program} is no program. Give the path of reg_f3d.")
-        found = shutil.which(program or "reg_f3d")
+        found = shutil.which(program or "reg_f3d") or ""
         self._register = found
-        self._convert = found and shutil.which("reg_transform", path=str(Path(found).parent))
+        self._convert = (found and shutil.which("reg_transform", path=str(Path(found).parent))) or ""
         self.missing = None if self._convert else GET_NIFTYREG
 
     def run(self, fixed: np.ndarray, moving: np.ndarray, spacing_mm: Sequence[float]) -> Found:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -59,7 +59,7 @@ def titled(axes: Axes, title: str, x: str, y: str) -> Axes:
 def dots(axes: Axes, values: np.ndarray, deviations: np.ndarray, upright: bool = True) -> None:
     """A dot with a line of one standard deviation at each of the places 0, 1, ...; of a Dice, whose 0 is far away."""
     places = np.arange(len(values))
-    style = {"fmt": "o", "color": COLOURS[0], "markersize": 6, "elinewidth": 1.5, "capsize": 3}
+    style: dict[str, Any] = {"fmt": "o", "color": COLOURS[0], "markersize": 6, "elinewidth": 1.5, "capsize": 3}
     if upright:
         axes.errorbar(places, values, yerr=deviations, **style)
     else:

@@ -86,7 +86,7 @@ def _timed(study: Study, run: Run, method: Method, number: int) -> Timed:
     study.report(f"{method.title}: pair {number + 1} of {run.config.validation.pairs}")
     pair, maps = study.held_out(run.config, number)
     arrays = [image[0, 0].cpu().numpy() for image in (pair.fixed, pair.moving)]
-    found = method.run(*arrays, study.images(run.config).spacing_mm)
+    found = method.run(arrays[0], arrays[1], study.images(run.config).spacing_mm)
     displacement = torch.from_numpy(found.displacement)[None].to(pair.fixed.device)
     scores = score_pair(number, pair, maps, displacement, None)
     timed = Timed(scores, found.cpu_s, found.wall_s, found.registration_cpu_s)

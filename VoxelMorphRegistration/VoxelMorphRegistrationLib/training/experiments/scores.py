@@ -113,7 +113,9 @@ def pipeline_registrar(model: Model, spacing_mm: Sequence[float], refinement: st
 
     def displacement(pair: TrainingPair) -> torch.Tensor:
         arrays = [image[0, 0].cpu().numpy() for image in (pair.fixed, pair.moving)]
-        return torch.from_numpy(registered(*arrays, spacing_mm, model, settings))[None].to(pair.fixed.device)
+        return torch.from_numpy(registered(arrays[0], arrays[1], spacing_mm, model, settings))[None].to(
+            pair.fixed.device
+        )
 
     return displacement
 
@@ -124,7 +126,7 @@ def registered(
     """Register two arrays (*S) on one grid with spacing along i, j(, k): the displacement (d, *S) in voxels."""
     grid = pair_grid(fixed.shape, spacing_mm)
     images = [Image(a.reshape(grid.shape), grid, name) for a, name in ((fixed, "fixed"), (moving, "moving"))]
-    return register(*images, model, settings).field.on_grid(grid).to_voxels(in_plane=True)
+    return register(images[0], images[1], model, settings).field.on_grid(grid).to_voxels(in_plane=True)
 
 
 def pair_grid(shape: Sequence[int], spacing_mm: Sequence[float] | None = None) -> Grid:
@@ -145,7 +147,7 @@ def _dice(fixed: torch.Tensor, carried: torch.Tensor) -> dict[int, float]:
     arrays = [labels[0, 0].cpu().numpy() for labels in (fixed, carried)]
     grid = pair_grid(arrays[0].shape)
     images = [Image(array.reshape(grid.shape), grid, "label map") for array in arrays]
-    return evaluation.dice(*images, evaluation.label_values(images[0]))
+    return evaluation.dice(images[0], images[1], evaluation.label_values(images[0]))
 
 
 def _similarity(moving: torch.Tensor, fixed: torch.Tensor) -> Similarity:

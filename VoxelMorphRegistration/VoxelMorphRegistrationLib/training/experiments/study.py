@@ -84,13 +84,15 @@ class Study:
     def images(self, config: TrainingConfig) -> ImageSource:
         """The images of a configuration, read once for all trainings in a row that use the same."""
         key = (config.images, config.supervision.table, config.shape, config.smallest, config.stride, config.seed)
-        if self._images is None or self._images[0] != key:
+        known = self._images
+        if known is None or known[0] != key:
             every = replace(config, supervision=SupervisionSection(table=config.supervision.table))
             source = every.pairs(self.base, self.report)
+            assert isinstance(source, ImageSource), "an experiment needs images"
             for warning in source.warnings:
                 self.report(f"Warning: {warning}")
-            self._images = key, source
-        return self._images[1]
+            known = self._images = key, source
+        return known[1]
 
     def trained(self, run: Run) -> Trainer:
         """The trainer of `run` after its last step: from its checkpoint as far as that goes."""
@@ -134,8 +136,9 @@ class Study:
     def held_out(self, config: TrainingConfig, number: int) -> tuple[TrainingPair, list[torch.Tensor]]:
         """A held-out pair and its label maps, fixed and moving. SettingsError where the images have none."""
         source = self.images(config)
-        maps = source.label_maps(VALIDATION_STREAM, number, self.device)
-        if any(part is None for part in maps):
+        both = source.label_maps(VALIDATION_STREAM, number, self.device)
+        maps = [part for part in both if part is not None]
+        if len(maps) < len(both):
             raise SettingsError(
                 "An experiment needs segmentations of the images: give --labels PATTERN for a folder, or a table with "
                 "a column of label maps."
@@ -189,7 +192,7 @@ class Study:
 
 def _flat(values: dict, prefix: str = "") -> dict[str, str]:
     """Nested settings as one level, such as loss.smoothness, with comparable values."""
-    result = {}
+    result: dict[str, str] = {}
     for name, value in values.items():
         result |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: repr(value)}
     return result

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from .scores import PairScores
 
-Row = dict[str, object]
+Row = dict[str, Any]
 
 
 def spread(name: str, values: Iterable[float]) -> Row:
