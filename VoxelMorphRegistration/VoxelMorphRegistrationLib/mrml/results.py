@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -78,8 +79,12 @@ def given_nodes(transform_node, side: str) -> tuple:
     return tuple(node for node in nodes if node is not None)
 
 
-def results_of(transform_node) -> Results:
-    """The nodes of the run that wrote a transform (the node with the field, or its linear part)."""
+def results_of(transform_node, chosen: Mapping | None = None) -> Results:
+    """The nodes of the run that wrote a transform (the node with the field, or its linear part).
+
+    chosen: {a key of RESULT_ROLES: node or None}, outputs that a scene names. They count for transforms of the first
+    version of this extension, which marked no runs.
+    """
     if transform_node is None or transform_node.GetScene() is None:
         return Results()
     parent = transform_node.GetParentTransformNode()
@@ -94,6 +99,9 @@ def results_of(transform_node) -> Results:
         return node if node is not None and (node.GetAttribute(RUN_ATTRIBUTE) or "") == run else None
 
     found = {kind: of_run(grid_node.GetNodeReference(role)) for kind, role in RESULT_ROLES.items()}
+    if not run:
+        for kind, node in (chosen or {}).items():
+            found[kind] = of_run(node) if node is not None and node.GetScene() is not None else None
     if found["inverse"] is None:
         # One that was computed later.
         found["inverse"] = of_run(grid_node.GetNodeReference(INVERSE_ROLE))
