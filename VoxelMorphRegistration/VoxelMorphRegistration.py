@@ -361,7 +361,7 @@ class VoxelMorphRegistrationLogic(ScriptedLoadableModuleLogic):
         """Deform the moving volume onto the fixed one and put the results into the scene; returns when it is done.
 
         model: a shipped model's name or a model file; that of the settings when None. settings: a
-        registration.Settings. progress(stage, fraction): return False to cancel. Returns scene.Outputs: the nodes
+        Settings. progress(stage, fraction): return False to cancel. Returns mrml.targets.Outputs: the nodes
         and the report. The worker's process computes, as for registerAsync; Slicer takes no clicks meanwhile.
 
         Inputs, by name, each None for none: fixedLabels and movingLabels (label map volumes or segmentations),

@@ -6,6 +6,7 @@ import json
 import re
 import struct
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -124,3 +125,14 @@ def test_repository_fits_the_extension_index():
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
     files = [ROOT / name.decode() for name in listed.split(b"\0") if name]
     assert sum(path.stat().st_size for path in files if path.is_file()) < 100e6
+
+
+def test_no_file_is_over_five_megabytes(tmp_path):
+    """Every version of a file stays in the history for ever; the commit hook refuses larger ones, too."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+    names = [str(ROOT / name.decode()) for name in listed.split(b"\0") if name]
+    check = [sys.executable, str(ROOT / "Testing" / "large_files.py")]
+    assert subprocess.run([*check, *names]).returncode == 0
+    large = tmp_path / "large.pt"
+    large.write_bytes(bytes(5_000_001))
+    assert subprocess.run([*check, str(large)], capture_output=True).returncode == 1

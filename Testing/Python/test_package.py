@@ -44,3 +44,13 @@ def test_tests_skip_nothing():
         text = path.read_text(encoding="utf-8")
         for word in ("skip" + "if", "pytest." + "skip", "unittest." + "skip", "import" + "orskip", "mark.x" + "fail"):
             assert word not in text, f"{path} holds {word}"
+
+
+def test_wheel_tells_type_checkers_that_it_is_typed():
+    assert (LIBRARY / "py.typed").is_file()
+
+
+def test_no_two_test_files_share_a_name():
+    """pytest collects only one of them."""
+    names = [path.name for path in (ROOT / "Testing" / "Python").rglob("*.py")]
+    assert sorted(set(names)) == sorted(names)

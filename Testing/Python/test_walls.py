@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-MODULE_FOLDER = Path(__file__).parents[2] / "VoxelMorphRegistration"
-LIBRARY = "VoxelMorphRegistrationLib"
-# From the top; a room may use those on the steps below its own, not those beside it.
-STAIRCASE = (
-    ("VoxelMorphRegistration", "__main__"),
-    ("panel", "commands"),
-    ("worker", "mrml"),
-    ("training", "results"),
-    ("registration",),
-    ("transforms",),
-    ("refinement", "alignment"),
-    ("fields",),
-    ("networks", "images"),
-    ("errors",),
-)
+import rooms
+from rooms import LIBRARY, MODULE_FOLDER, STAIRCASE, imports, library_files, room_of
+
 STEP = {room: len(STAIRCASE) - number for number, rooms in enumerate(STAIRCASE) for room in rooms}
 # Which rooms may import what, anywhere in their files.
 KNOWS = {
@@ -35,62 +21,9 @@ KNOWS = {
 KNOWS_AS_WELL = {"qt": {"worker/client.py", "worker/process.py"}, "vtk": {"transforms/surfaces.py"}}
 
 
-def library_files() -> list[Path]:
-    return sorted((MODULE_FOLDER / LIBRARY).rglob("*.py"))
-
-
-def room_of(path: Path) -> str:
-    parts = path.relative_to(MODULE_FOLDER / LIBRARY).with_suffix("").parts
-    return parts[0]
-
-
-def imports(path: Path) -> list[tuple[str, bool]]:
-    """Absolute names of the modules that a file imports, and whether for types only."""
-    package = path.relative_to(MODULE_FOLDER).with_suffix("").parts[:-1]
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for_types = {
-        id(node)
-        for block in ast.walk(tree)
-        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test)
-        for part in block.body
-        for node in ast.walk(part)
-    }
-    found = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found += [(alias.name, id(node) in for_types) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = ".".join(package[: len(package) + 1 - node.level]) if node.level else ""
-            base = ".".join(part for part in (base, node.module) if part)
-            found += [(f"{base}.{alias.name}", id(node) in for_types) for alias in node.names]
-    return found
-
-
-def module_of(name: str, modules: set[str]) -> str | None:
-    """The file of the library that an imported name comes from."""
-    while name:
-        if name in modules:
-            return name
-        name = name.rpartition(".")[0]
-    return None
-
-
 @pytest.fixture(scope="module")
 def arrows() -> dict[str, set[str]]:
-    """For each file of the library, the files that it imports when it runs."""
-    names = {}
-    for path in library_files():
-        parts = path.relative_to(MODULE_FOLDER).with_suffix("").parts
-        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    known = set(names)
-    return {
-        module: {
-            target
-            for name, for_types in imports(path)
-            if not for_types and (target := module_of(name, known)) not in (None, LIBRARY, module)
-        }
-        for module, path in names.items()
-    }
+    return rooms.arrows()
 
 
 @pytest.mark.parametrize("path", library_files(), ids=lambda path: path.relative_to(MODULE_FOLDER / LIBRARY).as_posix())

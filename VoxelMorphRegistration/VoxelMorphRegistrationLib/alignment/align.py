@@ -11,7 +11,7 @@ leaves something to be desired.
 
 Mutual information always finds some map that it likes, also between images in which it sees nothing in common. So the
 answer is checked by a measure that took no part in finding it, whether edges meet edges of the same direction: unless
-it stands out there among displaced copies of itself, it may be chance, and the start is kept (`_Edges`).
+it stands out there among displaced copies of itself, it may be chance, and the start is kept (`edges.Edges`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Putting nodes under a registration's transform, taking them off again, the inverse, and hardening. Knows MRML.
 
-A transform written by scene.py maps world-fixed to moving-local positions: it replaces the parent transform P that
+A transform written by writer.py maps world-fixed to moving-local positions: it replaces the parent transform P that
 the moving volume had. A node under another parent Q gets P^-1 Q between itself and the transform, so that every node
 of the moving side is carried from where it lies in the world. What was above a node is noted on it by node references.
 """

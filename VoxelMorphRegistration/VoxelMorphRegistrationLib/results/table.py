@@ -1,6 +1,6 @@
 """A finished registration in numbers: rows for a table, and a report to read, print and keep.
 
-Works on registration.Report, or on its JSON form as it is kept on a transform node. Knows no Slicer and no Qt.
+Works on a registration.report.Report, or on its JSON form as it is kept on a transform node. Knows no Slicer and no Qt.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ class Stored:
         return inverse_field(self.deformation(), self.linear, moving, fixed_to_world)
 
     def overview(self, fixed: Image, moving: Image, warped: Image, jacobian: Image, report: Report) -> np.ndarray:
-        """The overview of figures.py: the bytes of a PNG, as uint8."""
+        """The overview of overview.py: the bytes of a PNG, as uint8."""
         registration = Registration(self.deformation(), self.linear, warped, jacobian, report)
         with tempfile.TemporaryDirectory(prefix="voxelmorph-overview-") as folder:
             path = Path(folder) / "overview.png"
