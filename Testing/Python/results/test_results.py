@@ -14,10 +14,12 @@ from PIL import Image as Picture
 
 from grids import make_grid
 from VoxelMorphRegistrationLib.errors import OutputError
+from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
 from VoxelMorphRegistrationLib.images.image import Image
 from VoxelMorphRegistrationLib.registration import evaluation
 from VoxelMorphRegistrationLib.registration.report import Report
 from VoxelMorphRegistrationLib.registration.settings import Settings
+from VoxelMorphRegistrationLib.results import outputs
 from VoxelMorphRegistrationLib.results.html import html_report, write_html_report
 from VoxelMorphRegistrationLib.results.table import Row
 from VoxelMorphRegistrationLib.results.table import rows as results_rows
@@ -246,3 +248,26 @@ def test_failure_leaves_no_file(tmp_path, picture, monkeypatch):
     with pytest.raises(OutputError, match="No space left on device"):
         write_html_report(tmp_path / "report.html", full_report())
     assert [p.name for p in tmp_path.iterdir()] == ["overview.png"]
+
+
+def test_files_are_rounded_below_a_thousandth_of_a_voxel_and_keep_signs():
+    grid = make_grid((12, 11, 10), (0.5, 0.5, 2.0))
+    rng = np.random.default_rng(3)
+    field = DisplacementField(rng.normal(0, 3, (*grid.shape, 3)).astype(np.float32), grid)
+    assert 0 < np.abs(outputs.rounded_field(field).displacement_ras - field.displacement_ras).max() < 0.5e-3 * 0.5
+    values = np.concatenate([rng.normal(1, 0.5, 998), [1e-6, -1e-6]]).astype(np.float32).reshape(10, 10, 10)
+    image = Image(values, make_grid((10, 10, 10)))
+    found = outputs.rounded_map(image).array
+    assert np.abs(found / values - 1).max() < 3e-4
+    np.testing.assert_array_equal(np.sign(found), np.sign(values))
+
+
+@pytest.mark.parametrize(("kind", "expected"), [(np.int16, np.int16), (np.uint8, np.float32), (np.float64, np.float32)])
+def test_a_warped_ct_stays_in_whole_numbers(kind, expected):
+    grid = make_grid((4, 4, 4))
+    moving = Image(np.arange(64).reshape(4, 4, 4).astype(kind), grid)
+    warped = Image(np.linspace(-4e4, 4e4, 64, dtype=np.float32).reshape(4, 4, 4), grid)
+    found = outputs._as_read(warped, moving).array
+    assert found.dtype == expected
+    if expected == np.int16:
+        np.testing.assert_array_equal(found, np.clip(np.rint(warped.array), -32768, 32767))

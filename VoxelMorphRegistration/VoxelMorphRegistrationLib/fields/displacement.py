@@ -10,15 +10,7 @@ import numpy as np
 from ..errors import FieldError, InputError
 from ..images.grid import Grid, working_grid
 from ..images.image import Image
-from .folding import (
-    BLOCK_VOXELS,
-    Folding,
-    any_corner_folds,
-    determinants,
-    differences,
-    linear_determinant,
-    voxel_blocks,
-)
+from .folding import BLOCK_VOXELS, Folding, determinants, folded_corners, linear_determinant
 from .inverse import INVERSE_TOLERANCE, LARGEST_PART_WITHOUT_INVERSE, Displaced, inverted
 from .positions import warped_positions
 
@@ -245,11 +237,7 @@ class DisplacementField:
 
     def folded_corners(self) -> np.ndarray:
         """Voxels (K, J, I) of the own grid that fold by the stricter, any-corner count."""
-        folded = np.empty(self.grid.shape, bool)
-        for target, inner, flow in voxel_blocks(self, self.grid):
-            sides = [[side[:, inner] for side in differences(flow, axis)] for axis in range(3)]
-            folded[target] = any_corner_folds(sides)
-        return folded
+        return folded_corners(self)
 
     def volume_change(self, mask: np.ndarray | None = None, grid: Grid | None = None) -> tuple[Image, Folding]:
         """The determinant map on `grid` (own when None) and the folding over `mask`, in one sweep."""

@@ -12,6 +12,7 @@ from ..images.grid import Grid
 from ..images.nifti import DISPLACEMENT_INTENT, NiftiContent, is_nifti_name, read_nifti, write_nifti
 from .displacement import DisplacementField
 from .hdf5 import remove_times
+from .packed_hdf5 import has_hdf5, holds, write_packed
 
 _FLIP = np.array([-1.0, -1.0, 1.0], dtype=np.float32)
 
@@ -20,7 +21,8 @@ def write_field(field: DisplacementField, path: str | Path) -> None:
     """Write as a transform (.h5, .tfm) or as a displacement image (.nii, .nii.gz, .nrrd, .mha).
 
     LPS on disk, but for NIfTI, whose displacement intent (1006) means RAS; ITK converts when reading it. ITK, ANTs
-    and Slicer read the files as displacement field transforms. Raises OutputError.
+    and Slicer read the files as displacement field transforms. An .h5 file is packed where h5py is there. Raises
+    OutputError.
     """
     import SimpleITK as sitk
 
@@ -28,6 +30,10 @@ def write_field(field: DisplacementField, path: str | Path) -> None:
     try:
         if path.name.endswith((".nii", ".nii.gz")):
             write_nifti(path, field.displacement_ras, field.grid, vectors=True)
+            return
+        if path.suffix == ".h5" and has_hdf5():
+            reserve(path, 12 * field.grid.voxel_count)
+            write_packed(field, path)
             return
         values = field.displacement_ras * _FLIP
         if path.suffix in (".h5", ".tfm"):
@@ -55,6 +61,13 @@ def reserve(path: Path, size: int) -> None:
                 file.write(bytes(min(1 << 20, size - start)))
     finally:
         path.unlink(missing_ok=True)
+
+
+def reads_back(path: Path, field: DisplacementField) -> bool:
+    """Whether a file of `write_field` holds the field. Raises OSError and InputError where it is damaged."""
+    if path.suffix == ".h5" and has_hdf5():
+        return holds(path, field)
+    return np.array_equal(read_field(path).displacement_ras, field.displacement_ras)
 
 
 def read_field(path: str | Path) -> DisplacementField:

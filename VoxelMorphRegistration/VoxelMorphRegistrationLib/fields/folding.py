@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
 
 
 # Blocks of the determinant, small for the processor's cache, large against their margin of a slice on each side.
-BLOCK_VOXELS = 400_000
+BLOCK_VOXELS = 150_000
 _SWAP = np.array([2, 1, 0])
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,7 @@ def voxel_blocks(field: DisplacementField, grid: Grid):
 
     read = field._reader(grid, grid.ras_to_ijk[:3, :3][_SWAP])
     for rows in slabs(grid.shape, BLOCK_VOXELS):
-        wide = slice(max(rows.start - 1, 0), min(rows.stop + 1, grid.shape[0]))
-        inner = slice(rows.start - wide.start, rows.stop - wide.start)
+        wide, inner = _with_margin(rows, grid.shape[0])
         yield rows, inner, read(wide).contiguous()
 
 
@@ -83,16 +84,66 @@ def differences(flow, axis: int):
 def determinants(field: DisplacementField, grid: Grid, counted: np.ndarray | None) -> tuple[np.ndarray, int]:
     """Central determinants (K, J, I) on `grid`, and how many `counted` voxels fold at any corner (0 when None)."""
     det = np.empty(grid.shape, np.float32)
-    corners = 0
-    for target, inner, flow in voxel_blocks(field, grid):
-        sides = [[side[:, inner] for side in differences(flow, axis)] for axis in range(3)]
+
+    def of_block(target: slice, sides: list) -> int:
         det[target] = _central_determinant(sides).numpy()
-        if counted is not None and counted[target].any():
-            box = bounding_box(counted[target])
-            within = (slice(None), *box)
-            folded = any_corner_folds([[side[within] for side in pair] for pair in sides])
-            corners += int(np.count_nonzero(folded & counted[target][box]))
-    return det, corners
+        if counted is None or not counted[target].any():
+            return 0
+        box = bounding_box(counted[target])
+        within = (slice(None), *box)
+        folded = any_corner_folds([[side[within] for side in pair] for pair in sides])
+        return int(np.count_nonzero(folded & counted[target][box]))
+
+    return det, sum(_each_block(field, grid, of_block))
+
+
+def folded_corners(field: DisplacementField) -> np.ndarray:
+    """Voxels (K, J, I) of the field's grid that fold by the stricter, any-corner count."""
+    folded = np.empty(field.grid.shape, bool)
+
+    def of_block(target: slice, sides: list) -> None:
+        folded[target] = any_corner_folds(sides)
+
+    _each_block(field, field.grid, of_block)
+    return folded
+
+
+def folded_voxels(flow) -> np.ndarray:
+    """As `folded_corners`, of a flow (d, *S) in voxels of its own grid, torch, channel c along tensor axis c."""
+    from ..images.slabs import each, rows_of
+
+    if len(flow) == 2:
+        flow = flow.new_zeros((3, 1, *flow.shape[1:])).index_copy_(0, flow.new_tensor([1, 2]).long(), flow[:, None])
+    folded = np.empty(tuple(flow.shape[1:]), bool)
+
+    def of_rows(rows: slice) -> None:
+        wide, inner = _with_margin(rows, flow.shape[1])
+        sides = [[side[:, inner] for side in differences(flow[:, wide], axis)] for axis in range(3)]
+        folded[rows] = any_corner_folds(sides)
+
+    each(of_rows, rows_of(tuple(flow.shape[1:]), flow.device, 1, BLOCK_VOXELS))
+    return folded
+
+
+def _each_block(field: DisplacementField, grid: Grid, function: Callable[[slice, list], Result]) -> list[Result]:
+    """`function` of each block's slice of k and its differences along each array axis, on all cores."""
+    from ..images.sampling import slabs
+    from ..images.slabs import each
+
+    read = field._reader(grid, grid.ras_to_ijk[:3, :3][_SWAP])
+
+    def of_block(rows: slice) -> Result:
+        wide, inner = _with_margin(rows, grid.shape[0])
+        flow = read(wide).contiguous()
+        return function(rows, [[side[:, inner] for side in differences(flow, axis)] for axis in range(3)])
+
+    return each(of_block, slabs(grid.shape, BLOCK_VOXELS))
+
+
+def _with_margin(rows: slice, size: int) -> tuple[slice, slice]:
+    """A slice of `size` rows with one more on each side, and what takes them off again."""
+    wide = slice(max(rows.start - 1, 0), min(rows.stop + 1, size))
+    return wide, slice(rows.start - wide.start, rows.stop - wide.start)
 
 
 def voxel_determinant(flow):
@@ -124,7 +175,7 @@ def any_corner_folds(sides: list) -> np.ndarray:
             side[axis] += 1.0
     products = (_cross(second, third) for second in columns[1] for third in columns[2])
     values = (_dot(first, product) for product in products for first in columns[0])
-    return (functools.reduce(torch.minimum, values) <= 0).numpy()
+    return (functools.reduce(torch.minimum, values) <= 0).cpu().numpy()
 
 
 def _cross(b, c):

@@ -36,14 +36,20 @@ def grid_from_sitk(image) -> Grid:
 
 def set_sitk_geometry(image, grid: Grid) -> None:
     """Give a 3D SimpleITK image the geometry of `grid`. Raises InputError for a sheared grid."""
+    origin, spacing, directions = itk_geometry(grid)
+    image.SetOrigin(origin.tolist())
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection(directions.ravel().tolist())
+
+
+def itk_geometry(grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Origin (3,), spacing (3,) and directions (3, 3) of a grid in LPS. Raises InputError for a sheared one."""
     if not grid.is_orthogonal:
         raise InputError(SHEARED)
     lps = LPS_FROM_RAS @ grid.ijk_to_ras
-    image.SetOrigin(lps[:3, 3].tolist())
-    image.SetSpacing(grid.spacing.tolist())
     # ITK refuses directions whose columns are not exactly orthonormal after rounding.
     u, _, vt = np.linalg.svd(lps[:3, :3] / grid.spacing)
-    image.SetDirection((u @ vt).ravel().tolist())
+    return lps[:3, 3], grid.spacing, u @ vt
 
 
 def to_sitk(image: Image):

@@ -9,7 +9,9 @@ are an array behind it. Agreement with nibabel and ITK is tested.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +20,7 @@ import numpy as np
 from ..errors import InputError
 from .grid import Grid
 from .nifti_space import matrix_of_header, set_header_matrix, unit_told
-from .packed import Content, DamagedFile, unpacked
+from .packed import PACKED_BYTES, Content, DamagedFile, unpacked, write_gzip
 
 # Of bytes, little or big end first.
 Order = Literal["<", ">"]
@@ -267,8 +269,17 @@ def write_nifti(path: Path, array: np.ndarray, grid: Grid, vectors: bool = False
             return
         # Numbers that hardly repeat: only runs are looked for, in less than half the time and to about the same size.
         strategy = zlib.Z_RLE if array.dtype.kind == "f" else zlib.Z_DEFAULT_STRATEGY
-        packer = zlib.compressobj(1, zlib.DEFLATED, 16 + zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, strategy)
-        file.write(packer.compress(start))
+        write_gzip(file, chain([start], _parts(array)), strategy)
+
+
+def _parts(array: np.ndarray) -> Iterator[memoryview]:
+    """The bytes of an array, in parts of about a megabyte."""
+    if array.nbytes <= PACKED_BYTES or array.ndim < 2:
+        yield np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+    elif array[:1].nbytes > PACKED_BYTES:
         for part in array:
-            file.write(packer.compress(np.ascontiguousarray(part).data))
-        file.write(packer.flush())
+            yield from _parts(part)
+    else:
+        step = max(1, PACKED_BYTES // array[:1].nbytes)
+        for row in range(0, len(array), step):
+            yield np.ascontiguousarray(array[row : row + step]).reshape(-1).view(np.uint8).data

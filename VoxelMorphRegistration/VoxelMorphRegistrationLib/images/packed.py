@@ -1,19 +1,31 @@
 """Files that may be compressed, read to their end: which way is told by the content, not by the name.
 
 A stream that stops before its end mark, or whose check sum is wrong, is an error: what was unpacked so far is no file.
+What is written is packed in parts on all cores, into one stream.
 """
 
 from __future__ import annotations
 
 import bz2
 import lzma
+import os
+import struct
+import sys
 import zlib
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 _PART = 1 << 18
+# Of a part that is packed at once.
+PACKED_BYTES = 1 << 20
+# Of a gzip file: no name, no time, fastest, any system.
+_GZIP_HEAD = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x04\xff"
+Part = TypeVar("Part")
+Packed = TypeVar("Packed")
 
 
 class DamagedFile(Exception):
@@ -119,3 +131,45 @@ def _through(kind: type[bz2.BZ2File] | type[lzma.LZMAFile], file: BinaryIO) -> I
         raise DamagedFile("it ends early: the compressed data stop before their end") from error
     except (OSError, lzma.LZMAError) as error:
         raise DamagedFile("its compressed data are damaged") from error
+
+
+def in_order(function: Callable[[Part], Packed], parts: Iterable[Part]) -> Iterator[Packed]:
+    """`function` of every part, in their order, on all cores; only a few parts ahead are held."""
+    count = threads()
+    if count == 1:
+        yield from map(function, parts)
+        return
+    with ThreadPoolExecutor(count) as pool:
+        ahead: deque[Future[Packed]] = deque()
+        for part in parts:
+            ahead.append(pool.submit(function, part))
+            if len(ahead) > 2 * count:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def threads() -> int:
+    """As many as PyTorch uses, where it is loaded, else as OpenMP would."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        return torch.get_num_threads()
+    named = os.environ.get("OMP_NUM_THREADS", "")
+    return int(named) if named.isdigit() and int(named) > 0 else os.cpu_count() or 1
+
+
+def write_gzip(file: BinaryIO, parts: Iterable[bytes | memoryview], strategy: int = zlib.Z_DEFAULT_STRATEGY) -> None:
+    """One gzip stream of the parts, each packed by itself, as fast as zlib can (RFC 1952)."""
+
+    def pack(part: bytes | memoryview) -> tuple[bytes, bytes | memoryview]:
+        packer = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, strategy)
+        # Ends on a whole byte, so that the next part can follow.
+        return packer.compress(part) + packer.flush(zlib.Z_FULL_FLUSH), part
+
+    check, size = 0, 0
+    file.write(_GZIP_HEAD)
+    for packed, part in in_order(pack, parts):
+        file.write(packed)
+        check, size = zlib.crc32(part, check), size + len(part)
+    file.write(zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS).flush())
+    file.write(struct.pack("<LL", check, size & 0xFFFFFFFF))

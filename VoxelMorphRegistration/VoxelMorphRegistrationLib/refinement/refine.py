@@ -29,6 +29,7 @@ import numpy as np
 import torch
 
 from ..fields.displacement import DisplacementField
+from ..fields.folding import folded_voxels
 from ..images import sampling
 from ..images.grid import working_grid
 from ..images.slabs import each, rows_of
@@ -186,10 +187,10 @@ def _converged(problem: Problem, values: list[float]) -> bool:
 def _unfolded(problem: Problem, flow: torch.Tensor) -> torch.Tensor:
     """`flow` with its folds, if any, smoothed away where they are."""
     for _ in range(20):
-        folded = problem.field_of(flow).folded_corners()
+        folded = folded_voxels(flow[0])
         if not folded.any():
             break
-        spot = problem._tensor(folded.astype(np.float32))[None, None]
+        spot = torch.from_numpy(folded.astype(np.float32)).reshape(1, 1, *flow.shape[2:]).to(flow.device)
         sigma = (2.0,) * (flow.dim() - 2)
         near = (sampling.gaussian_smooth(spot, sigma) * 20).clamp_max(1.0)
         flow = torch.lerp(flow, sampling.gaussian_smooth(flow, sigma), near)

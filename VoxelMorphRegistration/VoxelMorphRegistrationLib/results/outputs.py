@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import OutputError, VoxelMorphError
-from ..fields.files import read_field, write_field
+from ..fields.displacement import DisplacementField
+from ..fields.files import reads_back, write_field
 from ..images.files import read_image, write_image
 from ..images.image import Image
 from ..registration.result import Registration
@@ -24,6 +25,8 @@ JACOBIAN = "jacobian.nii.gz"
 REPORT = "report.json"
 OVERVIEW = "overview.png"
 INVERSE = "inverse.h5"
+# Of a voxel: what fields are rounded to. The last bits of determinants that are not written.
+FIELD_PARTS, MAP_BITS = 1000, 11
 
 
 def output_names(with_labels: bool, with_inverse: bool = False) -> list[str]:
@@ -108,9 +111,10 @@ def write_registration(
     """Write transform (.h5), field (NIfTI), inverse transform (.h5, where it was made), warped image and labels,
     Jacobian map, report and overview picture.
 
-    The files are written under a temporary name, those that hold numbers are read back and compared, and then they
-    take their places together. place: the folder, where it is held already. Raises OutputError; the folder is then as
-    it was.
+    Fields are rounded to a thousandth of a voxel and determinants to four digits; a warped image of whole numbers of 16
+    bits or more is written as such. The files are written under a temporary name, those that hold numbers are read
+    back and compared, and then they take their places together. place: the folder, where it is held already. Raises
+    OutputError; the folder is then as it was.
     """
     folder = Path(folder)
     with contextlib.ExitStack() as stack:
@@ -119,19 +123,24 @@ def write_registration(
             held = reserved(folder, registration.warped_labels is not None, overwrite, inverse)
             place = stack.enter_context(held)
         stage = place.path
-        total = registration.total_field()
+        total = rounded_field(registration.total_field())
+        backward = registration.inverse and rounded_field(registration.inverse)
+        images = {
+            WARPED: _as_read(registration.warped, moving).renamed("warped image"),
+            JACOBIAN: rounded_map(registration.jacobian).renamed("Jacobian map"),
+        }
+        if registration.warped_labels is not None:
+            images[LABELS] = registration.warped_labels.renamed("warped labels")
         try:
             write_field(total, stage / TRANSFORM)
             write_field(total, stage / FIELD)
-            if registration.inverse is not None:
-                write_field(registration.inverse, stage / INVERSE)
-            write_image(registration.warped.renamed("warped image"), stage / WARPED)
-            write_image(registration.jacobian.renamed("Jacobian map"), stage / JACOBIAN)
-            if registration.warped_labels is not None:
-                write_image(registration.warped_labels.renamed("warped labels"), stage / LABELS)
+            if backward is not None:
+                write_field(backward, stage / INVERSE)
+            for name, image in images.items():
+                write_image(image, stage / name)
             (stage / REPORT).write_text(registration.report.to_json() + "\n", encoding="utf-8")
             overview(registration, fixed, moving, stage / OVERVIEW, fixed_labels=fixed_labels)
-            _verify(registration, total, stage)
+            _verify({TRANSFORM: total, FIELD: total, INVERSE: backward}, images, stage)
             # An older map of labels or inverse does not outlive the transform that it belongs to.
             return place.swap(names_of(registration), (LABELS, INVERSE))
         except OSError as error:
@@ -141,25 +150,59 @@ def write_registration(
             ) from error
 
 
-def _verify(registration: Registration, total, stage: Path) -> None:
+def rounded_field(field: DisplacementField) -> DisplacementField:
+    """The field to a thousandth of a voxel or finer, by a power of two: the rest is noise that does not compress."""
+    step = _power(float(np.min(field.grid.spacing[field.grid.size > 1])) / FIELD_PARTS)
+    out = np.empty_like(field.displacement_ras)
+    for part, target in zip(field.displacement_ras, out, strict=True):
+        np.multiply(np.rint(part / step), step, out=target)
+    return DisplacementField(out, field.grid)
+
+
+def rounded_map(image: Image) -> Image:
+    """Determinants to four digits. Their signs stay."""
+    bits = np.ascontiguousarray(image.array, np.float32).view(np.uint32)
+    kept = np.uint32(0xFFFFFFFF << MAP_BITS & 0xFFFFFFFF)
+    return image.with_array(((bits + np.uint32(1 << MAP_BITS - 1)) & kept).view(np.float32))
+
+
+def _as_read(warped: Image, moving: Image) -> Image:
+    """The warped image in the type of the moving one, where that has whole numbers of 16 bits or more."""
+    kind = moving.array.dtype
+    if kind.kind not in "iu" or kind.itemsize < 2 or warped.array.dtype.kind != "f":
+        return warped
+    bounds = np.iinfo(kind)
+    out = np.empty(warped.array.shape, kind)
+    for part, target in zip(warped.array, out, strict=True):
+        target[:] = np.clip(np.rint(part.astype(np.float64)), bounds.min, bounds.max)
+    return warped.with_array(out)
+
+
+def _power(value: float) -> np.float32:
+    """The power of two at or below a value."""
+    return np.float32(2.0 ** np.floor(np.log2(value)))
+
+
+def _verify(fields: dict[str, DisplacementField | None], images: dict[str, Image], stage: Path) -> None:
     """Read back what holds numbers: a full disk may go unnoticed while writing."""
-    images = {WARPED: registration.warped, JACOBIAN: registration.jacobian, LABELS: registration.warped_labels}
-    fields = {TRANSFORM: total, FIELD: total, INVERSE: registration.inverse}
-    pairs = [
-        (f.displacement_ras, lambda n=n: read_field(stage / n).displacement_ras)
-        for n, f in fields.items()
-        if f is not None
-    ]
-    pairs += [(i.array, lambda n=n: read_image(stage / n).array) for n, i in images.items() if i is not None]
-    for expected, read in pairs:
+    checks = [lambda n=n, f=f: reads_back(stage / n, f) for n, f in fields.items() if f is not None]
+    checks += [lambda n=n, i=i: _equal(i.array, read_image(stage / n).array) for n, i in images.items()]
+    for intact in checks:
         try:
-            found = read()
-            intact = np.array_equal(expected, found)
-            if not intact and expected.dtype.kind == "f":
-                intact = np.array_equal(expected, found, equal_nan=True)
+            found = intact()
         except (VoxelMorphError, RuntimeError) as error:
             raise OutputError(
                 f"A result in {stage.parent.parent} could not be read back after writing: is the disk full?"
             ) from error
-        if not intact:
+        if not found:
             raise OutputError(f"A result in {stage.parent.parent} reads back changed: is the disk full or damaged?")
+
+
+def _equal(expected: np.ndarray, found: np.ndarray) -> bool:
+    if expected.shape != found.shape:
+        return False
+    floats = expected.dtype.kind == "f"
+    return all(
+        np.array_equal(a, b) or (floats and np.array_equal(a, b, equal_nan=True))
+        for a, b in zip(expected, found, strict=True)
+    )
