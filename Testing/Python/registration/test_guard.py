@@ -228,7 +228,7 @@ def test_alignment_that_parts_the_labels_is_undone(monkeypatch, model_that_is_ri
     wrong[:3, 3] = -SHIFT
     monkeypatch.setattr(
         "VoxelMorphRegistrationLib.registration.linear.align",
-        lambda *_, **__: SimpleNamespace(matrix=wrong, warnings=()),
+        lambda *_, **__: SimpleNamespace(matrix=wrong, warnings=(), evidence=None),
     )
     labels = dict(fixed_labels=ball_labels(fixed), moving_labels=ball_labels(moving))
     result = register(fixed, moving, settings=settings(model_that_is_right, alignment="rigid"), **labels)

@@ -53,7 +53,8 @@ class Alignment:
     matrix: (4, 4), fixed RAS mm to moving RAS mm. method: the one asked for. similarity_before, similarity_after:
     at `initial` (identity if there is none) and at `matrix`, from 0 (unrelated, or no overlap) to 1: the entropy
     correlation coefficient 2 I(f, m) / (H(f) + H(m)) over the overlap of the fields of view (Maes et al. 1997),
-    lowered where less than `TRUSTED_OVERLAP` of the smaller one overlaps.
+    lowered where less than `TRUSTED_OVERLAP` of the smaller one overlaps. evidence: by how many standard deviations
+    edges agree better under `matrix` than under displaced copies of it; None where that was not looked at.
     """
 
     matrix: np.ndarray
@@ -61,6 +62,7 @@ class Alignment:
     similarity_before: float
     similarity_after: float
     warnings: list[str] = field(default_factory=list)
+    evidence: float | None = None
 
 
 def align(
@@ -102,6 +104,7 @@ def align(
         )
     report = progress or (lambda fraction: None)
     report(0.0)
+    evidence = None
     start = np.eye(4) if initial is None else check_matrix(initial, "initial transform")
     pair = Pair.of(fixed, moving, start, fixed_mask, seed)
     report(0.1)
@@ -122,7 +125,7 @@ def align(
         if judged.overlap > 0 and judged.similarity <= pair.judge(np.eye(4)).similarity:
             # Where the images lie already; whether that may be chance is asked next.
             found = rigid = np.eye(4)
-        trusted, doubt = _trusted(pair, edges, method, found, rigid, initial is None)
+        trusted, evidence, doubt = _trusted(pair, edges, method, found, rigid, initial is None)
         if doubt is not None:
             found, warnings = trusted, [doubt]
     before, after = pair.judge(np.eye(4)), pair.judge(found)
@@ -132,7 +135,7 @@ def align(
             "Choose the alignment 'centers' (or rigid, affine), or give an initial transform that brings them together."
         )
     report(1.0)
-    return Alignment(pair.to_ras(found), method, before.similarity, after.similarity, warnings)
+    return Alignment(pair.to_ras(found), method, before.similarity, after.similarity, warnings, evidence)
 
 
 def _registered(
@@ -221,19 +224,21 @@ def _safe_start(pair: Pair, search: bool) -> tuple[np.ndarray, str]:
 
 def _trusted(
     pair: Pair, edges: Edges, method: str, found: np.ndarray, rigid: np.ndarray, search: bool
-) -> tuple[np.ndarray, str | None]:
-    """`found` if it stands out from chance, else `rigid` if that does, else the safe start; and why not `found`."""
+) -> tuple[np.ndarray, float, str | None]:
+    """`found` if it stands out from chance, else `rigid` if that does, else the safe start; the evidence for `found`,
+    and why not that."""
     evidence = edges.evidence(found)
     if evidence >= SMALLEST_EVIDENCE:
-        return found, None
+        return found, evidence, None
     if found is not rigid and edges.evidence(rigid) >= SMALLEST_EVIDENCE:
         trusted, kept = rigid, "the rigid one was kept"
     else:
         trusted, kept = _safe_start(pair, search)
-    return trusted, (
+    reason = (
         f"The {method} alignment was not used, because under it the edges of the images agree hardly better than by "
         f"chance ({evidence:.1f} standard deviations above displaced copies, {SMALLEST_EVIDENCE:g} are needed); {kept}."
     )
+    return trusted, evidence, reason
 
 
 def _with_one_scale(pair: Pair, edges: Edges, affine: np.ndarray, seed: int, report: Progress) -> np.ndarray:

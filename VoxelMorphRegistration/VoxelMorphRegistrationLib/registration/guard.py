@@ -35,6 +35,8 @@ LEAST_COVERED = 0.5
 SIMILARITY_TOLERANCE, DICE_TOLERANCE = 1e-4, 1e-4
 # Labels that gain this much in mean Dice are believed against the images.
 CLEAR_GAIN = 0.01
+# Why a refinement is undone that gave up by itself.
+NOTHING_BETTER = "it did not make the images more similar; its start was kept"
 # What messages call the measures, and the sign of what they show.
 _NAMES = {
     "lncc": ("local correlation", 1),
@@ -108,6 +110,7 @@ class Verdict:
     def to_dict(self) -> dict:
         return {
             "kept": not self.reason,
+            "reason": self.reason,
             "similarity": [asdict(comparison) for comparison in self.comparisons],
             "dice": None if self.dice is None else dict(zip(("before", "after"), self.dice, strict=True)),
         }
@@ -206,15 +209,15 @@ class Judge:
 
 
 class Checks:
-    """Looks at each stage of one registration; its start is returned where it made things worse, with a warning.
+    """Looks at each stage of one registration; its start is returned where it made things worse.
 
-    overlap: of the given labels, or None. similarity: as the settings name it. warnings: added to. found: the
-    verdicts by stage, for the report. carried: the moving labels on the fixed grid "before", "aligned" and with the
+    overlap: of the given labels, or None. similarity: as the settings name it. found: the verdicts by stage, for the
+    report and its warnings. carried: the moving labels on the fixed grid "before", "aligned" and with the
     deformation so far ("after"), where both images have labels.
     """
 
-    def __init__(self, overlap: Overlap | None, similarity: str, warnings: list[str]) -> None:
-        self._overlap, self._similarity, self._warnings = overlap, similarity, warnings
+    def __init__(self, overlap: Overlap | None, similarity: str) -> None:
+        self._overlap, self._similarity = overlap, similarity
         self._judge: Judge | None = None
         self.found: dict[str, dict] = {}
         self.carried: dict[str, Carried] = {}
@@ -260,6 +263,12 @@ class Checks:
             return field, True
         return start if start is not None else DisplacementField.identity(field.grid), False
 
+    def unrefined(self, pair: Pair, start: DisplacementField | None, similarity: str) -> None:
+        """The refinement found nothing better than its start."""
+        field = start if start is not None else DisplacementField.identity(pair.fixed.grid)
+        comparisons = self.judge(pair).compare(similarity, start, field)
+        self._kept("refinement", Verdict(comparisons, None, NOTHING_BETTER))
+
     def judge(self, pair: Pair) -> Judge:
         """The judge of the pair, made once."""
         if self._judge is None:
@@ -282,8 +291,6 @@ class Checks:
 
     def _kept(self, stage: str, found: Verdict) -> bool:
         self.found[stage] = found.to_dict()
-        if found.reason:
-            self._warnings.append(f"The {stage} made things worse and was undone: {found.reason}.")
         return not found.reason
 
 

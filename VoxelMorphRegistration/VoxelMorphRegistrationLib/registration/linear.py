@@ -19,10 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """Linear maps (4, 4), fixed to moving RAS mm: where the images lay at first, and the alignment."""
+    """Linear maps (4, 4), fixed to moving RAS mm: where the images lay at first, and the alignment.
+
+    evidence: for the latter, as in Alignment.
+    """
 
     start: np.ndarray
     matrix: np.ndarray
+    evidence: float | None = None
 
 
 def linear_part(inputs: Inputs, settings: Settings, run: Run) -> Linear:
@@ -40,4 +44,4 @@ def linear_part(inputs: Inputs, settings: Settings, run: Run) -> Linear:
     )
     advice = "Check the overlay; if it is wrong, bring the images together by hand and choose alignment 'none'."
     run.warnings.extend(f"{warning} {advice}" for warning in result.warnings)
-    return Linear(np.eye(4) if initial is None else initial, result.matrix)
+    return Linear(np.eye(4) if initial is None else initial, result.matrix, result.evidence)

@@ -24,10 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Measures:
-    """jacobian: the determinant map on the fixed grid, as the settings want it. report: entries of the Report."""
+    """jacobian: the determinant map on the fixed grid, as the settings want it. report: entries of the Report. gains:
+    mutual information before and after the linear alignment ("aligned") and the deformation ("after"), over what both
+    maps carry into the moving image."""
 
     jacobian: Image
     report: dict
+    gains: dict[str, tuple[float, float]]
 
 
 def measured(
@@ -51,7 +54,7 @@ def measured(
         "volume": {"count": int(np.count_nonzero(determinant.array <= 0)), "voxels": fixed.grid.voxel_count},
     }
     run.report(0.3)
-    similar = _similarities(fixed, moving, deformation, region, linear, run)
+    similar, gains = _similarities(fixed, moving, deformation, region, linear, run)
     overlaps = _overlaps(inputs.fixed_labels, carried_labels, run)
     errors = _landmark_errors(inputs.fixed_points, inputs.moving_points, linear, deformation)
     factor = linear_determinant(linear.matrix, fixed.grid)
@@ -70,12 +73,14 @@ def measured(
         "worst_ras": _worst_places(determinant, region, inputs.fixed_points, errors),
         **overlaps,
     }
-    return Measures(jacobian, report)
+    return Measures(jacobian, report, gains)
 
 
-def _similarities(fixed, moving, deformation, mask, linear, run) -> dict[str, dict[str, float]]:
+def _similarities(
+    fixed, moving, deformation, mask, linear, run
+) -> tuple[dict[str, dict[str, float]], dict[str, tuple[float, float]]]:
     """Similarity over the part of the measured region that each map carries into the moving image, on every second
-    voxel of large images."""
+    voxel of large images; and the mutual information over the part that all carry there."""
     stride = max(1, round((fixed.grid.voxel_count / 1_000_000) ** (1 / 3)))
     every = tuple(slice(None, None, stride if n > 1 else 1) for n in fixed.grid.shape)
     coarse = fixed.grid.ijk_to_ras.copy()
@@ -85,13 +90,23 @@ def _similarities(fixed, moving, deformation, mask, linear, run) -> dict[str, di
     region = _dilated(mask[every], 2)
     if not region.any():
         region = np.ones_like(region)
-    result = {}
+    images = {}
     maps = {"before": (None, linear.start), "aligned": (None, linear.matrix), "after": (deformation, linear.matrix)}
     for name, (field, matrix) in maps.items():
-        image = warp_image(moving, grid, field, matrix, np.nan).array
-        result[name] = evaluation.similarity(fixed.array[every], image, region)
+        images[name] = warp_image(moving, grid, field, matrix, np.nan).array
         run.report(0.5)
-    return result
+    values = fixed.array[every]
+    similar = {name: evaluation.similarity(values, image, region) for name, image in images.items()}
+
+    def both(first: str, second: str) -> tuple[float, float]:
+        seen = [region & np.isfinite(images[name]) for name in (first, second)]
+        if np.array_equal(*seen):
+            return similar[first]["mi"], similar[second]["mi"]
+        shared = seen[0] & seen[1]
+        before, after = (evaluation.similarity(values, images[name], shared)["mi"] for name in (first, second))
+        return before, after
+
+    return similar, {"aligned": both("before", "aligned"), "after": both("aligned", "after")}
 
 
 def _dilated(mask: np.ndarray, voxels: int) -> np.ndarray:

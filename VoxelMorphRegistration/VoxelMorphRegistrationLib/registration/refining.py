@@ -41,14 +41,14 @@ def guided(pair: Pair, inputs: Inputs, settings: Settings) -> Pair:
     return pair
 
 
-def checks_of(inputs: Inputs, settings: Settings, run: Run) -> Checks:
+def checks_of(inputs: Inputs, settings: Settings) -> Checks:
     """What keeps every stage from making it worse."""
     from . import guard
 
     overlap = None
     if inputs.fixed_labels is not None and inputs.moving_labels is not None:
         overlap = guard.Overlap(inputs.fixed_labels, inputs.moving_labels, settings.label_interpolation)
-    return guard.Checks(overlap, settings.similarity, run.warnings)
+    return guard.Checks(overlap, settings.similarity)
 
 
 def show_preview(work: Pair, field: DisplacementField, background: float | None, run: Run) -> None:
@@ -101,7 +101,7 @@ def refine_pair(
     if improved:
         field, improved = checks.refinement(work, start, field, similarity)
     else:
-        run.warnings.append("The refinement did not make the images more similar; its start was kept.")
+        checks.unrefined(work, start, similarity)
     for what in guides:
         run.warnings.append(f"The {what} guided the refinement, so that their agreement is no independent measure.")
     return field, {

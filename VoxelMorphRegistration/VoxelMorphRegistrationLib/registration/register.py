@@ -89,7 +89,7 @@ def register(
         network, grids = network_and_grids(model, inputs, settings, run.warnings, trust_model)
     with run.stage("aligning"):
         linear = linear_part(inputs, settings, run)
-        checks = checks_of(inputs, settings, run)
+        checks = checks_of(inputs, settings)
         linear = replace(linear, matrix=checks.alignment(linear.start, linear.matrix))
     pair = pair_of(inputs, linear.matrix)
     start = start_field(inputs.initial_transform, linear.matrix, inputs.fixed.grid)
@@ -132,7 +132,7 @@ def register(
             backward, accuracy = inverse_of(inputs, deformation, linear.matrix, run.warnings)
     with run.stage("measuring"):
         found = measured(inputs, linear, deformation, warped_labels, checks.carried, settings, run)
-    warn(run.warnings, found.report, checks.found)
+    warn(run.warnings, found.report, found.gains, checks.found, linear.evidence)
     report = Report(
         linear=linear.matrix.tolist(),
         seconds=run.seconds,

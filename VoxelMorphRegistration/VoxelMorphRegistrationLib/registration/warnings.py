@@ -1,48 +1,94 @@
-"""When a result is doubted, and in which words."""
+"""When a result is doubted, and in which words: one sentence an event, and none where there is nothing to do."""
 
 from __future__ import annotations
 
-# A report warns when less of the fixed anatomy, in percent, is covered by the moving image.
-SMALLEST_COVERAGE = 75.0
+from ..alignment.align import SURE_EVIDENCE
+
+# A report warns when less of the fixed anatomy, in percent, is covered by the moving image: where the alignment may be
+# wrong, and where it is sure (two crops of one image, which show half of each other, are a good result).
+SMALLEST_COVERAGE, SURE_COVERAGE = 75.0, 25.0
+# Of images whose local correlation is this high already, nobody misses a deformation. Brains of two people reach 0.8
+# after their registration; two crops of one CT have 0.97.
+ALIKE = 0.9
+# A loss of mutual information by less than this part is none: interpolation costs as much.
+SMALLEST_LOSS = 0.03
 
 
-def warn(warnings: list[str], found: dict, checks: dict) -> None:
-    """Add what speaks against a result. found: the measures of the report. checks: the verdicts by stage."""
-    _warn(warnings, found["folding"], found["similarity"], checks)
-    _warn_of_inputs(warnings, found["covered_percent"], found["tre_mm"])
+def warn(
+    warnings: list[str], found: dict, gains: dict[str, tuple[float, float]], checks: dict, evidence: float | None
+) -> None:
+    """Add what speaks against a result.
+
+    found: the measures of the report. gains: as of Measures. checks: the verdicts by stage. evidence: of the alignment
+    by edges, in standard deviations (None: it was not looked at).
+    """
+    _warn_of_alignment(warnings, found["covered_percent"], gains["aligned"], evidence)
+    _warn_of_stages(warnings, gains["after"], checks)
+    _warn_of_folds(warnings, found["folding"]["inside"])
+    _warn_of_landmarks(warnings, found["tre_mm"])
 
 
-def _warn_of_inputs(warnings: list[str], covered: float, errors: dict | None) -> None:
-    """Warnings from coverage, and from landmarks where they are given."""
-    if covered < SMALLEST_COVERAGE:
+def _warn_of_alignment(warnings: list[str], covered: float, gain: tuple[float, float], evidence: float | None) -> None:
+    # Mutual information, since a correlation means little between two modalities. Where edges were looked at, the
+    # alignment has weighed this itself.
+    if evidence is None and gain[1] < (1 - SMALLEST_LOSS) * gain[0]:
+        warnings.append(
+            "The linear alignment made the images less similar than they lay. Choose another alignment (rigid, "
+            "centers), or bring the images together by hand and choose alignment 'none'."
+        )
+    sure = evidence is not None and evidence >= SURE_EVIDENCE
+    if covered < (SURE_COVERAGE if sure else SMALLEST_COVERAGE):
         warnings.append(
             f"Only {covered:.0f} % of the fixed anatomy lies within the moving image; there is nothing to compare in "
             "the rest. Check the alignment, or give a mask of the region that both images show."
         )
-    if errors and errors["after"]["mean"] > errors["before"]["mean"]:
+
+
+def _warn_of_stages(warnings: list[str], gain: tuple[float, float], checks: dict) -> None:
+    undone = {stage: check for stage, check in checks.items() if not check["kept"]}
+    # A refinement that went well has replaced what the network did.
+    if checks.get("refinement", {}).get("kept"):
+        undone.pop("network", None)
+    told = {stage: check["reason"] for stage, check in undone.items() if not _alike(check)}
+    if "alignment" in told:
+        warnings.append(f"The alignment made things worse and was undone: {told.pop('alignment')}.")
+    if told:
+        stages = f"{' and the '.join(told)} made things worse and {'was' if len(told) == 1 else 'were'} undone"
+        warnings.append(f"The {stages}: {'; '.join(dict.fromkeys(told.values()))}.")
+    elif not undone and gain[1] <= gain[0] and not any(map(_gained, checks.values())):
         warnings.append(
-            f"The landmarks are further apart than before (mean {errors['before']['mean']:.2f} mm before, "
-            f"{errors['after']['mean']:.2f} mm after). Do not use this result, or check that the landmarks of both "
-            "images are in the same order."
+            "The images are no more similar after the deformation than after the linear alignment. "
+            "Check the alignment, and whether the model suits these images."
         )
 
 
-def _warn(warnings: list[str], folding: dict, similar: dict, checks: dict) -> None:
-    inside = folding["inside"]
+def _alike(check: dict) -> bool:
+    """Whether a stage was undone only because the images were alike before."""
+    first = next(iter(check["similarity"]), None)
+    lost = check["dice"] is not None and check["dice"]["after"] < check["dice"]["before"]
+    return first is not None and not lost and first["measure"] == "lncc" and first["before"] >= ALIKE
+
+
+def _gained(check: dict) -> bool:
+    """Whether a stage made the images more similar in what it was judged by, or labels overlap more."""
+    dice = check["dice"]
+    return any(one["after"] > one["before"] + 1e-3 * abs(one["before"]) for one in check["similarity"]) or (
+        dice is not None and dice["after"] > dice["before"]
+    )
+
+
+def _warn_of_folds(warnings: list[str], inside: dict) -> None:
     if inside["count"] or inside["any_corner_count"]:
         warnings.append(
             f"The deformation folds in {inside['count']} voxels ({inside['any_corner_count']} by the stricter count). "
             "Look at the Jacobian map, and do not trust the result there."
         )
-    # Mutual information, since a correlation means little between two modalities.
-    if similar["aligned"]["mi"] < similar["before"]["mi"]:
+
+
+def _warn_of_landmarks(warnings: list[str], errors: dict | None) -> None:
+    if errors and errors["after"]["mean"] > errors["before"]["mean"]:
         warnings.append(
-            "The linear alignment made the images less similar than they lay. Choose another alignment (rigid, "
-            "centers), or bring the images together by hand and choose alignment 'none'."
-        )
-    undone = any(not check["kept"] for check in checks.values())
-    if similar["after"]["mi"] <= similar["aligned"]["mi"] and not undone:
-        warnings.append(
-            "The images are no more similar after the deformation than after the linear alignment. "
-            "Check the alignment, and whether the model suits these images."
+            f"The landmarks are further apart than before (mean {errors['before']['mean']:.2f} mm before, "
+            f"{errors['after']['mean']:.2f} mm after). Do not use this result, or check that the landmarks of both "
+            "images are in the same order."
         )
