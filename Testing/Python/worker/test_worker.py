@@ -400,7 +400,6 @@ WAIT = "\ntime.sleep(60)\n"
 @pytest.mark.parametrize(
     ("program", "sentence"),
     [
-        ("import time; print('Welcome!', flush=True)" + WAIT, "'Welcome!'"),
         (SPEAK + "say(type='ready', version=2)" + WAIT, "version 2 instead of 1"),
         (SPEAK + "say(type='progress', id=77, stage='x', fraction=0, seconds=0)" + WAIT, "belongs to no request"),
         (SPEAK + "say(type='dance')" + WAIT, "unknown type 'dance'"),
@@ -544,19 +543,84 @@ def test_worker_ends_with_an_application_that_quits(launcher, fake_torch):
     assert cases.folders(parent.pid) == []
 
 
-def test_folders_of_dead_clients_are_cleaned_up(make_client, fake_torch):
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    stale = files.make_folder()
-    stale = stale.rename(stale.with_name(f"{files.PREFIX}{dead.pid}-stale"))
-    (stale / "input-0.npy").write_bytes(b"x")
-    own = files.make_folder()
+def test_folders_that_no_process_holds_are_cleaned_up_whatever_their_numbers_say(make_client, fake_torch, monkeypatch):
+    own, orphan = files.HeldFolder(), files.HeldFolder()
+    # A number of a living process says nothing: it may be one of another computer, or a later one.
+    (orphan.path / "input-0.npy").write_bytes(b"x")
+    orphan.release()
+    (orphan.path / files.LOCK).write_bytes(b"")
     ready = []
     make_client(environment=fake_torch).start(ready.append, pytest.fail)
     cases.spin(lambda: ready)
-    assert not stale.exists()
-    assert own.exists()
-    own.rmdir()
+    assert not orphan.path.exists()
+    assert own.path.exists()
+    own.release()
+    # Without a lock a folder may be in the making: it goes when it is old.
+    files.remove_stale_folders()
+    assert own.path.exists()
+    monkeypatch.setattr(files, "LOCKLESS_S", -1.0)
+    files.remove_stale_folders()
+    assert not own.path.exists()
+
+
+def test_a_lost_folder_means_a_new_process(make_client, quick):
+    client = make_client()
+    ready = []
+    client.start(ready.append, pytest.fail)
+    cases.spin(lambda: ready)
+    pid = client.pid
+    for folder in cases.folders():
+        shutil.rmtree(folder)
+    assert cases.Run(client, Job(*cases.images(), quick)).wait().kind == "result"
+    assert client.pid != pid
+    cases.wait_until_gone(pid)
+
+
+class NeverLoaded(nn.Module):
+    """Does not come back from being loaded."""
+
+    @torch.jit.export
+    def __getstate__(self) -> int:
+        return 1
+
+    @torch.jit.export
+    def __setstate__(self, state: int) -> None:
+        self.training = False
+        while state > 0:
+            state += 1
+
+    def forward(self, moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+        return torch.cat([moving, fixed, fixed], 1)
+
+
+def test_a_model_that_never_loads_ends_with_a_killed_parent(models_folder):
+    path = models_folder / "never.pt"
+    facts = '{"name": "never", "stride": 4, "output": "displacement", "output_scale": 1.0}'
+    torch.jit.save(torch.jit.script(NeverLoaded()), str(path), _extra_files={"voxelmorph.json": facts})
+    settings = f'Settings(model={str(path)!r}, alignment="none", device="cpu")'
+    wait = f"""
+run = cases.Run(client, cases.Job(*cases.images(), {settings}))
+cases.spin(lambda: any(stage == "loading the model" for stage, *_ in run.progress))
+"""
+    parent, pid = start_parent(sys.executable, wait)
+    parent.kill()
+    parent.wait(20)
+    cases.wait_until_gone(pid)
+    cases.spin(lambda: cases.folders(parent.pid) == [])
+
+
+def test_what_is_printed_before_the_first_message_is_a_line_of_the_log(make_client, write_program, quick):
+    program = "print('Welcome!', flush=True)\nprint('[1, 2]', flush=True)\n" + SPEAK
+    program += textwrap.dedent("""
+        say(type="ready", versions={}, devices=[])
+        number = json.loads(sys.stdin.readline())["id"]
+        print("a line of a library")
+        say(type="error", id=number, kind="InputError", text="answered")
+        time.sleep(60)
+    """)
+    run = cases.Run(make_client(python=write_program(program)), Job(*cases.images(), quick)).wait()
+    assert (type(run.value), str(run.value)) == (errors.InputError, "answered")
+    assert run.log == ["Welcome!", "[1, 2]", "a line of a library"]
 
 
 # --- the parts ---------------------------------------------------------------------------------------------

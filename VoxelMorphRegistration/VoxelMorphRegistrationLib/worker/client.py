@@ -198,8 +198,12 @@ class WorkerClient:
     # --- the process ---
 
     def _ensure_process(self) -> None:
+        lost = self._process is not None and self._request is None and not self._process.folder.is_dir()
+        if lost:
+            # Cleared away with the temporary files: a process without it could not answer any more.
+            self._process.end_now()
         # One that is about to end still has to answer for its request.
-        if self._process is None or (self._process.ending and self._request is None):
+        if self._process is None or lost or (self._process.ending and self._request is None):
             self._launch()
 
     def _launch(self) -> None:

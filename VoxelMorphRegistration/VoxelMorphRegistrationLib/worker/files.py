@@ -11,19 +11,46 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..results.locks import Lock, is_held
+
 CHUNK_BYTES = 4 * 2**20
 PREFIX = "voxelmorph-worker-"
+LOCK = "lock"
+# A folder gets its lock within milliseconds.
+LOCKLESS_S = 60.0
 
 
-def make_folder() -> Path:
-    """A new folder among the temporary files whose name carries this process' id."""
-    return Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
+class HeldFolder:
+    """A new folder among the temporary files, with a lock in it that this process holds as long as it needs it.
+
+    Raises OSError when it cannot be made.
+    """
+
+    def __init__(self) -> None:
+        # The number of the process is for who looks at the folders, no more.
+        made = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
+        self.path = extended(made, sys.platform)
+        self._lock = Lock(self.path / LOCK)
+        self._lock.acquire()
+
+    def release(self) -> None:
+        """From now on the folder is anybody's to remove."""
+        self._lock.release()
+
+
+def extended(path: Path, platform: str) -> Path:
+    """The path in the form that lets names in it go beyond 260 characters on Windows."""
+    text = str(path)
+    if platform != "win32" or text.startswith("\\\\"):
+        return path
+    return type(path)(f"\\\\?\\{text}")
 
 
 def remove_folder(folder: Path) -> None:
@@ -49,32 +76,14 @@ def removing(folder: Path) -> Generator[None, None, None]:
 
 
 def remove_stale_folders() -> None:
-    """Remove the folders of processes that no longer live."""
+    """Remove the folders that no process holds any more."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        pid = folder.name.removeprefix(PREFIX).split("-")[0]
-        if pid.isdigit() and not process_lives(int(pid)):
-            remove_folder(folder)
-
-
-def process_lives(pid: int) -> bool:
-    """Whether there is a process of this id."""
-    if sys.platform == "win32":
-        import ctypes
-
-        synchronize, timeout = 0x00100000, 0x102
-        handle = ctypes.windll.kernel32.OpenProcess(synchronize, False, pid)
-        if not handle:
-            return False
-        lives = ctypes.windll.kernel32.WaitForSingleObject(handle, 0) == timeout
-        ctypes.windll.kernel32.CloseHandle(handle)
-        return lives
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        lock = folder / LOCK
+        with contextlib.suppress(OSError):
+            # One without a lock may be in the making.
+            stale = not is_held(lock) if lock.exists() else time.time() - folder.stat().st_mtime > LOCKLESS_S
+            if stale:
+                remove_folder(folder)
 
 
 # --- arrays ------------------------------------------------------------------------------------------------

@@ -44,6 +44,10 @@ class ProtocolError(Exception):
     """A line is no message of this protocol; the text completes 'it sent ...'."""
 
 
+class PrintedLine(ProtocolError):
+    """A line is no message at all: something that was printed before the process took its output for messages."""
+
+
 @dataclass(frozen=True, eq=False)
 class Job:
     """One call of registration.register; `keywords` are its keyword arguments (images, points, matrices, None).
@@ -102,13 +106,13 @@ def encode(kind: str, request: int = 0, /, **content) -> bytes:
 
 
 def decode(line: bytes) -> dict:
-    """The message of a line; it has "type", "id" and what belongs to its type. Raises ProtocolError."""
+    """The message of a line; it has "type", "id" and what belongs to its type. Raises ProtocolError, PrintedLine."""
     try:
         message = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise ProtocolError(f"'{line[:60].decode(errors='replace').strip()}'") from error
+        raise PrintedLine(line[:1000].decode(errors="replace").rstrip()) from error
     if not isinstance(message, dict) or "version" not in message:
-        raise ProtocolError(f"'{line[:60].decode(errors='replace').strip()}'")
+        raise PrintedLine(line[:1000].decode(errors="replace").rstrip())
     if message["version"] != PROTOCOL:
         raise ProtocolError(f"a message of version {message['version']} instead of {PROTOCOL}")
     expected = _FIELDS.get(str(message.get("type")))

@@ -19,7 +19,8 @@ import qt
 
 from ..errors import VoxelMorphError
 from . import files, messages
-from .messages import ProtocolError, WorkerError
+from .family import Family
+from .messages import PrintedLine, ProtocolError, WorkerError
 
 _TICKS = 10
 
@@ -109,11 +110,16 @@ class WorkerProcess:
         self.ending = False
         self._ticks = 0
         try:
-            self.folder = files.make_folder()
+            self._held = files.HeldFolder()
         except OSError as error:
             raise WorkerError(f"No folder for temporary files can be made ({error}). Free some disk space.") from error
+        self.folder = self._held.path
+        self._family = Family() if sys.platform == "win32" else None
         self._process = qt.QProcess()
+        # What is printed comes as UTF-8, whatever the code page of Windows is.
+        environment = {**environment, "PYTHONIOENCODING": "utf-8:backslashreplace"}
         self._process.setEnvironment([f"{key}={value}" for key, value in environment.items()])
+        self._process.started.connect(self._on_started)
         self._process.readyReadStandardOutput.connect(self._on_output)
         self._process.readyReadStandardError.connect(self._on_printed)
         self._process.errorOccurred.connect(self._on_process_error)
@@ -153,14 +159,19 @@ class WorkerProcess:
         if self._process.state() != qt.QProcess.NotRunning:
             self._process.waitForFinished(2000)
         self._timer.stop()
+        self._let_go()
         files.remove_folder(self.folder)
+
+    def _let_go(self) -> None:
+        self._held.release()
+        if self._family is not None:
+            self._family.close()
 
     def _kill_tree(self) -> None:
         if self._process.state() == qt.QProcess.NotRunning:
             return
-        if sys.platform == "win32":
-            qt.QProcess.startDetached("taskkill", ["/T", "/F", "/PID", str(self._process.processId())])
-            return
+        if self._family is not None:
+            self._family.kill()
         self._kill_group()
         self._process.kill()
 
@@ -174,6 +185,10 @@ class WorkerProcess:
                 return
 
     # --- slots ---
+
+    def _on_started(self, *_) -> None:
+        if self._family is not None:
+            self._family.add(self._process.processId())
 
     def _on_output(self, *_) -> None:
         self._buffer += self._process.readAllStandardOutput().data()
@@ -196,8 +211,14 @@ class WorkerProcess:
                 self._greet(message)
             elif message["type"] != "heartbeat":
                 self._on_message(message)
+        except PrintedLine as printed:
+            self._print(str(printed))
         except ProtocolError as error:
             self.fail(garbage(error))
+
+    def _print(self, line: str) -> None:
+        self._printed.append(line)
+        self._on_log(line)
 
     def _greet(self, message: dict) -> None:
         if message["pid"] < 2:
@@ -212,8 +233,7 @@ class WorkerProcess:
     def _on_printed(self, *_) -> None:
         text = self._process.readAllStandardError().data().decode(errors="replace")
         for line in text.splitlines():
-            self._printed.append(line)
-            self._on_log(line)
+            self._print(line)
 
     def _on_tick(self, *_) -> None:
         # Counted by ticks, not by the clock: when Slicer itself was busy, no message could be read.
@@ -242,6 +262,7 @@ class WorkerProcess:
     def _finish(self) -> None:
         self.ending = True
         self._timer.stop()
+        self._let_go()
         Slices(files.removing(self.folder), self._on_removed, self._on_removed)
 
     def _on_removed(self, *_) -> None:

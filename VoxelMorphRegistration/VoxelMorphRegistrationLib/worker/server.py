@@ -26,7 +26,7 @@ from ..registration.progress import STOP_HERE
 from ..registration.register import register
 from ..registration.result import Preview
 from ..results.written import Stored, product_of
-from . import files, messages
+from . import files, messages, watch
 from .messages import Job, ProtocolError, Task, TorchMissingError, WorkerError
 
 _PROGRESS_INTERVAL_S = 0.05
@@ -39,6 +39,7 @@ def main(arguments: list[str]) -> int:
     if sys.platform != "win32" and os.getpgrp() != os.getpid():
         # A group of its own, so that it can be killed with whatever it may start.
         os.setsid()
+    watch.end_with_input(folder)
     source, sink = _take_streams()
     faulthandler.enable()
     return Server(source, sink, folder).run(heartbeat_s)
@@ -228,11 +229,12 @@ class Server:
             return None
         path = find_model(name)
         device = choose_device(job.settings.device)
-        key = path.resolve(), path.stat().st_mtime_ns, device, job.settings.precision
+        trust = bool(job.keywords.get("trust_model", False))
+        key = path.resolve(), path.stat().st_mtime_ns, device, job.settings.precision, trust
         if self._kept is None or self._kept[0] != key:
             progress("loading the model", 0.0)
             self._kept = None
-            self._kept = key, load_model(path, device, job.settings.precision)
+            self._kept = key, load_model(path, device, job.settings.precision, trust=trust)
             self._send("log", request, text=f"Loaded the model {path.name} on {device}.")
         return self._kept[1]
 
