@@ -43,6 +43,9 @@ cuda = types.SimpleNamespace(is_available=lambda: False)
 backends = types.SimpleNamespace(mps=types.SimpleNamespace(is_available=lambda: False))
 def get_num_threads():
     return 1
+# Nothing can be measured with it.
+import VoxelMorphRegistrationLib.registration.expected as expected
+expected.probe_seconds = lambda device: 1.0
 """
 
 
@@ -425,7 +428,7 @@ def test_wrong_programs_are_one_sentence(make_client, write_program, quick, prog
 
 def test_answers_to_the_wrong_request_are_refused(make_client, write_program, quick):
     program = SPEAK + textwrap.dedent("""
-        say(type="ready", versions={}, devices=[])
+        say(type="ready", versions={}, devices=[], speed={})
         number = json.loads(sys.stdin.readline())["id"]
         say(type="cancelled", id=number + 1)
         time.sleep(60)
@@ -437,7 +440,7 @@ def test_answers_to_the_wrong_request_are_refused(make_client, write_program, qu
 @pytest.mark.parametrize("name", ["../../etc/passwd.npy", "missing.npy", "C:x.npy"])
 def test_results_in_other_places_are_refused(make_client, write_program, quick, name):
     program = SPEAK + textwrap.dedent(f"""
-        say(type="ready", versions={{}}, devices=[])
+        say(type="ready", versions={{}}, devices=[], speed={{}})
         number = json.loads(sys.stdin.readline())["id"]
         say(type="result", id=number, registration={{"npy": {name!r}}})
         time.sleep(60)
@@ -503,7 +506,7 @@ import sys
 sys.path[:0] = {paths!r}
 import qt
 import worker_cases as cases
-from VoxelMorphRegistrationLib.registration import Settings
+from VoxelMorphRegistrationLib.registration.settings import Settings
 from VoxelMorphRegistrationLib.worker.client import WorkerClient
 
 client = WorkerClient({python!r})
@@ -612,7 +615,7 @@ cases.spin(lambda: any(stage == "loading the model" for stage, *_ in run.progres
 def test_what_is_printed_before_the_first_message_is_a_line_of_the_log(make_client, write_program, quick):
     program = "print('Welcome!', flush=True)\nprint('[1, 2]', flush=True)\n" + SPEAK
     program += textwrap.dedent("""
-        say(type="ready", versions={}, devices=[])
+        say(type="ready", versions={}, devices=[], speed={})
         number = json.loads(sys.stdin.readline())["id"]
         print("a line of a library")
         say(type="error", id=number, kind="InputError", text="answered")

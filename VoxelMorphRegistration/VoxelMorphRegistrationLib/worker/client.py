@@ -198,13 +198,14 @@ class WorkerClient:
     # --- the process ---
 
     def _ensure_process(self) -> None:
-        lost = self._process is not None and self._request is None and not self._process.folder.is_dir()
-        if lost:
-            # Cleared away with the temporary files: a process without it could not answer any more.
-            self._process.end_now()
+        process = self._process
         # One that is about to end still has to answer for its request.
-        if self._process is None or lost or (self._process.ending and self._request is None):
-            self._launch()
+        if process is not None and (self._request is not None or not process.ending):
+            if self._request is not None or process.folder.is_dir():
+                return
+            # Its folder was cleared away with other temporary files: it could not answer any more.
+            process.end_now()
+        self._launch()
 
     def _launch(self) -> None:
         self._process, self._facts = None, None
