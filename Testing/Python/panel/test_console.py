@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +15,9 @@ import SimpleITK
 import mrml_cases as cases
 import slicer
 import worker_cases
+from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
 from VoxelMorphRegistrationLib.images.files import read_image
+from VoxelMorphRegistrationLib.mrml.transforms import grid_transform, oriented_grid
 
 RECIPES = Path(__file__).parents[3] / "docs/console.md"
 
@@ -96,8 +100,10 @@ def test_loop_over_files_goes_on_after_a_failed_one(console, scene, quick, tmp_p
 
 
 def test_sequence_frame_by_frame(console, scene, quick):
-    sequence = scene.AddNewNodeByClass("vtkMRMLSequenceNode", "Sequence")
+    # As loading a 4D file leaves it: a volume of the same name shows one frame, and comes first in the scene.
     grid = cases.centred_grid((20, 20, 20), (2.0, 2.0, 2.0))
+    cases.add_volume(cases.blobs(grid, 9), grid, "Sequence")
+    sequence = scene.AddNewNodeByClass("vtkMRMLSequenceNode", "Sequence")
     for n in range(3):
         frame = cases.add_volume(cases.blobs(grid, n), grid, "frame")
         sequence.SetDataNodeAtValue(frame, str(n))
@@ -112,6 +118,90 @@ def test_sequence_frame_by_frame(console, scene, quick):
     assert not np.array_equal(arrays[1], arrays[2])
     # The fixed frame, and one registered volume for all.
     assert len(slicer.util.getNodesByClass("vtkMRMLVolumeNode")) == volumes + 2
+
+
+def test_transform_from_a_file_is_made_linear(console, scene, tmp_path, monkeypatch):
+    grid = cases.FIXED_GRIDS["oblique"]
+    node = scene.AddNewNodeByClass("vtkMRMLTransformNode", "Warp")
+    field = DisplacementField(cases.analytic_displacement(grid.positions()), grid)
+    node.SetAndObserveTransformFromParent(grid_transform(field))
+    storage = scene.AddNewNodeByClass("vtkMRMLTransformStorageNode")
+    storage.SetFileName(str(tmp_path / "warp.h5"))
+    assert storage.WriteData(node) == 1
+
+    def load(path):
+        loaded = scene.AddNewNodeByClass("vtkMRMLTransformNode", "Loaded")
+        storage.SetFileName(path)
+        assert storage.ReadData(loaded) == 1
+        return loaded
+
+    monkeypatch.setattr(slicer.util, "loadTransform", load, raising=False)
+    console["transformFile"] = str(tmp_path / "warp.h5")
+    run_recipe(console, "A transform that was saved")
+    assert oriented_grid(console["transform"]).GetInterpolationModeAsString() == "Linear"
+
+
+@pytest.fixture
+def plan(console, scene, quick):
+    """Today's and the planning image, each in its study, with dose and structures of the plan."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    grid = cases.centred_grid((20, 20, 20), (2.0, 2.0, 2.0))
+    for number, name in enumerate(("Today", "Plan"), start=1):
+        volume = cases.add_volume(cases.blobs(grid, number), grid, name)
+        patient = hierarchy.CreateSubjectItem(hierarchy.GetSceneItemID(), "Doe")
+        hierarchy.SetItemAttribute(patient, "DICOM.PatientName", "Doe")
+        hierarchy.SetItemAttribute(patient, "DICOM.PatientID", "42")
+        study = hierarchy.CreateStudyItem(patient, name)
+        hierarchy.SetItemAttribute(study, "DICOM.StudyDate", f"2026010{number}")
+        hierarchy.SetItemUID(study, "DICOM", f"1.2.{number}")
+        item = hierarchy.CreateItem(study, volume)
+        hierarchy.SetItemAttribute(item, "DICOM.Modality", ("MR", "CT")[number - 1])
+        hierarchy.SetItemAttribute(item, "DICOM.FrameOfReferenceUID", f"1.9.{number}")
+    cases.add_volume(np.full(grid.shape, 30, np.float32), grid, "Dose")
+    cases.add_segmentation(scene, slicer.util.getNode("Plan"), name="Structures")
+    console["settings"] = quick
+    run_recipe(console, "Dose and structure set of a treatment plan on today's image")
+    return console
+
+
+def test_dose_and_structures_are_on_todays_image(plan):
+    dose, structures = plan["dose"], plan["structures"]
+    assert (dose.GetName(), structures.GetName()) == ("Dose today", "Structures today")
+    array = slicer.util.arrayFromVolume(dose)
+    assert array.shape == (20, 20, 20) and array.max() == 30 and array[10, 10, 10] == 30
+    assert structures.GetSegmentation().GetNumberOfSegments() == 2
+
+
+def test_registered_volume_is_exported_with_patient_study_and_references(plan, scene, tmp_path, monkeypatch, capsys):
+    exported = []
+
+    class Exportable:
+        def __init__(self):
+            self.tags, self.directory = {}, ""
+
+        def setTag(self, name, value):
+            self.tags[name] = value
+
+    class DICOMScalarVolumePluginClass:
+        def examineForExport(self, item):
+            hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+            return [Exportable()] if hierarchy.GetItemDataNode(item) is plan["result"].volume else []
+
+        def export(self, exportables):
+            exported.extend(exportables)
+            return ""
+
+    plugin = SimpleNamespace(DICOMScalarVolumePluginClass=DICOMScalarVolumePluginClass)
+    monkeypatch.setitem(sys.modules, "DICOMScalarVolumePlugin", plugin)
+    plan["folder"] = str(tmp_path)
+    run_recipe(plan, "Export the registered volume as DICOM")
+    assert len(exported) == 1 and exported[0].directory == str(tmp_path)
+    tags = exported[0].tags
+    assert (tags["PatientName"], tags["PatientID"]) == ("Doe", "42")
+    assert (tags["StudyDate"], tags["StudyInstanceUID"]) == ("20260101", "1.2.1")
+    assert (tags["Modality"], tags["FrameOfReferenceUID"]) == ("CT", "1.9.1")
+    assert tags["SeriesDescription"] == "Plan registered"
+    assert "exported to" in capsys.readouterr().out
 
 
 def test_atlas_to_many_subjects(console, scene, quick, tmp_path):

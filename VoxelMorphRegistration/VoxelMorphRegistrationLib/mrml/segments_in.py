@@ -55,24 +55,21 @@ def placing(node, grid: Grid, to_world: np.ndarray, name: str) -> Generator[None
 
     to_world: (4, 4), the transform above the node. name: what messages call the node.
     """
-    segmentation = node.GetSegmentation()
-    ids = [segmentation.GetNthSegmentID(n) for n in range(segmentation.GetNumberOfSegments())]
-    if not ids:
-        raise InputError(f"The {name} is empty: it has no segments. Draw or import some, or leave the choice empty.")
-    segments = [segmentation.GetSegment(one) for one in ids]
+    ids, segments = _segments_of(node, name)
     local_grid = grid.transformed(np.linalg.inv(to_world))
-    array = np.zeros(grid.shape, np.int16 if len(ids) < 2**15 else np.int32)
+    array: np.ndarray = np.zeros(grid.shape, _kind(len(ids)))
     voxels, shared = np.zeros(len(ids) + 1, np.int64), np.zeros(len(ids) + 1, np.int64)
     yield
-    for place, numbers in _pieces(segmentation, segments, local_grid, name):
-        region = array[place]
-        voxels += np.bincount(numbers.ravel(), minlength=len(voxels))
-        both = (region > 0) & (numbers > 0)
-        if both.any():
-            for claimed in (region[both], numbers[both]):
-                shared += np.bincount(claimed, minlength=len(shared))
-        np.maximum(region, numbers, out=region)
-        yield
+    for pieces in _sources(node.GetSegmentation(), segments, local_grid, name):
+        for place, numbers in pieces:
+            region = array[place]
+            voxels += np.bincount(numbers.ravel(), minlength=len(voxels))
+            both = (region > 0) & (numbers > 0)
+            if both.any():
+                for claimed in (region[both], numbers[both]):
+                    shared += np.bincount(claimed, minlength=len(shared))
+            np.maximum(region, numbers, out=region)
+            yield
     voxels[0] = shared[0] = 0
     if not voxels.any():
         raise InputError(
@@ -82,8 +79,41 @@ def placing(node, grid: Grid, to_world: np.ndarray, name: str) -> Generator[None
     return Placed(array, ids, voxels, shared)
 
 
-def _pieces(segmentation, segments: list, local_grid: Grid, name: str) -> Iterator[_Piece]:
-    """(place, numbers): which segments are where on the grid, piece by piece."""
+def layers_of(node, grid: Grid, to_world: np.ndarray, name: str) -> tuple[list[np.ndarray], list[str]]:
+    """The segments of a node, which may overlap, as few arrays like that of Placed, and their IDs. At once."""
+    ids, segments = _segments_of(node, name)
+    local_grid = grid.transformed(np.linalg.inv(to_world))
+    layers: list[np.ndarray] = []
+    for pieces in _sources(node.GetSegmentation(), segments, local_grid, name):
+        array: np.ndarray = np.zeros(grid.shape, _kind(len(ids)))
+        for place, numbers in pieces:
+            array[place] = numbers
+        for layer in layers:
+            if not (layer[array > 0] > 0).any():
+                layer += array
+                break
+        else:
+            layers.append(array)
+    return layers, ids
+
+
+def _segments_of(node, name: str) -> tuple[list[str], list]:
+    segmentation = node.GetSegmentation()
+    ids = [segmentation.GetNthSegmentID(n) for n in range(segmentation.GetNumberOfSegments())]
+    if not ids:
+        raise InputError(f"The {name} is empty: it has no segments. Draw or import some, or leave the choice empty.")
+    return ids, [segmentation.GetSegment(one) for one in ids]
+
+
+def _kind(count: int) -> np.dtype:
+    return np.dtype(np.int16 if count < 2**15 else np.int32)
+
+
+def _sources(segmentation, segments: list, local_grid: Grid, name: str) -> Iterator[Iterator[_Piece]]:
+    """For each label map or surface, (place, numbers): which segments are where on the grid, piece by piece.
+
+    Segments of one source share no voxel.
+    """
     if segmentation.ContainsRepresentation(BINARY):
         shared: dict[str, list[tuple[int, Any]]] = {}
         for number, segment in enumerate(segments, start=1):
@@ -92,18 +122,23 @@ def _pieces(segmentation, segments: list, local_grid: Grid, name: str) -> Iterat
                 shared.setdefault(data.GetAddressAsString("vtkObject"), []).append((number, segment))
         for members in shared.values():
             for layer in _layer_of(members[0][1].GetRepresentation(BINARY), members):
-                yield from _nearest(layer, local_grid)
+                yield _nearest(layer, local_grid)
     elif segmentation.ContainsRepresentation(SURFACE):
         for number, segment in enumerate(segments, start=1):
             surface = segment.GetRepresentation(SURFACE)
-            for place, inside in filling(surface, local_grid) if surface is not None else ():
-                yield place, np.where(inside, np.int32(number), np.int32(0))
+            if surface is not None:
+                yield _filled(surface, local_grid, number)
     else:
         convert = _Converter(segmentation, local_grid, name)
         for number, segment in enumerate(segments, start=1):
             single = convert(segment)
             for layer in _layer_of(single.GetRepresentation(BINARY), [(number, single)]) if single is not None else ():
-                yield from _nearest(layer, local_grid)
+                yield _nearest(layer, local_grid)
+
+
+def _filled(surface, local_grid: Grid, number: int) -> Iterator[_Piece]:
+    for place, inside in filling(surface, local_grid):
+        yield place, np.where(inside, np.int32(number), np.int32(0))
 
 
 def _layer_of(data, members: list[tuple[int, Any]]) -> Iterator[_Layer]:
