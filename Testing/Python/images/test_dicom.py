@@ -382,6 +382,7 @@ def test_a_dose_has_frames_at_offsets(tmp_path):
     ("fields", "words"),
     [
         ({"SamplesPerPixel": 3}, "3 values a voxel"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "numbers of colours"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "mosaics"),
     ],
 )

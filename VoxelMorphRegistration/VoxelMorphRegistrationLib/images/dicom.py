@@ -19,6 +19,12 @@ from .dicom_stack import NoStack, Stack, grid_of, stack_of, straightened
 from .grid import Grid
 from .image import Image
 
+_PIXEL_TAGS = [
+    *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+    *("PixelData", "FloatPixelData", "DoubleFloatPixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
+]
+
 
 def is_dicom_file(path: Path) -> bool:
     """Whether a file is to be read as DICOM, by its content or its suffix (.dcm, .ima)."""
@@ -151,6 +157,7 @@ def _without_copies(frames: list[Frame], label: str) -> tuple[list[Frame], list[
 def _values(frames: list[Frame]) -> np.ndarray:
     """Real values (N, J, I) of frames in their order: whole numbers in the smallest type that holds them, or floats."""
     whole = all(float(part).is_integer() for frame in frames for part in (frame.slope, frame.intercept))
+    as_stored = all(frame.slope == 1 and frame.intercept == 0 for frame in frames)
     stored: dict[Path, np.ndarray] = {}
     result: np.ndarray | None = None
     for n, frame in enumerate(frames):
@@ -159,23 +166,33 @@ def _values(frames: list[Frame]) -> np.ndarray:
             stored = {frame.path: _stored(frame)}
         plane = stored[frame.path][frame.index]
         if result is None:
-            small = plane.dtype.itemsize <= 2 and max(abs(f.slope) for f in frames) < 2**14
-            kinds: tuple[type, type] = (
-                (np.int32, np.int64) if whole and plane.dtype.kind != "f" else (np.float32, np.float64)
-            )
-            result = np.empty((len(frames), *plane.shape), kinds[0 if small or plane.dtype == np.float32 else 1])
-        if whole and result.dtype.kind == "i":
+            steepest = max(abs(one.slope) for one in frames)
+            kind = plane.dtype if as_stored else _real_type(plane.dtype, whole, steepest)
+            result = np.empty((len(frames), *plane.shape), kind)
+        if as_stored:
+            # A file may have another number type than those before it.
+            result = result.astype(np.promote_types(result.dtype, plane.dtype), copy=False)
+            result[n] = plane
+        elif whole and result.dtype.kind == "i":
             np.multiply(plane, int(frame.slope), out=result[n], dtype=result.dtype, casting="unsafe")
             result[n] += int(frame.intercept)
         else:
             result[n] = plane * np.float64(frame.slope) + frame.intercept
     assert result is not None, "no frame"
-    if result.dtype.kind == "f":
+    if as_stored or result.dtype.kind == "f":
         return result
     low, high = result.min(), result.max()
     smaller = (np.uint8, np.int16, np.uint16, np.int32, np.uint32)
     fitting = [kind for kind in smaller if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max]
     return result.astype(fitting[0]) if fitting else result
+
+
+def _real_type(stored: np.dtype, whole: bool, steepest: float) -> type:
+    """The number type that holds slope * stored + intercept. whole: whether slopes and intercepts are whole numbers."""
+    small = stored.itemsize <= 2 and steepest < 2**14
+    if whole and stored.kind != "f":
+        return np.int32 if small else np.int64
+    return np.float32 if small or stored == np.float32 else np.float64
 
 
 def _stored(frame: Frame) -> np.ndarray:
@@ -187,7 +204,7 @@ def _stored(frame: Frame) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            data = pydicom.dcmread(path, force=True)
+            data = pydicom.dcmread(path, force=True, specific_tags=_PIXEL_TAGS)
             syntax = data.file_meta.get("TransferSyntaxUID") if hasattr(data, "file_meta") else None
             if syntax == RLELossless:
                 # GDCM refuses some small slices that are packed so.

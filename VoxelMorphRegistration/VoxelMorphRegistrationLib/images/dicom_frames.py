@@ -45,6 +45,7 @@ _TAGS = [
     "Columns",
     "NumberOfFrames",
     "SamplesPerPixel",
+    "PhotometricInterpretation",
     "BitsAllocated",
     "ImagePositionPatient",
     "ImageOrientationPatient",
@@ -177,15 +178,23 @@ def series_of(uid: str, files: list[tuple[Path, Any]]) -> Series:
     first = files[0][1]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        frames = [frame for path, header in files for frame in _frames(path, header)]
-        number = first.get("SeriesNumber")
+        frames, refused = [], ""
+        for path, header in files:
+            try:
+                frames += _frames(path, header)
+                refused = refused or _unusable(header)
+            except DamagedDicom:
+                raise
+            except Exception as error:  # pydicom converts values when they are asked for, and raises what that raises
+                raise DamagedDicom(path, "is damaged: its header holds values that are none") from error
+        number = _number(first.get("SeriesNumber"))
         return Series(
             uid,
-            None if number in (None, "") else int(number),
+            None if number is None else int(number),
             str(first.get("SeriesDescription", "") or ""),
             str(first.get("Modality", "") or ""),
             frames,
-            next((why for _, header in files if (why := _unusable(header))), ""),
+            refused,
         )
 
 
@@ -194,6 +203,8 @@ def _unusable(header) -> str:
         return "it is a DICOM segmentation; load it in 3D Slicer and save it as a label map (.nrrd)"
     if int(header.get("SamplesPerPixel", 1) or 1) != 1:
         return f"it has {header.SamplesPerPixel} values a voxel (colour); give a scalar image"
+    if str(header.get("PhotometricInterpretation", "")).upper() == "PALETTE COLOR":
+        return "its values are numbers of colours; give a scalar image"
     if "MOSAIC" in [str(word).upper() for word in _several(header.get("ImageType"))]:
         return "its files are mosaics (many slices in one picture); convert them first, for example with dcm2niix"
     return ""
@@ -287,7 +298,9 @@ def _directions(path: Path, turn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _distinctions(header, groups: list) -> dict[str, str]:
-    found = {name: str(header.get(name)) for name in DISTINCTIONS if header.get(name) not in (None, "")}
+    found = {
+        name: str(header.get(name)) for name in DISTINCTIONS if name in header and header.get(name) not in (None, "")
+    }
     sequences = ("FrameContentSequence", "MREchoSequence", "MRDiffusionSequence", "SegmentIdentificationSequence")
     types = ("MRImageFrameTypeSequence", "CTImageFrameTypeSequence", "PETFrameTypeSequence")
     for group in groups:
