@@ -244,6 +244,22 @@ def test_a_tilted_gantry_is_straightened_exactly_and_told(sign, tmp_path):
     np.testing.assert_allclose(image.array[known], right[known], atol=0.51)
 
 
+def test_a_tilted_gantry_adds_no_margin_of_background(tmp_path):
+    lean = np.array([0, SPACING[2] * np.tan(np.radians(15)), 0])
+    for k in range(SIZE[2]):
+        path = write(tmp_path, k, position=place(k, np.eye(3)) + k * lean)
+        stored = np.zeros((12, 7))
+        stored[5:7, 2:5] = 500
+        data = pydicom.dcmread(path)
+        set_pixels(data, stored)
+        data.save_as(path)
+    image = read_image(tmp_path)
+    assert image.grid.shape == (SIZE[2], 12, 7)
+    np.testing.assert_array_equal(image.array[4], stored)
+    corner = pydicom.dcmread(tmp_path / "004.dcm").ImagePositionPatient
+    np.testing.assert_allclose(image.grid.to_ras([0, 0, 4]) * (-1, -1, 1), np.array(corner, float), atol=1e-5)
+
+
 def test_a_lean_along_both_axes_with_the_table_moved(tmp_path):
     shifts = np.array([[0, 0, 0], [1, 2, 0], [1.5, -2, 0], [7, 2.5, 0], [0, 1, 0], [3, 3, 0], [2, 2, 0], [4, 0, 0]])
     for k in range(SIZE[2]):

@@ -26,6 +26,8 @@ _DOUBLED = 0.2
 # Directions (unit vectors) and spacings that differ by more are others.
 _ORIENTATION = 1e-3
 _SPACING = 1e-3
+# Of the range of values: air in a CT is within 30 of 3000, with its noise.
+_BACKGROUND = 0.02
 _NAMED = 4
 
 
@@ -197,44 +199,75 @@ def grid_of(stack: Stack) -> Grid:
 
 
 def straightened(stack: Stack, array: np.ndarray) -> tuple[np.ndarray, Grid]:
-    """The slices (K, J, I) of a stack that leans or is uneven on the even, right-angled grid that covers it.
+    """The slices (K, J, I) of a stack that leans or is uneven on an even, right-angled grid.
 
-    Linear between neighbours along the normal and within each plane; the smallest value where there was no slice.
+    Linear between neighbours along the normal and within each plane; the smallest value where there was no slice. The
+    grid covers all slices; where that leaves out background alone, it lies on one of them and is as wide.
     """
     first, gap = stack.frames[0], stack.gap
-    pixels = stack.shifts / [first.spacing[1], first.spacing[0]]
+    spacing = np.array([first.spacing[1], first.spacing[0]])
+    background = np.float32(array.min())
+    ground = background + _BACKGROUND * (float(array.max()) - background)
+    kept = stack.shifts[_enclosing(array > ground, stack.shifts / spacing)]
+    pixels = (stack.shifts - kept) / spacing
     low = np.floor(pixels.min(0) + 1e-6).astype(int)
     high = np.ceil(pixels.max(0) - 1e-6).astype(int)
     count = round(stack.distances[-1] / gap) + 1
     shape = (count, first.shape[0] + high[1] - low[1], first.shape[1] + high[0] - low[0])
-    background = np.float32(array.min())
     result = np.empty(shape, np.float32)
     placed: dict[int, np.ndarray] = {}
 
     def in_plane(n: int) -> np.ndarray:
         if n not in placed:
-            placed.clear() if len(placed) > 1 and n > max(placed) + 1 else None
-            placed[n] = _shifted(array[n], pixels[n] - low, shape[1:], background)
             for old in [key for key in placed if key < n - 1]:
                 del placed[old]
+            placed[n] = _shifted(array[n], pixels[n] - low, shape[1:], background)
         return placed[n]
 
     for k in range(count):
         at = min(k * gap, stack.distances[-1])
-        below = int(np.clip(np.searchsorted(stack.distances, at, side="right") - 1, 0, len(array) - 1))
+        below = int(np.clip(np.searchsorted(stack.distances, at + 1e-9, side="right") - 1, 0, len(array) - 1))
         above = min(below + 1, len(array) - 1)
         step = stack.distances[above] - stack.distances[below]
         weight = np.float32((at - stack.distances[below]) / step) if step > 0 else np.float32(0)
         result[k] = in_plane(below)
         if weight > 1e-6:
             result[k] += weight * (in_plane(above) - result[k])
+    window = (slice(None), slice(-low[1], first.shape[0] - low[1]), slice(-low[0], first.shape[1] - low[0]))
+    if _highest_beyond(result, window) <= ground:
+        result, low = np.ascontiguousarray(result[window]), np.zeros(2, int)
     position, rows, columns = first.placed
+    corner = kept + low * spacing
     matrix = np.eye(4)
-    matrix[:3, 0] = columns * first.spacing[1]
-    matrix[:3, 1] = rows * first.spacing[0]
+    matrix[:3, 0] = columns * spacing[0]
+    matrix[:3, 1] = rows * spacing[1]
     matrix[:3, 2] = first.normal * gap
-    matrix[:3, 3] = position + matrix[:3, 0] * low[0] + matrix[:3, 1] * low[1]
-    return result, Grid(shape, LPS_FROM_RAS @ matrix)
+    matrix[:3, 3] = position + columns * corner[0] + rows * corner[1]
+    return result, Grid(result.shape, LPS_FROM_RAS @ matrix)
+
+
+def _enclosing(content: np.ndarray, pixels: np.ndarray) -> int:
+    """The slice nearest to the middle within whose edges the content of all slices lies; the middle one if none.
+
+    content: (K, J, I) bool; pixels: (K, 2), where each slice begins, along (i, j).
+    """
+    middle = len(content) // 2
+    low, high = np.full(2, np.inf), np.full(2, -np.inf)
+    for plane, start in zip(content, pixels, strict=True):
+        if plane.any():
+            ends = [np.flatnonzero(plane.any(axis=axis))[[0, -1]] for axis in (0, 1)]
+            low = np.minimum(low, start + [end[0] for end in ends])
+            high = np.maximum(high, start + [end[1] for end in ends])
+    last = np.array(content.shape[:0:-1]) - 1
+    fitting = np.flatnonzero((pixels <= low).all(1) & (pixels + last >= high).all(1))
+    return int(fitting[np.abs(fitting - middle).argmin()]) if fitting.size else middle
+
+
+def _highest_beyond(array: np.ndarray, window: tuple[slice, ...]) -> float:
+    """The largest value outside a window of rows and columns."""
+    rows, columns = window[1], window[2]
+    beyond = (array[:, : rows.start], array[:, rows.stop :], array[:, :, : columns.start], array[:, :, columns.stop :])
+    return max((float(part.max()) for part in beyond if part.size), default=-np.inf)
 
 
 def _shifted(plane: np.ndarray, pixels: np.ndarray, shape: tuple[int, ...], background: np.float32) -> np.ndarray:

@@ -14,6 +14,10 @@ from .dicom import is_dicom_file, read_dicom
 from .grid import LPS_FROM_RAS, Grid, check_right_angles
 from .image import Image
 from .nifti import SHEARED, NiftiContent, is_nifti_name, read_nifti, write_nifti
+from .tiff import ends_early
+
+# What readers of ITK say of files that end early (NRRD raw and packed, MetaImage).
+_EARLY = ("fread got only", "bytes but received", "data not read completely", "not read completely")
 
 
 def grid_from_sitk(image) -> Grid:
@@ -125,13 +129,24 @@ def open_image(path: Path, label: str):
     """
     import SimpleITK as sitk
 
+    early = f"The {label} cannot be read from {path}: the file is damaged, it ends early."
+    if path.suffix.lower() in (".tif", ".tiff") and ends_early(path):
+        raise InputError(early)
     try:
         return sitk.ReadImage(str(path))
     except RuntimeError as error:
-        if "orthonormal" in str(error):
+        text = str(error)
+        if "orthonormal" in text:
             raise InputError(
                 f"The {label} ({path}) has sheared axes, which image files here cannot express. "
                 "Resample it onto a grid with right angles first."
+            ) from error
+        if any(words in text for words in _EARLY):
+            raise InputError(early) from error
+        if "domain axes" in text:
+            raise InputError(
+                f"The {label} cannot be read from {path}: it has more axes than space (a time series, or several "
+                "volumes in one file). Extract one volume and register that."
             ) from error
         raise InputError(
             f"The {label} cannot be read from {path}: it is no image in a format known here "

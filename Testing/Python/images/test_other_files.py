@@ -1,0 +1,82 @@
+"""Formats that SimpleITK reads: whole or refused, and what is no scalar volume is named."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from grids import make_grid
+from VoxelMorphRegistrationLib.errors import InputError
+from VoxelMorphRegistrationLib.images.files import read_image, write_image
+from VoxelMorphRegistrationLib.images.image import Image
+
+GRID = make_grid((8, 7, 6), (2, 2.5, 3), (10, 20, 30))
+
+
+def noise(grid=GRID):
+    return np.random.default_rng(0).integers(0, 30000, grid.shape).astype(np.int16)
+
+
+@pytest.mark.parametrize("part", [0.7, 0.95])
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha", ".tif"])
+def test_a_file_that_ends_early_is_refused(suffix, packed, part, tmp_path):
+    path = tmp_path / f"a{suffix}"
+    sitk.WriteImage(sitk.GetImageFromArray(noise()), str(path), packed)
+    np.testing.assert_array_equal(read_image(path).array, noise())
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * part)])
+    with pytest.raises(InputError, match="damaged" if suffix == ".mha" else "it ends early"):
+        read_image(path)
+
+
+def nrrd(path, sizes, directions, kinds):
+    head = f"NRRD0004\ntype: short\ndimension: {len(sizes)}\nspace: left-posterior-superior\n"
+    head += f"sizes: {' '.join(map(str, sizes))}\nspace directions: {directions}\nkinds: {kinds}\n"
+    head += "endian: little\nencoding: raw\nspace origin: (1,2,3)\n\n"
+    path.write_bytes(head.encode() + np.arange(np.prod(sizes), dtype="<i2").tobytes())
+    return path
+
+
+SPACE = "(2,0,0) (0,2.5,0) (0,0,3)"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "directions", "kinds", "words"),
+    [
+        ((3, 6, 5, 4), f"none {SPACE}", "list domain domain domain", "3 values a voxel"),
+        ((3, 6, 5, 4), f"none {SPACE}", "vector domain domain domain", "3 values a voxel"),
+        ((6, 5, 4, 3), f"{SPACE} none", "domain domain domain time", "more axes than space"),
+        ((6, 5, 4, 3), f"{SPACE} none", "domain domain domain list", "3 values a voxel"),
+    ],
+)
+def test_series_and_vectors_of_nrrd_are_named(sizes, directions, kinds, words, tmp_path):
+    with pytest.raises(InputError, match=words):
+        read_image(nrrd(tmp_path / "a.nrrd", sizes, directions, kinds))
+
+
+@pytest.mark.parametrize("sizes", [(1, 6, 5, 4), (6, 5, 4, 1)])
+def test_a_series_of_one_volume_is_read(sizes, tmp_path):
+    first = sizes[0] == 1
+    directions = f"none {SPACE}" if first else f"{SPACE} none"
+    kinds = "list domain domain domain" if first else "domain domain domain list"
+    image = read_image(nrrd(tmp_path / "a.nrrd", sizes, directions, kinds))
+    np.testing.assert_array_equal(image.array.ravel(), np.arange(120))
+    np.testing.assert_allclose(image.grid.ijk_to_ras[:3, 3], [-1, -2, 3])
+
+
+@pytest.mark.parametrize(("space", "sign"), [("right-anterior-superior", 1), ("left-posterior-superior", -1)])
+def test_the_frame_that_nrrd_states(space, sign, tmp_path):
+    path = nrrd(tmp_path / "a.nrrd", (6, 5, 4), SPACE, "domain domain domain")
+    path.write_bytes(path.read_bytes().replace(b"left-posterior-superior", space.encode()))
+    expected = np.diag([sign * 2, sign * 2.5, 3, 1.0])
+    expected[:3, 3] = sign * 1, sign * 2, 3
+    np.testing.assert_allclose(read_image(path).grid.ijk_to_ras, expected)
+
+
+def test_nan_stays_in_every_format(tmp_path):
+    array = noise().astype(np.float32)
+    array[0, 0, 0], array[1, 1, 1] = np.nan, np.inf
+    for suffix in (".nii", ".nii.gz", ".nrrd", ".mha"):
+        write_image(Image(array, GRID), tmp_path / f"a{suffix}")
+        np.testing.assert_array_equal(read_image(tmp_path / f"a{suffix}").array, array)
