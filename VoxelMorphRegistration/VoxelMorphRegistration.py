@@ -28,18 +28,27 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleWidget,
 )
 from VoxelMorphRegistrationLib.alignment.align import METHODS as ALIGNMENTS
-from VoxelMorphRegistrationLib.errors import Cancelled, InputError, VoxelMorphError
+from VoxelMorphRegistrationLib.errors import Cancelled, InputError, SettingsError, VoxelMorphError
 from VoxelMorphRegistrationLib.mrml.targets import Outputs
 from VoxelMorphRegistrationLib.panel import choices, installing
 from VoxelMorphRegistrationLib.panel.apply import ApplySection
 from VoxelMorphRegistrationLib.panel.bound import Binding, wrapper_of
 from VoxelMorphRegistrationLib.panel.check import CheckSection
-from VoxelMorphRegistrationLib.panel.device import DeviceLine
+from VoxelMorphRegistrationLib.panel.device import DeviceLine, expected_text
 from VoxelMorphRegistrationLib.panel.models import ModelList
+from VoxelMorphRegistrationLib.panel.pins import PinSection
+from VoxelMorphRegistrationLib.panel.presets import Presets
 from VoxelMorphRegistrationLib.panel.register import RegisterSection
 from VoxelMorphRegistrationLib.panel.results import ResultsSection, write_table
 from VoxelMorphRegistrationLib.panel.run import NodeRun, prepared, shared_client
-from VoxelMorphRegistrationLib.registration.settings import DEVICES, PRECISIONS, REFINEMENTS, SIMILARITIES, Settings
+from VoxelMorphRegistrationLib.registration.settings import (
+    DEVICES,
+    PRECISIONS,
+    QUALITIES,
+    REFINEMENTS,
+    SIMILARITIES,
+    Settings,
+)
 
 SAMPLE_CATEGORY = "VoxelMorph"
 # Slicer's own samples, given by the persons visible in them for any use: (name, ((node, file, SHA-256), ...)).
@@ -78,6 +87,8 @@ class VoxelMorphRegistration(ScriptedLoadableModule):
         self.parent.title = _("VoxelMorph Registration")
         self.parent.categories = [translate("qSlicerAbstractCoreModule", "Registration")]
         self.parent.dependencies = ["Markups", "Segmentations"]
+        # Which nodes Edit properties may open here; nodeEditable of the panel tells which ones it wants.
+        self.parent.associatedNodeTypes = ["vtkMRMLTransformNode", "vtkMRMLScalarVolumeNode", "vtkMRMLTableNode"]
         self.parent.contributors = ["The SlicerVoxelMorph contributors"]
         self.parent.helpText = _("""
 Deforms one volume onto another within seconds, with a neural network in the manner of VoxelMorph.
@@ -96,6 +107,9 @@ def registerSampleData():
     """Offer pairs of Slicer's own samples in the module Sample Data; nothing is downloaded."""
     import SampleData
 
+    logic = SampleData.SampleDataLogic
+    if hasattr(logic, "registerCustomSampleDataCategory"):
+        logic.registerCustomSampleDataCategory(SAMPLE_CATEGORY, title=_("VoxelMorph registration"))
     for name, volumes in SAMPLES:
         SampleData.SampleDataLogic.registerCustomSampleDataSource(
             category=SAMPLE_CATEGORY,
@@ -136,6 +150,8 @@ class VoxelMorphRegistrationParameterNode:
     wantInverse: bool = False
     outputInverse: vtkMRMLTransformNode
     applyToMoving: bool = False
+    keptTransform: vtkMRMLTransformNode
+    quality: Annotated[str, Choice(list(QUALITIES)), Default("best")]
     alignment: Annotated[str, Choice(list(ALIGNMENTS)), Default("affine")]
     passes: Annotated[int, WithinRange(0, 10), Default(0)]
     refinement: Annotated[str, Choice(list(REFINEMENTS)), Default("auto")]
@@ -183,15 +199,21 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
             self.ui,
             start=self.startRun,
             obstacle=self.obstacle,
+            subject=lambda: choices.subject(self._parameterNode or self.logic.getParameterNode()),
+            hint=lambda: expected_text(self._parameterNode, self.logic.worker().facts),
             has_torch=lambda: self.logic.hasTorch(),
             summary=self.logic.summary,
+            on_preview=lambda image: self._check.show_preview(image, self._register.run),
             on_finished=self.onFinished,
             on_ended=self.onEnded,
         )
-        self._device = DeviceLine(self.ui.deviceLabel, self.logic, self._register.log)
+        self._presets = Presets(self.ui)
+        self._device = DeviceLine(self.ui.deviceLabel, self.logic, self._register.log, self._register.update)
         self._check = CheckSection(self.ui)
         self._results = ResultsSection(self.ui)
         self._apply = ApplySection(self.ui)
+        self._pins = PinSection(self.ui, self.improve, self.settings)
+        self._sections = (self._device, self._presets, self._check, self._results, self._apply, self._pins)
 
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
@@ -203,6 +225,10 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
         self._nodesTimer = qt.QTimer()
         self._nodesTimer.setSingleShot(True)
         self._nodesTimer.timeout.connect(self.updateFromScene)
+        self._shortcut = qt.QShortcut(self.parent)
+        self._shortcut.setKey(qt.QKeySequence("Ctrl+Return"))
+        self._shortcut.setContext(qt.Qt.WidgetWithChildrenShortcut)
+        self._shortcut.activated.connect(self._register.press)
         self.initializeParameterNode()
 
     def cleanup(self):
@@ -213,6 +239,15 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
         self.setParameterNode(None)
         self.removeObservers()
 
+    def nodeEditable(self, node):
+        """How well this module fits a node that Slicer is to edit: results of a registration are its own."""
+        return 0.8 if choices.transform_of(node) is not None else 0.0
+
+    def setEditedNode(self, node, role="", context=""):
+        """Show the result that a node belongs to, as by Edit properties in the module Data."""
+        self.initializeParameterNode()
+        return choices.open_result(self._parameterNode, node)
+
     def enter(self):
         self.initializeParameterNode()
         self._device.warm_up()
@@ -222,6 +257,8 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
 
     def onSceneStartClose(self, caller, event):
         self._check.forget()
+        self._pins.forget()
+        self._register.forget()
         self.setParameterNode(None)
 
     def onSceneEndClose(self, caller, event):
@@ -250,13 +287,14 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
     def initializeParameterNode(self):
         """Bind the panel to the scene's parameter node; choose the first two volumes where nothing is chosen."""
         self.setParameterNode(self.logic.getParameterNode())
+        self._presets.recall()
         choices.choose_volumes(self._parameterNode)
 
     def setParameterNode(self, parameterNode):
         if self._parameterNode:
             self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.updateFromParameterNode)
         self._parameterNode = parameterNode
-        for section in (self._device, self._check, self._results, self._apply):
+        for section in self._sections:
             section.set_parameters(parameterNode)
         self._binding.connect(parameterNode)
         if self._parameterNode:
@@ -276,7 +314,15 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
             selector.enabled = getattr(parameters, f"want{name}") and (
                 name != "Labels" or bool(parameters.movingLabels)
             )
-        for section in (self._device, self._register, self._check, self._results, self._apply):
+        for section in (
+            self._device,
+            self._presets,
+            self._register,
+            self._check,
+            self._results,
+            self._apply,
+            self._pins,
+        ):
             section.update()
 
     def onModelChosen(self, name):
@@ -294,6 +340,7 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
 
     def startRun(self, callbacks):
         parameters = self._parameterNode
+        self._presets.remember()
         return self.logic.registerAsync(
             parameters.fixedVolume,
             parameters.movingVolume,
@@ -302,7 +349,19 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
             **callbacks,
         )
 
+    def improve(self, settings, transform):
+        """Go on from a result, guided by pins and segmentations, into new nodes. Returns whether it began."""
+        parameters = self._parameterNode
+        nodes = choices.nodes_of_a_run(parameters)
+        nodes.update({name: None for name in choices.OUTPUT_NODES if nodes[name] is not False})
+        nodes.update(initialTransform=None, startFrom=transform)
+        pair = (parameters.fixedVolume, parameters.movingVolume)
+        return self._register.begin(
+            lambda callbacks: self.logic.registerAsync(*pair, settings=settings, **nodes, **callbacks)
+        )
+
     def onFinished(self, outputs):
+        self._pins.finished(outputs)
         # Another module may be open by now; the choice is kept in the scene all the same.
         choices.take_outputs(self._parameterNode or self.logic.getParameterNode(), outputs)
         write_table(outputs.grid_transform)
@@ -313,6 +372,8 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
 
     def onEnded(self):
         """Cancelled or failed."""
+        self._pins.ended()
+        self._check.end_preview()
         if self._parameterNode:
             self.updateFromParameterNode()
         else:
@@ -366,7 +427,8 @@ class VoxelMorphRegistrationLogic(ScriptedLoadableModuleLogic):
 
         Inputs, by name, each None for none: fixedLabels and movingLabels (label map volumes or segmentations),
         fixedPoints and movingPoints (markups), fixedMask and movingMask (either kind of labels), initialTransform (a
-        transform, also one that bends space, that would bring the moving volume to the fixed one).
+        transform, also one that bends space, that would bring the moving volume to the fixed one), startFrom (the
+        transform of an earlier registration of the two, from which it goes on).
 
         Outputs, by name: outputTransform, outputVolume, outputLabels, outputJacobian, outputInverse: a node to
         update, None for a new one, False for none (the default of outputInverse). linear: "inside" the grid transform
@@ -424,27 +486,37 @@ class VoxelMorphRegistrationLogic(ScriptedLoadableModuleLogic):
         onCancelled=None,
         onProgress=None,
         onLog=None,
+        onPreview=None,
         **more,
     ):
-        """As register, in the worker's process while Slicer goes on. Returns a run at once; run.cancel() stops it.
+        """As register, in the worker's process while Slicer goes on. Returns a run at once; run.cancel() discards it,
+        run.stop_here() ends it with what there is.
 
         Exactly one of onFinished(outputs), onError(error) and onCancelled() is called at its end, from Slicer's event
-        loop; onProgress(stage, fraction of the stage, seconds so far) and onLog(line) before. model: a name or a
-        file. Raises VoxelMorphError when it cannot start, as when another registration is running.
+        loop; onProgress(stage, fraction of the stage, seconds so far), onLog(line) and onPreview(image) before, the
+        moving image on the fixed grid as it improves. model: a name or a file. Raises VoxelMorphError when it cannot
+        start, as when another registration is running.
         """
 
         def ignore(*unused):
             return None
 
-        settings = settings or Settings()
+        settings = Settings() if settings is None else settings
+        if not isinstance(settings, Settings):
+            raise SettingsError(
+                _("The settings are a {kind}. Give Settings(...), such as Settings(alignment='rigid').").format(
+                    kind=type(settings).__name__
+                )
+            )
         if model is not None:
             settings = settings.replace(model=str(model))
         if Path(settings.model).is_file():
             settings = settings.replace(model=str(Path(settings.model).resolve()))
-        inputs, targets = prepared(fixedNode, movingNode, self, **more)
+        reading, targets = prepared(fixedNode, movingNode, self, **more)
         return NodeRun(
             self.worker(),
-            inputs,
+            (fixedNode, movingNode),
+            reading,
             targets,
             settings,
             on_finished=onFinished or ignore,
@@ -452,6 +524,7 @@ class VoxelMorphRegistrationLogic(ScriptedLoadableModuleLogic):
             on_cancelled=onCancelled or ignore,
             on_progress=onProgress or ignore,
             on_log=onLog or ignore,
+            on_preview=onPreview,
         )
 
 

@@ -26,6 +26,8 @@ class ctkCollapsibleButton(QtWidgets.QWidget):
         super().__init__(parent)
         self._text, self._collapsed = "", False
         self.setContentsMargins(4, _HEAD, 4, 2)
+        # As the real one: what it holds decides how narrow a panel can be, unless the .ui file says otherwise.
+        self.setSizePolicy(QtWidgets.QSizePolicy.Policy.Minimum, QtWidgets.QSizePolicy.Policy.Preferred)
 
     def _read_text(self) -> str:
         return self._text

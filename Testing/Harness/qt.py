@@ -200,6 +200,32 @@ class FileDialog:
         return cls.answers.pop(0)
 
 
+class Settings:
+    """QSettings of the application, in memory; as from disk, values are texts."""
+
+    values: ClassVar[dict[str, str]] = {}
+
+    def value(self, key: str, default=None):
+        return self.values.get(key, default)
+
+    def setValue(self, key: str, value) -> None:
+        self.values[key] = str(value)
+
+
+class InputDialog:
+    """QInputDialog's static functions; `answers` are given in turn, "" where the user cancels."""
+
+    answers: ClassVar[list[str]] = []
+
+    @classmethod
+    def getText(cls, parent, title: str, label: str, *_unused) -> str:
+        return cls.answers.pop(0)
+
+    @classmethod
+    def getItem(cls, parent, title: str, label: str, items: list, current: int = 0, editable: bool = True) -> str:
+        return cls.answers.pop(0)
+
+
 class UiLoader:
     """QUiLoader that knows the custom widgets and makes the connections of a .ui file between them."""
 
@@ -256,4 +282,6 @@ QUiLoader = UiLoader
 QProcess = FlatClass(pythonqt_class(Process))
 QTimer = FlatClass(pythonqt_class(Timer))
 QFileDialog = FileDialog
+QInputDialog = InputDialog
+QSettings = Settings
 application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["harness"])

@@ -15,6 +15,9 @@ import ctk
 import qt
 import slicer
 
+# Pixels of the module panel when Slicer starts, seen in 5.13.
+PANEL_SIZE = (413, 700)
+
 
 @qt.pythonqt_class
 class qMRMLWidget(QtWidgets.QWidget):
@@ -166,7 +169,10 @@ def add_module(module_class, path: str):
 
 
 def open_panel(widget_class):
-    """The panel as Slicer builds it: constructor, setup, enter; slicer.util.reloadScriptedModule builds it anew."""
+    """The panel as Slicer builds it: constructor, setup, enter; slicer.util.reloadScriptedModule builds it anew.
+
+    It lies in a scroll area as high and wide as the module panel of a window of 1280 x 960 (`area` of its parent).
+    """
     parent = qMRMLWidget()
     parent.setLayout(QtWidgets.QVBoxLayout())
     name = widget_class.__name__.removesuffix("Widget")
@@ -181,6 +187,12 @@ def open_panel(widget_class):
     parent.reload = lambda: build(getattr(sys.modules[name], widget_class.__name__))
     widget = build(widget_class)
     widget.enter()
-    parent.resize(480, 900)
-    parent.show()
+    # The module panel scrolls, and follows the focus.
+    parent.area = QtWidgets.QScrollArea()
+    parent.area.setWidgetResizable(True)
+    parent.area.setHorizontalScrollBarPolicy(QtCore.Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    parent.area.setWidget(parent)
+    parent.area.resize(PANEL_SIZE[0], PANEL_SIZE[1])
+    parent.area.show()
+    parent.area.activateWindow()
     return widget

@@ -35,6 +35,7 @@ def slicer_app(scene):
 
     slicer_application.start()
     qt.slot_errors.clear()
+    qt.Settings.values.clear()
     yield slicer_application
     assert qt.slot_errors == []
 
@@ -85,6 +86,27 @@ def worker_client():
     yield shared_client()
     shared_client().shutdown()
     assert worker_cases.folders() == []
+
+
+@pytest.fixture
+def standin(monkeypatch):
+    """A worker of known results in place of the process."""
+    from standin_client import StandInClient
+
+    client = StandInClient()
+    monkeypatch.setattr("VoxelMorphRegistrationLib.panel.run._shared", [client])
+    return client
+
+
+@pytest.fixture
+def swift_panel(module, slicer_app, scene, standin):
+    """As `panel`, with the worker of known results: a run takes some turns of the event loop."""
+    import mrml_cases
+
+    nodes = mrml_cases.make_nodes(scene, shift_mm=(4.0, -3.0, 5.0))
+    widget = slicer_app.open_panel(module.VoxelMorphRegistrationWidget)
+    yield widget, *nodes
+    widget.cleanup()
 
 
 @pytest.fixture

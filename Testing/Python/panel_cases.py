@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import slicer
 import worker_cases
 from VoxelMorphRegistrationLib.worker.client import WorkerClient
 
@@ -50,6 +51,16 @@ def add_slice_views(scene, count: int = 2) -> list:
             node.SetLayoutName(name)
             views.append(scene.AddNode(node))
     return views[1::2]
+
+
+def add_color_legends(scene):
+    """Register the colour legend, as the application does at its start. Returns the logic, to be kept."""
+    application = slicer.vtkMRMLApplicationLogic()
+    application.SetMRMLScene(scene)
+    colors = slicer.vtkSlicerColorLogic()
+    colors.SetMRMLApplicationLogic(application)
+    colors.SetMRMLScene(scene)
+    return colors
 
 
 def client_of_program(folder, text: str) -> WorkerClient:

@@ -185,6 +185,9 @@ class _Wrapper:
             self.EndModify(editing)
             self._writing.remove(name)
 
+    def default(self, name: str) -> Default:
+        return Default(self._parameters[name].default)
+
     def connectGui(self, gui) -> None:
         named = ((widget.property("SlicerParameterName"), widget) for widget in vars(gui).values())
         self.connectParametersToGui({name: widget for name, widget in named if name})

@@ -168,11 +168,16 @@ def test_error_in_a_progress_callback_stops_the_run_and_is_raised(module, scene,
 
 def test_pairs_of_slicers_samples_are_offered_once_slicer_has_started(module, monkeypatch):
     offered = []
-    logic = types.SimpleNamespace(registerCustomSampleDataSource=lambda **source: offered.append(source))
+    titles = {}
+    logic = types.SimpleNamespace(
+        registerCustomSampleDataSource=lambda **source: offered.append(source),
+        registerCustomSampleDataCategory=lambda name, title: titles.update({name: title}),
+    )
     monkeypatch.setitem(sys.modules, "SampleData", types.SimpleNamespace(SampleDataLogic=logic))
     (started,) = [function for signal, function in slicer.app.connected if signal == "startupCompleted()"]
     assert offered == []
     started()
+    assert titles == {"VoxelMorph": "VoxelMorph registration"}
     assert [source["sampleName"] for source in offered] == ["Two heads, T1", "One head, T2 and T1"]
     for source in offered:
         assert source["category"] == "VoxelMorph"
@@ -214,18 +219,56 @@ def test_missing_torch_points_to_the_extension(module, scene, without_torch, qui
     assert cases.scene_state(scene) == before
 
 
+@pytest.fixture
+def consent(monkeypatch):
+    """The user says yes to everything; what was asked is noted."""
+    asked = []
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text, *_: bool(asked.append(text) or True))
+    return asked
+
+
 def test_torch_is_installed_by_the_extension_and_only_with_consent(module, without_torch, monkeypatch):
-    logic = module.VoxelMorphRegistrationLogic()
-    declined, accepted = TorchInstaller(None), TorchInstaller(types.ModuleType("torch"))
-    monkeypatch.setitem(sys.modules, "PyTorchUtils", declined)
+    logic, installer = module.VoxelMorphRegistrationLogic(), TorchInstaller(types.ModuleType("torch"))
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", installer)
     with pytest.raises(VoxelMorphError, match="PyTorch was not installed"):
         logic.ensureTorch()
-    monkeypatch.setitem(sys.modules, "PyTorchUtils", accepted)
+    assert installer.calls == []
+    asked = []
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text, *_: bool(asked.append(text) or True))
     logic.ensureTorch()
-    assert [call["askConfirmation"] for call in declined.calls + accepted.calls] == [True, True]
+    assert len(installer.calls) == 1 and installer.calls[0]["askConfirmation"] is False
 
 
-def test_failed_installation_of_torch_says_what_to_do(module, scene, without_torch, monkeypatch):
+@pytest.mark.parametrize(
+    ("card", "words"), [("/usr/bin/nvidia-smi", "NVIDIA card was found"), (None, "No NVIDIA card")]
+)
+def test_what_is_downloaded_is_said_with_its_size(module, without_torch, monkeypatch, consent, card, words):
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", TorchInstaller(types.ModuleType("torch")))
+    monkeypatch.setattr("shutil.which", lambda name: card)
+    module.VoxelMorphRegistrationLogic().ensureTorch()
+    assert words in consent[0] and ("3 GB" if card else "250 MB") in consent[0]
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_missing_extension_is_installed_where_the_user_wants_it(module, without_torch, monkeypatch, consent, works):
+    installed, restarts = [], []
+    manager = types.SimpleNamespace(installExtensionFromServer=lambda name: bool(installed.append(name) or works))
+    monkeypatch.setattr(slicer.app, "extensionsManagerModel", lambda: manager, raising=False)
+    monkeypatch.setattr(slicer.util, "restart", lambda: restarts.append(1))
+    expected = "Restart Slicer, then press Register" if works else "could not be installed: is Slicer connected"
+    with pytest.raises(VoxelMorphError, match=expected):
+        module.VoxelMorphRegistrationLogic().ensureTorch()
+    assert installed == ["PyTorch"] and restarts == [1] * works
+
+
+def test_intel_macs_are_told_plainly(module, without_torch, monkeypatch):
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    with pytest.raises(VoxelMorphError, match="Intel processor PyTorch ends at 2.2"):
+        module.VoxelMorphRegistrationLogic().ensureTorch()
+
+
+def test_failed_installation_of_torch_says_what_to_do(module, scene, without_torch, monkeypatch, consent):
     failing = TorchInstaller(None)
     failing.PyTorchUtilsLogic = lambda: types.SimpleNamespace(installTorch=lambda **_: 1 / 0)
     monkeypatch.setitem(sys.modules, "PyTorchUtils", failing)

@@ -23,6 +23,7 @@ from VoxelMorphRegistrationLib.results import outputs
 from VoxelMorphRegistrationLib.results.html import html_report, write_html_report
 from VoxelMorphRegistrationLib.results.table import Row
 from VoxelMorphRegistrationLib.results.table import rows as results_rows
+from VoxelMorphRegistrationLib.results.verdict import verdict
 
 STAGES = ("before", "aligned", "after")
 
@@ -100,17 +101,17 @@ def test_what_decides_over_trust_comes_first():
     rows = results_rows(full_report())
     groups = list(dict.fromkeys(row.group for row in rows))
     assert groups == [
-        "Deformation",
         "Similarity",
         "Dice",
         "Surface distance (95 %)",
         "Landmark error",
+        "Deformation",
         "Volume change",
         "Time",
         "Run",
         "Settings",
     ]
-    assert rows[0].name == "folded voxels"
+    assert rows[0].name == "Correlation"
     first = {group: next(row.name for row in rows if row.group == group) for group in groups}
     assert (first["Dice"], first["Landmark error"]) == ("mean", "mean")
 
@@ -217,8 +218,45 @@ def test_names_cannot_break_the_page(tmp_path):
     assert any(evil in part for part in page.texts)
 
 
-def test_page_says_when_there_are_no_warnings():
-    assert "No warnings." in html_report(full_report(warnings=[]))
+def test_page_begins_with_the_verdict():
+    page = html_report(full_report())
+    found = verdict(full_report())
+    assert page.index(found.title) < page.index("<b>Warning:</b>") < page.index("Similarity")
+
+
+# --- the verdict --------------------------------------------------------------------------------------------------
+
+CLEAN = {
+    "similarity": {stage: {"ncc": value, "mi": value} for stage, value in (("before", 0.2), ("after", 0.6))},
+    "folding": {"inside": {"count": 0, "any_corner_count": 0, "percent": 0.0}},
+    "warnings": [],
+    "covered_percent": 99.0,
+}
+
+
+def of_means(before: float, after: float, labels=None) -> dict:
+    stages = (("before", before), ("after", after))
+    return {stage: {"mean": mean, "labels": (labels or {}).get(stage, {})} for stage, mean in stages}
+
+
+@pytest.mark.parametrize(
+    ("changes", "level", "reason"),
+    [
+        ({}, "good", "Correlation 0.20 to 0.60, no folds."),
+        ({"dice": of_means(0.7, 0.8)}, "good", "Dice 0.70 to 0.80, no folds."),
+        ({"warnings": ["Odd."]}, "look", "Odd."),
+        ({"folding": {"inside": {"count": 12, "percent": 0.1}}}, "look", "folds in 12 voxels"),
+        ({"dice": of_means(0.7, 0.8, {"before": {"3": 0.9}, "after": {"3": 0.7}})}, "look", "'Label 3' overlaps less"),
+        ({"dice": of_means(0.8, 0.7)}, "bad", "overlap less than before (Dice 0.80 to 0.70)"),
+        ({"tre_mm": of_means(2.0, 3.0)}, "bad", "further apart than before (2.0 to 3.0 mm)"),
+        ({"folding": {"inside": {"count": 9999, "percent": 4.0}}}, "bad", "folds in 4.0 %"),
+        ({"covered_percent": 20.0}, "bad", "Only 20 %"),
+        ({"similarity": {"before": {"mi": 0.6}, "after": {"mi": 0.2}}}, "bad", "less similar"),
+    ],
+)
+def test_verdict_names_the_first_reason_of_the_worst_kind(changes, level, reason):
+    found = verdict({**CLEAN, **changes})
+    assert found.level == level and reason in found.reason
 
 
 def test_existing_report_is_only_replaced_when_asked(tmp_path):

@@ -23,7 +23,7 @@ from .labels import Label
 from .names import FORMER_ROLE, PARENT_ATTRIBUTE
 from .segments_out import building, releasing
 from .steps import finish
-from .transforms import TRANSFORM_CLASS, linear_transform, matrix_from_vtk
+from .transforms import TRANSFORM_CLASS, image_data, linear_transform, matrix_from_vtk
 from .view_state import (
     CHECK_ATTRIBUTE,
     OUTLINE_ATTRIBUTE,
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 _OUTLINE = ("Visibility", "Visibility2DFill", "Visibility2DOutline", "Opacity2DOutline", "SliceIntersectionThickness")
 OUTLINE_COLORS = {"fixed": (1.0, 0.85, 0.1), "moving": (0.25, 0.65, 1.0), "warped": (1.0, 0.25, 0.45)}
 GRID, ARROWS = "grid", "arrows"
+PREVIEW = "Preview"
 _SQUARES = 12
 _LINES = 25
 
@@ -186,6 +187,28 @@ def _former_parent(moving_node, transform_node) -> str | None:
     node = _check_node(moving_node.GetScene(), TRANSFORM_CLASS, "Position before")
     node.SetAndObserveTransformToParent(linear_transform(np.array(json.loads(recorded))))
     return node.GetID()
+
+
+def show_preview(fixed_node, moving_node, array: np.ndarray) -> bool:
+    """The moving image on the fixed grid (K, J, I) as a running registration has it, over the fixed volume.
+
+    Returns whether the views should be fitted, as show_pair. A later preview replaces its voxels; the opacity that the
+    user chose meanwhile stays.
+    """
+    scene = fixed_node.GetScene()
+    node = _check_volume(fixed_node, PREVIEW)
+    again = any(view.GetForegroundVolumeID() == node.GetID() for view in composite_nodes(scene))
+    node.SetAndObserveImageData(image_data(array))
+    display.show_like(node, moving_node)
+    return False if again else show_pair(fixed_node, node)
+
+
+def remove_preview(scene) -> bool:
+    """Remove what show_preview made; returns whether there was any."""
+    nodes = [n for n in nodes_of(scene, "vtkMRMLScalarVolumeNode") if n.GetAttribute(CHECK_ATTRIBUTE) == PREVIEW]
+    for node in nodes:
+        remove_shown(node)
+    return bool(nodes)
 
 
 # --- the Jacobian ------------------------------------------------------------------------------------------------

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import vtk
+
 import qt
 import slicer
 from slicer.i18n import tr as _
 
-from ..errors import InputError, VoxelMorphError
+from ..errors import VoxelMorphError
 from ..mrml import applying
-from ..mrml.names import APPLIED_ROLE, INVERSE_ROLE, REPORT_ATTRIBUTE
+from ..mrml.names import APPLIED_ROLE, INVERSE_ROLE, RUN_ATTRIBUTE
+from ..mrml.results import results_of
 from ..mrml.view_state import CHECK_ATTRIBUTE
 from ..worker.messages import Task
 from .messages import tell, told
 from .run import shared_client
+from .shown import shown_result
 
 _CLASSES = ("vtkMRMLVolumeNode", "vtkMRMLSegmentationNode", "vtkMRMLMarkupsNode", "vtkMRMLModelNode")
 
@@ -26,6 +30,7 @@ class ApplySection:
         self._ui, self._updating = ui, False
         self._parameters: Any = None
         self._text = ui.applyLabel.text
+        self._watched: list[tuple] = []
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
         self._timer.timeout.connect(self.update)
@@ -35,6 +40,7 @@ class ApplySection:
     def cleanup(self) -> None:
         self._timer.stop()
         self._parameters = None
+        self._watch([])
 
     def set_parameters(self, parameters) -> None:
         self._parameters = parameters
@@ -49,7 +55,9 @@ class ApplySection:
         self._ui.applyCollapsibleButton.enabled = transform is not None
         self._updating = True
         self._ui.applyList.clear()
-        for node in self._candidates() if transform is not None else []:
+        nodes = self._candidates() if transform is not None else []
+        self._watch(nodes)
+        for node in nodes:
             fixed_side = applying.side_of(transform, node) == "fixed"
             name = _("{name} (inverse)").format(name=node.GetName()) if fixed_side else node.GetName()
             # An item made here would be Python's to delete.
@@ -59,23 +67,26 @@ class ApplySection:
             item.setCheckState(qt.Qt.Checked if self._is_applied(transform, node) else qt.Qt.Unchecked)
         self._updating = False
 
+    def _watch(self, nodes: list) -> None:
+        """Follow the names of these nodes and what they are under."""
+        for node, tags in self._watched:
+            for tag in tags:
+                node.RemoveObserver(tag)
+        events = (vtk.vtkCommand.ModifiedEvent, slicer.vtkMRMLTransformableNode.TransformModifiedEvent)
+        self._watched = [(node, [node.AddObserver(event, self.update_soon) for event in events]) for node in nodes]
+
     def _transform(self):
-        transform = self._parameters.outputTransform if self._parameters else None
-        if transform is None or transform.GetScene() is None:
-            return None
-        return transform if transform.GetAttribute(REPORT_ATTRIBUTE) else None
+        return shown_result(self._parameters).transform
 
     def _candidates(self) -> list:
         """What the user would deform: not the results, which lie on the fixed volume already."""
-        parameters = self._parameters
-        results = (parameters.outputVolume, parameters.outputJacobian, parameters.outputLabels)
         nodes = [node for name in _CLASSES for node in slicer.util.getNodesByClass(name)]
         return [
             node
             for node in nodes
             if not node.GetHideFromEditors()
             and not node.GetAttribute(CHECK_ATTRIBUTE)
-            and not any(node is one for one in results)
+            and not node.GetAttribute(RUN_ATTRIBUTE)
         ]
 
     @staticmethod
@@ -100,7 +111,10 @@ class ApplySection:
 
     def _put_under(self, transform, node) -> None:
         """Under the transform, or under its inverse, which the worker computes where there is none."""
-        if applying.side_of(transform, node) != "fixed":
+        side = applying.side_of(transform, node) or self._ask_side(transform, node)
+        if not side:
+            return
+        if side == "moving":
             applying.apply_transform(transform, [node])
             return
         inverse = applying.known_inverse(transform)
@@ -125,6 +139,19 @@ class ApplySection:
         )
         self._set_computing(True)
 
+    @staticmethod
+    def _ask_side(transform, node) -> str:
+        """ "moving" or "fixed", as the user says; "" where the question is cancelled."""
+        shown = results_of(transform)
+        sides = {
+            one.GetName(): side for side, one in (("moving", shown.moving), ("fixed", shown.fixed)) if one is not None
+        }
+        question = _("Nothing tells which volume '{name}' belongs to. It lies on:").format(name=node.GetName())
+        answer = qt.QInputDialog.getItem(
+            slicer.util.mainWindow(), _("Apply to other nodes"), question, list(sides), 0, False
+        )
+        return sides.get(answer if isinstance(answer, str) else answer[0], "")
+
     def _set_computing(self, computing: bool) -> None:
         self._ui.applyList.enabled = not computing
         self._ui.applyLabel.text = _("Computing the inverse transform") if computing else self._text
@@ -141,7 +168,7 @@ class ApplySection:
         question = _("Write the transform into {names} for good? It cannot be taken off afterwards.")
         if nodes and slicer.util.confirmOkCancelDisplay(question.format(names=names)):
             with told(busy=True):
-                left = applying.harden(nodes)
-                if left:
-                    raise InputError(" ".join(left))
+                refused = applying.harden(nodes)
+                if refused:
+                    slicer.util.infoDisplay("\n\n".join(refused))
             self.update_soon()

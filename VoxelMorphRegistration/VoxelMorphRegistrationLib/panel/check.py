@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from types import SimpleNamespace
-
 import qt
 import slicer
 from slicer.i18n import tr as _
 
 from ..mrml import check_views, display
-from ..mrml.names import REPORT_ATTRIBUTE
+from ..mrml.results import moved_since
 from ..mrml.view_state import ViewState, composite_nodes
+from ..results.verdict import LOOK
+from .choices import keep_as_a
+from .colours import box
 from .messages import told
+from .shown import Shown, shown_result
 
 _FLICKER_MS = 600
 _DEFORMATIONS = (None, check_views.GRID, check_views.ARROWS)
@@ -25,8 +26,14 @@ class CheckSection:
         self._ui, self._parameters = ui, None
         self._before: ViewState | None = None
         self._mode = ""
+        # What is shown, told by its nodes and report: another one puts the views back.
+        self._subject: tuple = ()
         self._timer = qt.QTimer()
         self._timer.timeout.connect(self._on_flick)
+        self._watched: list[tuple] = []
+        self._moved_timer = qt.QTimer()
+        self._moved_timer.setSingleShot(True)
+        self._moved_timer.timeout.connect(self._tell_moved)
         for text in (_("off"), _("grid"), _("arrows")):
             ui.deformationComboBox.addItem(text)
         self._modes = {
@@ -34,11 +41,14 @@ class CheckSection:
             "checkerboard": ui.showCheckerboardButton,
             "before": ui.showBeforeButton,
             "jacobian": ui.showJacobianButton,
+            "compare": ui.compareButton,
         }
         ui.showFadeButton.clicked.connect(lambda *_: self.show("fade"))
         ui.showCheckerboardButton.clicked.connect(lambda *_: self.show("checkerboard"))
         ui.showBeforeButton.clicked.connect(lambda *_: self.show("before"))
         ui.showJacobianButton.clicked.connect(lambda *_: self.show("jacobian"))
+        ui.compareButton.clicked.connect(lambda *_: self.show("compare"))
+        ui.keepButton.clicked.connect(self._on_keep)
         ui.fadeSlider.valueChanged.connect(self._on_fade)
         ui.flickerButton.clicked.connect(self._on_flicker)
         ui.jacobianRangeSlider.valueChanged.connect(self._on_range)
@@ -50,9 +60,9 @@ class CheckSection:
             "moving": ui.outlineMovingCheckBox,
             "warped": ui.outlineWarpedCheckBox,
         }
-        for side, box in self._outlines.items():
-            box.setIcon(_swatch(check_views.OUTLINE_COLORS[side]))
-            box.clicked.connect(self._on_outlines)
+        for side, one in self._outlines.items():
+            one.setIcon(_swatch(check_views.OUTLINE_COLORS[side]))
+            one.clicked.connect(self._on_outlines)
         ui.worstDeterminantButton.clicked.connect(lambda *_: self._jump("determinant"))
         ui.worstLandmarkButton.clicked.connect(lambda *_: self._jump("landmark"))
         ui.linkCheckBox.clicked.connect(self._on_link)
@@ -60,7 +70,9 @@ class CheckSection:
 
     def cleanup(self) -> None:
         self._timer.stop()
+        self._moved_timer.stop()
         self.set_parameters(None)
+        self._watch([])
 
     def set_parameters(self, parameters) -> None:
         self._parameters = parameters
@@ -68,29 +80,83 @@ class CheckSection:
 
     def forget(self) -> None:
         """The scene is being closed: there is nothing to put back."""
-        self._before = None
+        self._before, self._subject = None, ()
         self._reset()
 
     def update(self) -> None:
-        """Enable what can be shown of the present result."""
+        """Enable what can be shown of the present result; put the views back when it is another one."""
         nodes = self._nodes()
         result = nodes.transform is not None and nodes.fixed is not None
-        self._ui.checkCollapsibleButton.enabled = result
+        if self._parameters is not None:
+            subject = self._subject_of(nodes)
+            if subject != self._subject:
+                self._subject = subject
+                self._put_back()
+        self._watch([node for node in (nodes.fixed, nodes.moving) if node is not None])
+        self._tell_moved()
+        self._ui.checkCollapsibleButton.enabled = result or self._before is not None
+        self._ui.restoreViewsButton.enabled = self._before is not None
         if not result:
             self._stop_flicker()
-            return
-        worst = _report(nodes.transform).get("worst_ras") or {}
-        warped = nodes.warped is not None
-        for mode, possible in (("fade", warped), ("checkerboard", warped), ("jacobian", nodes.jacobian is not None)):
-            self._modes[mode].enabled = possible
-        self._modes["before"].enabled = warped and nodes.moving is not None
-        for side, box in self._outlines.items():
-            box.enabled = nodes.labels[side] is not None
-        self._ui.worstDeterminantButton.enabled = "determinant" in worst or nodes.jacobian is not None
+        worst = nodes.report.get("worst_ras") or {}
+        warped = result and nodes.warped is not None
+        possible = {
+            "fade": warped,
+            "checkerboard": warped,
+            "before": warped and nodes.moving is not None,
+            "jacobian": result and nodes.jacobian is not None,
+            "compare": warped and nodes.kept_warped is not None,
+        }
+        for mode, button in self._modes.items():
+            button.enabled = possible[mode] or button.checked
+        self._ui.keepButton.enabled = result and nodes.kept is not nodes.transform
+        for widget in (self._ui.fadeSlider, self._ui.flickerButton, self._ui.deformationComboBox):
+            widget.enabled = result
+        for side, one in self._outlines.items():
+            one.enabled = nodes.labels.get(side) is not None
+        self._ui.worstDeterminantButton.enabled = result and ("determinant" in worst or nodes.jacobian is not None)
         self._ui.worstLandmarkButton.enabled = "landmark" in worst
-        self._choose_deformation(_DEFORMATIONS.index(check_views.shown_deformation(nodes.transform)))
+        if nodes.transform is not None:
+            self._choose_deformation(_DEFORMATIONS.index(check_views.shown_deformation(nodes.transform)))
         views = composite_nodes(slicer.mrmlScene)
         self._ui.linkCheckBox.checked = bool(views) and bool(views[0].GetLinkedControl())
+
+    def _watch(self, volumes: list) -> None:
+        """Follow where the registered volumes lie."""
+        if [node for node, _ in self._watched] == volumes:
+            return
+        for node, tag in self._watched:
+            node.RemoveObserver(tag)
+        event = slicer.vtkMRMLTransformableNode.TransformModifiedEvent
+        self._watched = [(node, node.AddObserver(event, lambda *_: self._moved_timer.start(100))) for node in volumes]
+
+    def _tell_moved(self, *_unused) -> None:
+        names = {"fixed": _("fixed"), "moving": _("moving")}
+        moved = [names[side] for side in moved_since(self._nodes().transform)]
+        label = self._ui.movedLabel
+        label.text = (
+            _("Moved since the registration: {sides} volume. The numbers are those of where it lay.").format(
+                sides=" and ".join(moved)
+            )
+            if moved
+            else ""
+        )
+        label.styleSheet = box(label, LOOK)
+        label.setVisible(bool(moved))
+
+    @staticmethod
+    def _subject_of(nodes) -> tuple:
+        shown = (nodes.transform, nodes.fixed, nodes.warped, nodes.jacobian)
+        return (*(None if node is None else node.GetID() for node in shown), nodes.report)
+
+    def _put_back(self) -> None:
+        """The views as before the first check."""
+        self._timer.stop()
+        if self._before is not None:
+            with told():
+                self._before.restore()
+        self._before = None
+        self._reset()
 
     def show_result(self) -> None:
         """After a registration: the warped volume over the fixed one; the section unfolds."""
@@ -101,12 +167,30 @@ class CheckSection:
             self.show("jacobian")
         self._ui.checkCollapsibleButton.collapsed = False
 
+    def show_preview(self, image, run) -> None:
+        """While a registration runs: its result so far over the fixed volume, until end_preview or the result."""
+        if run is None:
+            return
+        self._remember()
+        self._stop_flicker()
+        with told():
+            fixed_node, moving_node = run.pair
+            new = check_views.show_preview(fixed_node, moving_node, image.array)
+        if new and slicer.app.layoutManager() is not None:
+            slicer.util.resetSliceViews()
+
+    def end_preview(self) -> None:
+        """The run gave no result: the views are as before it."""
+        if check_views.remove_preview(slicer.mrmlScene):
+            self._put_back()
+            self.update()
+
     def show(self, mode: str) -> None:
-        """Fill the slice views: "fade", "checkerboard", "before" or "jacobian"."""
+        """Fill the slice views: "fade", "checkerboard", "before", "jacobian" or "compare" (with the kept result)."""
         nodes = self._nodes()
         self._remember()
         self._stop_flicker()
-        opacity = {"fade": 0.5, "jacobian": 0.6}.get(mode, 1.0)
+        opacity = {"fade": 0.5, "jacobian": 0.6, "compare": 0.0}.get(mode, 1.0)
         with told(busy=mode == "checkerboard"):
             self._fill(mode, nodes, opacity)
             self._mode = mode
@@ -123,6 +207,8 @@ class CheckSection:
         new = any(view.GetBackgroundVolumeID() not in known for view in composite_nodes(slicer.mrmlScene))
         if mode == "fade":
             check_views.show_pair(nodes.fixed, nodes.warped, opacity)
+        elif mode == "compare":
+            check_views.show_pair(nodes.kept_warped, nodes.warped, opacity)
         elif mode == "checkerboard":
             check_views.show_checkerboard(nodes.fixed, nodes.warped)
         elif mode == "before":
@@ -135,23 +221,8 @@ class CheckSection:
 
     # --- nodes ---
 
-    def _nodes(self) -> SimpleNamespace:
-        """The nodes of the result that are in the scene; None for the others."""
-        parameters = self._parameters
-        found = SimpleNamespace(transform=None, fixed=None, moving=None, warped=None, jacobian=None, labels={})
-        transform = parameters.outputTransform if parameters else None
-        if transform is None or transform.GetScene() is None or not transform.GetAttribute(REPORT_ATTRIBUTE):
-            return found
-        found.transform = transform
-        found.fixed = transform.GetNodeReference(transform.GetFixedNodeReferenceRole())
-        found.moving = transform.GetNodeReference(transform.GetMovingNodeReferenceRole())
-        found.warped, found.jacobian = _shown(parameters.outputVolume), _shown(parameters.outputJacobian)
-        found.labels = {
-            "fixed": _shown(parameters.fixedLabels),
-            "moving": _shown(parameters.movingLabels),
-            "warped": _shown(parameters.outputLabels),
-        }
-        return found
+    def _nodes(self) -> Shown:
+        return shown_result(self._parameters)
 
     def _remember(self) -> None:
         if self._before is None:
@@ -211,7 +282,7 @@ class CheckSection:
     def _on_outlines(self, *_unused) -> None:
         labels = self._nodes().labels
         self._remember()
-        chosen = {side: labels[side] for side, box in self._outlines.items() if box.checked and labels.get(side)}
+        chosen = {side: labels[side] for side, one in self._outlines.items() if one.checked and labels.get(side)}
         with told(busy=True):
             check_views.hide_outlines(slicer.mrmlScene)
             check_views.show_outlines(chosen)
@@ -220,7 +291,7 @@ class CheckSection:
         nodes = self._nodes()
         self._remember()
         with told():
-            place = (_report(nodes.transform).get("worst_ras") or {}).get(kind)
+            place = (nodes.report.get("worst_ras") or {}).get(kind)
             if place is None:
                 place, _value = check_views.worst_voxel(nodes.jacobian)
             check_views.jump_to(slicer.mrmlScene, place)
@@ -230,13 +301,13 @@ class CheckSection:
         check_views.link(slicer.mrmlScene, self._ui.linkCheckBox.checked)
 
     def _on_restore(self, *_unused) -> None:
-        self._timer.stop()
-        if self._before is not None:
-            with told():
-                self._before.restore()
-        self._before = None
-        self._reset()
+        self._put_back()
         self.update()
+
+    def _on_keep(self, *_unused) -> None:
+        """The present result becomes A; the next run makes nodes of its own, which are B."""
+        if self._parameters is not None:
+            keep_as_a(self._parameters)
 
     def _reset(self) -> None:
         """The widgets as before the first check."""
@@ -258,12 +329,3 @@ def _swatch(color: tuple[float, float, float]):
     pixmap = qt.QPixmap(10, 10)
     pixmap.fill(qt.QColor(*(round(255 * part) for part in color)))
     return qt.QIcon(pixmap)
-
-
-def _shown(node):
-    return node if node is not None and node.GetScene() is not None else None
-
-
-def _report(transform) -> dict:
-    text = transform.GetAttribute(REPORT_ATTRIBUTE) if transform is not None else None
-    return json.loads(text) if text else {}

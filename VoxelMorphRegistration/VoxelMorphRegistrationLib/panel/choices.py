@@ -6,6 +6,8 @@ import slicer
 from slicer.i18n import tr as _
 
 from ..errors import VoxelMorphError
+from ..mrml.names import REPORT_ATTRIBUTE, RUN_ATTRIBUTE
+from ..mrml.results import results_of
 from ..mrml.view_state import CHECK_ATTRIBUTE
 from ..registration.settings import Settings
 
@@ -19,6 +21,7 @@ INPUT_NODES = (
     "fixedMask",
     "movingMask",
     "initialTransform",
+    "keptTransform",
 )
 OUTPUT_NODES = ("outputTransform", "outputVolume", "outputJacobian", "outputLabels", "outputInverse")
 
@@ -26,6 +29,7 @@ OUTPUT_NODES = ("outputTransform", "outputVolume", "outputJacobian", "outputLabe
 def settings_of(parameters) -> Settings:
     """The choices as settings of the library. Raises SettingsError."""
     return Settings(
+        quality=parameters.quality,
         model=parameters.model,
         alignment=parameters.alignment,
         passes=parameters.passes or None,
@@ -105,14 +109,13 @@ def choose_volumes(parameters) -> None:
     """The first two volumes of the scene that are no results, where nothing is chosen."""
     if parameters.fixedVolume or parameters.movingVolume:
         return
-    results = [getattr(parameters, name) for name in OUTPUT_NODES]
     volumes = [
         node
         for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
         if node.GetClassName() == "vtkMRMLScalarVolumeNode"
         and not node.GetHideFromEditors()
         and not node.GetAttribute(CHECK_ATTRIBUTE)
-        and not any(node is result for result in results)
+        and not node.GetAttribute(RUN_ATTRIBUTE)
     ]
     if len(volumes) > 1:
         parameters.fixedVolume, parameters.movingVolume = volumes[:2]
@@ -121,6 +124,15 @@ def choose_volumes(parameters) -> None:
 def chosen_pair(parameters) -> tuple:
     """IDs of fixed and moving volume, None where none is chosen."""
     return tuple(node.GetID() if node else None for node in (parameters.fixedVolume, parameters.movingVolume))
+
+
+def subject(parameters) -> tuple:
+    """What the texts of a run are about: the pair and its result. () while no scene is there."""
+    if parameters is None:
+        return ()
+    transform = parameters.outputTransform
+    report = transform.GetAttribute(REPORT_ATTRIBUTE) if transform else None
+    return (*chosen_pair(parameters), transform.GetID() if transform else None, report)
 
 
 def leave_outputs_of_another_pair(parameters) -> None:
@@ -136,6 +148,23 @@ def leave_outputs_of_another_pair(parameters) -> None:
                 setattr(parameters, name, None)
 
 
+def keep_as_a(parameters) -> None:
+    """Keep the present result to compare with; the next run makes nodes of its own."""
+    with slicer.util.NodeModify(parameters):
+        parameters.keptTransform = parameters.outputTransform
+        for name in OUTPUT_NODES:
+            setattr(parameters, name, None)
+
+
+def kept_of_this_pair(parameters):
+    """The transform of the result that was kept for comparison, while its volumes are the chosen ones; else None."""
+    kept = parameters.keptTransform
+    if kept is None or kept.GetScene() is None or not kept.GetAttribute(REPORT_ATTRIBUTE):
+        return None
+    roles = (kept.GetFixedNodeReferenceRole(), kept.GetMovingNodeReferenceRole())
+    return kept if tuple(kept.GetNodeReferenceID(role) for role in roles) == chosen_pair(parameters) else None
+
+
 def take_outputs(parameters, outputs) -> None:
     """The nodes of a finished run become the chosen outputs."""
     with slicer.util.NodeModify(parameters):
@@ -144,6 +173,38 @@ def take_outputs(parameters, outputs) -> None:
             node = getattr(outputs, name)
             if node is not None:
                 setattr(parameters, f"output{name.capitalize()}", node)
+
+
+def open_result(parameters, node) -> bool:
+    """Choose the result that a node belongs to, its transform or another one; False where it belongs to none."""
+    transform = transform_of(node)
+    if transform is None:
+        return False
+    found = results_of(transform)
+    with slicer.util.NodeModify(parameters):
+        for name, one in (
+            ("fixedVolume", found.fixed),
+            ("movingVolume", found.moving),
+            ("outputTransform", found.grid_transform),
+            ("outputVolume", found.volume),
+            ("outputJacobian", found.jacobian),
+            ("outputLabels", found.labels),
+            ("outputInverse", found.inverse),
+        ):
+            setattr(parameters, name, one)
+    return True
+
+
+def transform_of(node):
+    """The transform of the registration that wrote a node, or None."""
+    run = node.GetAttribute(RUN_ATTRIBUTE) if node is not None else None
+    if not run:
+        return None
+    transforms = slicer.util.getNodesByClass("vtkMRMLTransformNode")
+    return next(
+        (one for one in transforms if one.GetAttribute(RUN_ATTRIBUTE) == run and results_of(one).grid_transform is one),
+        None,
+    )
 
 
 def leave_node(parameters, node) -> None:

@@ -1,17 +1,27 @@
-"""The line below the choice of a device: what the worker found there. The worker is warmed up with it."""
+"""What the worker found on this computer: its devices, and how long a registration will take on the chosen one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import vtk
+
 from slicer.i18n import tr as _
+
+from ..errors import VoxelMorphError
+from ..images.grid import Grid
+from ..mrml.transforms import matrix_from_vtk
+from ..networks.model import read_card
+from ..networks.shelf import find_model
+from ..registration.expected import expected_seconds, in_words
+from .choices import settings_of
 
 
 class DeviceLine:
-    """logic gives hasTorch() and worker(); log(line) tells why there is no worker."""
+    """logic gives hasTorch() and worker(); log(line) tells why there is no worker; on_known() when it is there."""
 
-    def __init__(self, label, logic, log: Callable[[str], None]) -> None:
-        self._label, self._logic, self._log = label, logic, log
+    def __init__(self, label, logic, log: Callable[[str], None], on_known: Callable[[], None]) -> None:
+        self._label, self._logic, self._log, self._on_known = label, logic, log, on_known
         self._parameters = None
         self._problem = ""
 
@@ -22,8 +32,13 @@ class DeviceLine:
         """Start the worker, where PyTorch is there for it, so that the first registration need not wait."""
         if self._logic.hasTorch():
             self._problem = ""
-            self._logic.worker().start(on_ready=self.update, on_error=self._on_failed)
+            self._logic.worker().start(on_ready=self._on_ready, on_error=self._on_failed)
         self.update()
+
+    def _on_ready(self, *_unused) -> None:
+        self.update()
+        if self._parameters:
+            self._on_known()
 
     def _on_failed(self, error) -> None:
         """Not in the user's way: the same error is told when Register is pressed."""
@@ -45,3 +60,30 @@ class DeviceLine:
             known = [one["text"] for one in facts["devices"] if chosen in ("auto", one["name"])]
             text = known[0] if known else _("not found on this computer")
         self._label.text = text
+
+
+def expected_text(parameters, facts: dict | None) -> str:
+    """How long the chosen pair will take here, for the line under Register; empty while that is not known."""
+    if parameters is None or facts is None:
+        return ""
+    speeds = facts.get("speed", {})
+    device = parameters.device
+    if device == "auto":
+        device = next((one["name"] for one in facts["devices"] if one["name"] in speeds), "")
+    data = parameters.fixedVolume.GetImageData() if parameters.fixedVolume else None
+    if device not in speeds or data is None:
+        return ""
+    matrix = vtk.vtkMatrix4x4()
+    parameters.fixedVolume.GetIJKToRASMatrix(matrix)
+    try:
+        settings = settings_of(parameters)
+        grid = Grid(data.GetDimensions()[::-1], matrix_from_vtk(matrix))
+        named = settings.model not in ("auto", "none")
+        card = read_card(find_model(settings.model)) if named else None
+        if card is not None and card.dimension != grid.dimension:
+            return ""
+        seconds = expected_seconds(settings, grid, speeds[device], card=card)
+    except VoxelMorphError:
+        # Told elsewhere, as what stands against a start.
+        return ""
+    return _("Takes {duration} on this computer.").format(duration=in_words(seconds))

@@ -13,6 +13,7 @@ from ..errors import ModelError
 from ..networks.model import read_card
 from ..networks.shelf import find_model, model_names
 from .messages import tell
+from .remembered import recalled, remember
 
 
 class ModelList:
@@ -22,7 +23,7 @@ class ModelList:
         self._box, self._on_chosen = combo_box, on_chosen
         self._updating = False
         self._descriptions: dict[str, str] = {}
-        for name in ("auto", *model_names(), "none"):
+        for name in ("auto", *model_names(), "none", *filter(_is_file, recalled("models", list))):
             self._add(name)
         combo_box.currentIndexChanged.connect(self._on_index)
         add_button.clicked.connect(self._on_add)
@@ -76,4 +77,9 @@ class ModelList:
         except ModelError as error:
             tell(error)
             return
+        remember("models", list(dict.fromkeys([*recalled("models", list), path])))
         self._on_chosen(path)
+
+
+def _is_file(name) -> bool:
+    return isinstance(name, str) and Path(name).is_file()

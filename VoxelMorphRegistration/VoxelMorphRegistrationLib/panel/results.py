@@ -1,8 +1,9 @@
-"""The section 'Results': warnings, the table of numbers, and the report as a file."""
+"""The answer of a registration in one line, and the section 'Results': warnings, numbers, and the report as a file."""
 
 from __future__ import annotations
 
 import json
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,17 @@ from ..mrml.names import REPORT_ATTRIBUTE
 from ..mrml.table import write_results
 from ..results.html import html_report, write_html_report
 from ..results.table import Row, rows
+from ..results.verdict import LOOK, verdict
+from .colours import box
 from .messages import tell, told
 from .pictures import CAPTION, overview_task
+from .remembered import recalled, remember
 from .run import shared_client
+from .shown import shown_result
 
-_WARNING = "background-color: #fdf0e3; color: #8a4500; padding: 6px; border-radius: 3px;"
-_FINE = "background-color: #e9f5ec; color: #1f6632; padding: 6px; border-radius: 3px;"
 _HEAD = "#dfe6ee"
+# Where the numbers of the kept result stand, beside those of the present one; there is no room for both.
+_ALIGNED_COLUMN, _KEPT_COLUMN = 2, 4
 _PDF_DPI, _PDF_MARGIN = 96, 30.0
 
 
@@ -29,12 +34,22 @@ class ResultsSection:
     """Drives the widgets of the section."""
 
     def __init__(self, ui) -> None:
-        self._ui, self._shown = ui, ""
+        self._ui = ui
         self._parameters: Any = None
-        ui.resultsTable.setColumnCount(4)
-        ui.resultsTable.setHorizontalHeaderLabels([_("Measure"), _("Before"), _("Aligned"), _("After")])
+        self._shown: tuple[dict, dict] = ({}, {})
+        titles = [_("Measure"), _("Before"), _("Aligned"), _("After"), _("After, A")]
+        ui.resultsTable.setColumnCount(len(titles))
+        ui.resultsTable.setHorizontalHeaderLabels(titles)
+        ui.resultsTable.setColumnHidden(_KEPT_COLUMN, True)
         ui.resultsTable.verticalHeader().setVisible(False)
-        ui.resultsTable.verticalHeader().setDefaultSectionSize(21)
+        # The names take what the numbers leave, at any width of the panel, in as many lines as they need.
+        ui.resultsTable.verticalHeader().setMinimumSectionSize(21)
+        ui.resultsTable.verticalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+        header = ui.resultsTable.horizontalHeader()
+        header.setStretchLastSection(False)
+        header.setMinimumSectionSize(46)
+        for column in range(len(titles)):
+            header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents if column else qt.QHeaderView.Stretch)
         ui.saveReportButton.clicked.connect(self._on_save)
 
     def set_parameters(self, parameters) -> None:
@@ -47,43 +62,41 @@ class ResultsSection:
         self._ui.resultsCollapsibleButton.collapsed = False
 
     def update(self) -> None:
-        """Show the report of the output transform, if it has one."""
-        transform = self._transform()
-        text = (transform.GetAttribute(REPORT_ATTRIBUTE) or "") if transform else ""
-        self._ui.resultsCollapsibleButton.enabled = bool(text)
-        if text == self._shown:
+        """Show the report of the result, and beside it that of the kept one."""
+        shown = shown_result(self._parameters)
+        kept = shown.kept_report if shown.kept is not shown.transform else {}
+        self._ui.resultsCollapsibleButton.enabled = bool(shown.report)
+        if (shown.report, kept) == self._shown:
             return
-        self._shown = text
-        self._fill_warnings()
-        self._fill_table()
+        self._shown = (shown.report, kept)
+        self._fill_warnings(shown.report)
+        self._fill_table(shown.report, kept)
 
-    def _transform(self):
-        transform = self._parameters.outputTransform if self._parameters else None
-        return transform if transform is not None and transform.GetScene() is not None else None
+    def _fill_warnings(self, report: dict) -> None:
+        """The verdict above all sections, and in the section what is left of the warnings."""
+        if not report:
+            for label in (self._ui.verdictLabel, self._ui.warningsLabel):
+                _show(label, "", LOOK)
+            return
+        found = verdict(report)
+        text = f"<b>{escape(_(found.title))}:</b> {escape(found.reason)}"
+        _show(self._ui.verdictLabel, text, found.level)
+        warnings = [line for line in report.get("warnings", []) if line != found.reason]
+        _show(self._ui.warningsLabel, "<br>".join(f"\u2022 {escape(line)}" for line in warnings), LOOK)
 
-    def _report(self) -> dict:
-        return json.loads(self._transform().GetAttribute(REPORT_ATTRIBUTE))
-
-    def _fill_warnings(self) -> None:
-        label = self._ui.warningsLabel
-        warnings = json.loads(self._shown).get("warnings", []) if self._shown else []
-        lines = "\n".join(f"\u2022 {text}" for text in warnings)
-        label.text = lines or _("No warnings. Look at the slice views all the same.")
-        label.styleSheet = _WARNING if warnings else _FINE
-
-    def _fill_table(self) -> None:
+    def _fill_table(self, report: dict, kept: dict) -> None:
         table = self._ui.resultsTable
         table.clearSpans()
         table.setRowCount(0)
+        table.setColumnHidden(_KEPT_COLUMN, not kept)
+        table.setColumnHidden(_ALIGNED_COLUMN, bool(kept))
         group = None
-        for row in rows(json.loads(self._shown)) if self._shown else []:
+        others = {(row.group, row.name, row.unit): row for row in rows(kept)} if kept else {}
+        for row in rows(report) if report else []:
             if row.group != group:
                 group = row.group
                 self._add_head(group)
-            self._add_row(row)
-        table.resizeColumnsToContents()
-        table.setColumnWidth(0, max(table.columnWidth(0), 190))
-        table.horizontalHeader().setStretchLastSection(True)
+            self._add_row(row, others.get((row.group, row.name, row.unit)))
 
     def _add_head(self, text: str) -> None:
         table, number = self._ui.resultsTable, self._ui.resultsTable.rowCount
@@ -95,14 +108,18 @@ class ResultsSection:
         item.setBackground(qt.QBrush(qt.QColor(_HEAD)))
         item.setForeground(qt.QBrush(qt.QColor("#1c1c1c")))
         table.setItem(number, 0, item)
-        table.setSpan(number, 0, 1, 4)
+        table.setSpan(number, 0, 1, _KEPT_COLUMN + 1)
 
-    def _add_row(self, row: Row) -> None:
+    def _add_row(self, row: Row, kept: Row | None) -> None:
         table, number = self._ui.resultsTable, self._ui.resultsTable.rowCount
         table.insertRow(number)
         said = not row.unit or row.unit in row.name.split(", ")[0].split()
-        table.setItem(number, 0, qt.QTableWidgetItem(row.name if said else f"{row.name} ({row.unit})"))
+        name = qt.QTableWidgetItem(row.name if said else f"{row.name} ({row.unit})")
+        name.setToolTip(name.text())
+        table.setItem(number, 0, name)
         numbers = [row.number(column) for column in ("before", "aligned", "after")]
+        if kept is not None:
+            self._add_number(number, _KEPT_COLUMN, kept.number("after"))
         if row.text and not any(numbers):
             item = qt.QTableWidgetItem(row.text)
             item.setToolTip(row.text)
@@ -110,9 +127,12 @@ class ResultsSection:
             table.setSpan(number, 1, 1, 3)
             return
         for column, text in enumerate(numbers, start=1):
-            item = qt.QTableWidgetItem(text)
-            item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
-            table.setItem(number, column, item)
+            self._add_number(number, column, text)
+
+    def _add_number(self, number: int, column: int, text: str) -> None:
+        item = qt.QTableWidgetItem(text)
+        item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
+        self._ui.resultsTable.setItem(number, column, item)
 
     # --- the report as a file ---
 
@@ -122,20 +142,28 @@ class ResultsSection:
         path = qt.QFileDialog.getSaveFileName(
             slicer.util.mainWindow(),
             _("Save the report as .html or .pdf") if _can_print() else _("Save the report"),
-            "registration-report.html",
+            str(Path(recalled("report", str)) / self._file_name()),
             _("Reports") + f" ({kinds})",
         )
         if path:
+            remember("report", str(Path(path).parent))
             self.save(path if Path(path).suffix.lower() in (".html", ".htm", ".pdf") else f"{path}.html")
+
+    def _file_name(self) -> str:
+        """The report's file is named after the transform, without what file names cannot hold."""
+        transform = shown_result(self._parameters).transform
+        name = "".join("_" if one in '<>:"/\\|?*' or ord(one) < 32 else one for one in transform.GetName())
+        return f"{name} report.html"
 
     def save(self, path: str | Path) -> None:
         """Write the report, as a PDF where the name ends so, else as a web page; replaces a file.
 
         The worker draws its picture first. Returns at once; errors are told.
         """
-        report, transform = self._report(), self._transform()
+        shown = shown_result(self._parameters)
+        report = shown.report
         with told():
-            task = overview_task(transform, self._parameters.outputVolume, self._parameters.outputJacobian)
+            task = overview_task(shown.transform, shown.warped, shown.jacobian)
             if task is None:
                 _write(path, report, {})
                 return
@@ -163,6 +191,12 @@ class ResultsSection:
     def _on_failed(self, error: VoxelMorphError) -> None:
         self._set_saving(False)
         tell(error)
+
+
+def _show(label, text: str, kind: str) -> None:
+    """A label in the colours of a kind; hidden when there is nothing to say."""
+    label.text, label.styleSheet = text, box(label, kind)
+    label.setVisible(bool(text))
 
 
 def write_table(transform):

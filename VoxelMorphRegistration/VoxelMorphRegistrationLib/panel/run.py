@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import Any
 
-import qt
 from slicer.i18n import tr as _
 
-from ..errors import InputError, OutputError, VoxelMorphError
-from ..mrml.inputs import Inputs, read_inputs
-from ..mrml.targets import Outputs, Targets, check_targets
-from ..mrml.transforms import transforms_of
-from ..mrml.writer import wanted_fields, write_outputs
+from ..errors import InputError, VoxelMorphError
+from ..mrml.inputs import Inputs, reading_inputs
+from ..mrml.pinned import start_from
+from ..mrml.steps import finish
+from ..mrml.targets import TARGET_NAMES, Outputs, Targets, check_targets
+from ..mrml.transforms import making_transforms
+from ..mrml.writer import wanted_fields, writing_outputs
 from ..registration.settings import Settings
 from ..results.written import Product
 from ..worker.client import WorkerClient
-from ..worker.messages import Job
+from ..worker.messages import Job, WorkerError
+from .steps import Steps
 
+# Seconds that reading the scene may take at once: what is wrong with small inputs is then raised, not told later.
+_AT_ONCE_S = 0.05
 # Parts of the whole that the stages take, roughly; refinement counts where it is done.
 _WEIGHTS = {
     "checking": 3,
@@ -54,15 +59,17 @@ def whole_fraction(stage: str, fraction: float, refined: bool) -> float:
 class NodeRun:
     """One registration. Exactly one of on_finished(outputs), on_error(error) and on_cancelled() is called at its end.
 
-    The callbacks come from the event loop. on_progress(stage, fraction, seconds), on_log(line). It stops by itself
-    when the scene is closed (as cancelled) or one of the two volumes is removed (as an error). Raises WorkerError
-    when another registration is running.
+    reading: the generator of its inputs. The callbacks come from the event loop. on_progress(stage, fraction, seconds),
+    on_log(line), on_preview(image) with the moving image on the fixed grid as it improves; without it none are made. It
+    stops by itself when the scene is closed (as cancelled) or one of the two volumes is removed (as an error). Raises
+    WorkerError when another registration is running, and what is found wrong with the inputs at once.
     """
 
     def __init__(
         self,
         client: WorkerClient,
-        inputs: Inputs,
+        pair: tuple,
+        reading: Generator[None, None, Inputs],
         targets: Targets,
         settings: Settings,
         *,
@@ -71,38 +78,89 @@ class NodeRun:
         on_cancelled: Callable,
         on_progress: Callable,
         on_log: Callable,
+        on_preview: Callable | None = None,
     ) -> None:
-        self._client, self._inputs, self._targets, self.settings = client, inputs, targets, settings
+        if client.state in ("running", "cancelling"):
+            raise WorkerError("A registration is running. Wait for its end, or cancel it first.")
+        self.pair, self.settings = pair, settings
+        self._client, self._targets = client, targets
+        self._inputs: Any = None
         self._on_finished, self._on_error, self._on_cancelled = on_finished, on_error, on_cancelled
+        self._on_progress, self._on_log, self._on_preview = on_progress, on_log, on_preview
         self._reason: VoxelMorphError | None = None
-        self._tags: list[int] = []
         self._stopped = False
-        client.submit(
-            Job(inputs.fixed, inputs.moving, settings, inputs.arguments(), wanted_fields(inputs, targets)),
-            on_result=self._prepare,
-            on_error=self._fail,
-            on_cancelled=self._cancelled,
-            on_progress=lambda *values: on_progress(*values),
-            on_log=lambda line: on_log(line),
-        )
-        self._scene = inputs.fixed_node.GetScene()
+        self._steps: Any = None
+        # "reading", "computing", "writing", then "over".
+        self._phase = "reading"
+        inputs = _at_once(reading)
+        if inputs is None:
+            self._steps = Steps(reading, self._submit, self._fail)
+        self._scene = pair[0].GetScene()
         self._tags = [
-            self._scene.AddObserver(self._scene.StartCloseEvent, lambda *_: self.cancel()),
+            self._scene.AddObserver(self._scene.StartCloseEvent, lambda *_: self._on_close()),
             self._scene.AddObserver(self._scene.NodeRemovedEvent, lambda *_: self._check_nodes()),
         ]
+        if inputs is not None:
+            try:
+                self._submit(inputs)
+            except VoxelMorphError:
+                self._end()
+                raise
 
     def cancel(self) -> None:
-        """Stop; on_cancelled is called within a second, unless the run has ended."""
+        """Stop; on_cancelled is called within a second, unless the results are being written already."""
+        if self._phase == "writing" or self._stopped:
+            return
         self._stopped = True
-        self._client.cancel()
+        if self._phase == "reading":
+            self._steps.stop()
+            self._steps = Steps(_nothing(), lambda _: self._cancelled(), self._fail)
+        else:
+            self._client.cancel()
+
+    def stop_here(self) -> None:
+        """End with the result that there is; on_finished is called with it."""
+        if self._phase == "computing":
+            self._client.stop_here()
 
     def abandon(self) -> None:
         """Stop, and call nothing any more."""
         self._on_finished = self._on_error = self._on_cancelled = lambda *_: None
+        if self._phase == "writing":
+            self._steps.stop()
+            self._end()
+        self.cancel()
+
+    def _submit(self, inputs: Inputs) -> None:
+        self._phase, self._inputs = "computing", inputs
+        preview = self._on_preview
+        wanted = wanted_fields(inputs, self._targets)
+        try:
+            self._client.submit(
+                Job(inputs.fixed, inputs.moving, self.settings, inputs.arguments(), wanted, preview is not None),
+                on_result=self._write,
+                on_error=self._fail,
+                on_cancelled=self._cancelled,
+                on_progress=lambda *values: self._on_progress(*values),
+                on_log=lambda line: self._on_log(line),
+                on_preview=lambda image: None if self._stopped or preview is None else preview(image),
+            )
+        except VoxelMorphError as error:
+            if self._steps is None:
+                raise
+            self._fail(error)
+
+    def _on_close(self) -> None:
+        if self._phase == "writing":
+            self._steps.stop()
+            self._steps = Steps(_nothing(), lambda _: self._cancelled(), self._fail)
         self.cancel()
 
     def _check_nodes(self) -> None:
-        for node in (self._inputs.fixed_node, self._inputs.moving_node):
+        if self._stopped or self._scene.IsClosing():
+            # The scene is being closed, or the user cancelled before: no news to anybody.
+            return
+        for node in self.pair:
             if self._reason is None and not self._scene.IsNodePresent(node):
                 self._reason = InputError(
                     f"'{node.GetName()}' was removed from the scene, so the registration was stopped. "
@@ -111,6 +169,7 @@ class NodeRun:
                 self.cancel()
 
     def _end(self) -> None:
+        self._phase = "over"
         for tag in self._tags:
             self._scene.RemoveObserver(tag)
         self._tags = []
@@ -126,42 +185,39 @@ class NodeRun:
         self._end()
         self._on_error(error)
 
-    def _prepare(self, product: Product) -> None:
-        """The transforms, then the nodes, then what follows, in steps of the event loop: none takes long by itself."""
-        transforms = transforms_of(product.fields)
-        qt.QTimer.singleShot(0, lambda: self._write(product, transforms))
+    def _write(self, product: Product) -> None:
+        """The transforms, then the nodes, in steps of the event loop: none takes long by itself."""
+        self._phase = "writing"
+        self._steps = Steps(self._writing(product), self._finish, self._fail)
 
-    def _write(self, product: Product, transforms: dict) -> None:
-        if self._stopped:
-            self._cancelled()
-            return
-        targets = _present(self._targets, self._scene)
-        try:
-            outputs = write_outputs(product, self._inputs, targets, transforms)
-        except VoxelMorphError as error:
-            self._fail(error)
-            return
-        except Exception as error:
-            # Told, so that nobody waits for the end, and then raised for the log.
-            text = f"The results could not be written into the scene ({type(error).__name__}: {error})."
-            self._fail(OutputError(text))
-            raise
-        qt.QTimer.singleShot(0, lambda: self._finish(outputs))
+    def _writing(self, product: Product) -> Generator[None, None, Outputs]:
+        transforms = yield from making_transforms(product.fields)
+        return (yield from writing_outputs(product, self._inputs, _present(self._targets, self._scene), transforms))
 
     def _finish(self, outputs: Outputs) -> None:
         self._end()
-        # Unless the scene was closed in this very moment.
-        if self._scene.IsNodePresent(self._inputs.fixed_node):
-            self._on_finished(outputs)
-        else:
-            self._on_cancelled()
+        self._on_finished(outputs)
+
+
+def _nothing() -> Generator[None, None, None]:
+    yield
+
+
+def _at_once(reading: Generator[None, None, Inputs]) -> Inputs | None:
+    """The inputs where reading them takes no time worth mentioning; None where the rest is to be done in steps."""
+    end = time.monotonic() + _AT_ONCE_S
+    try:
+        while time.monotonic() < end:
+            next(reading)
+    except StopIteration as result:
+        return result.value
+    return None
 
 
 def _present(targets: Targets, scene) -> Targets:
     """Targets without the nodes that were removed meanwhile: new ones take their places."""
-    names = ("transform", "volume", "labels", "jacobian", "inverse")
     gone: dict[str, Any] = {
-        name: None for name in names if (node := getattr(targets, name)) and not scene.IsNodePresent(node)
+        name: None for name in TARGET_NAMES if (node := getattr(targets, name)) and not scene.IsNodePresent(node)
     }
     return replace(targets, **gone)
 
@@ -185,8 +241,9 @@ def prepared(
     outputInverse=False,
     linear="inside",
     applyToMoving=False,
-) -> tuple[Inputs, Targets]:
-    """What is read from the scene and where the results go, by the names that the module's logic takes.
+    startFrom=None,
+) -> tuple[Generator[None, None, Inputs], Targets]:
+    """What reads the scene and where the results go, by the names that the module's logic takes.
 
     Nothing is changed. logic: with hasTorch() and ensureTorch(), which installs PyTorch. Raises VoxelMorphError.
     """
@@ -201,8 +258,11 @@ def prepared(
     )
     check_targets(targets, fixedNode, movingNode, fixedLabels, movingLabels, fixedMask, movingMask)
 
-    def read() -> Inputs:
-        return read_inputs(
+    if outputLabels and movingLabels is None:
+        raise InputError(_("An output for warped labels is chosen, but no moving labels. Choose these, too."))
+
+    def reading() -> Generator[None, None, Inputs]:
+        inputs = yield from reading_inputs(
             fixedNode,
             movingNode,
             fixed_labels=fixedLabels,
@@ -212,14 +272,12 @@ def prepared(
             fixed_mask=fixedMask,
             moving_mask=movingMask,
             initial_transform=initialTransform,
-            replaced=outputTransform or None,
+            replaced=outputTransform or startFrom,
         )
+        return inputs if startFrom is None else replace(inputs, initial_transform=start_from(startFrom))
 
-    inputs = read()
-    if outputLabels and movingLabels is None:
-        raise InputError(_("An output for warped labels is chosen, but no moving labels. Choose these, too."))
     if not logic.hasTorch():
+        # What is wrong is found before the minutes of the installation, during which the user may change the scene.
+        finish(reading())
         logic.ensureTorch()
-        # The user may have changed the scene during the minutes of the installation.
-        inputs = read()
-    return inputs, targets
+    return reading(), targets

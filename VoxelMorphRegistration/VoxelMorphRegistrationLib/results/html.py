@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import OutputError
 from .table import COLUMNS, NUMBERS, label_names, number_text, plain_report, rows
+from .verdict import BAD, GOOD, LOOK, Verdict, verdict
 
 if TYPE_CHECKING:
     from ..registration.report import Report
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 _WIDTH, _PICTURE_WIDTH = 680, 630
 _FONT = "font-family: 'Segoe UI', Helvetica, Arial, sans-serif"
 _HEAD_COLOR, _STRIPE, _LINE = "#1f4e79", "#f3f6fa", "#c9d3df"
+# Background and ink of each kind of verdict.
+_VERDICTS = {GOOD: ("#e9f5ec", "#2e7d43"), LOOK: ("#fdf0e3", "#b35900"), BAD: ("#fbe5e5", "#b3261e")}
 _KINDS = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg"}
 
 
@@ -69,10 +72,11 @@ def html_report(
     parts = [
         f'<h1 style="color: {_HEAD_COLOR}; font-size: 20pt; margin-bottom: 0">{html.escape(title)}</h1>',
         _subtitle(plain),
+        _verdict(verdict(plain)),
         _warnings(plain.get("warnings") or []),
-        *_group_tables(lines, ("Deformation", "Similarity")),
+        *_group_tables(lines, ("Similarity",)),
         _segment_table(plain, label_names(plain, names)),
-        *_group_tables(lines, ("Landmark error",)),
+        *_group_tables(lines, ("Landmark error", "Deformation")),
         *(_picture(caption, source) for caption, source in (pictures or {}).items()),
         *_group_tables(lines, ("Run", "Time", "Settings")),
         _heading("Settings as JSON"),
@@ -102,10 +106,13 @@ def _subtitle(plain: dict) -> str:
     return f'<p style="color: #444444">{pair}{facts}. VoxelMorph {version}, report of {written}.</p>'
 
 
+def _verdict(found: Verdict) -> str:
+    return _box(*_VERDICTS[found.level], [f"<b>{html.escape(found.title)}:</b> {html.escape(found.reason)}"])
+
+
 def _warnings(warnings: list[str]) -> str:
     if not warnings:
-        text = "No warnings. Look at the pictures all the same: numbers do not see everything."
-        return _box("#e9f5ec", "#2e7d43", [text])
+        return ""
     return _box("#fdf0e3", "#b35900", [f"<b>Warning:</b> {html.escape(text)}" for text in warnings])
 
 

@@ -79,11 +79,11 @@ def rows(report: Report | Mapping, names: Mapping[int, str] | None = None) -> li
     plain = plain_report(report)
     named = label_names(plain, names)
     return [
-        *_deformation_rows(plain),
         *_similarity_rows(plain),
         *_segment_rows("Dice", plain.get("dice"), named, "", 3),
         *_segment_rows("Surface distance (95 %)", plain.get("hd95_mm"), named, "mm", 2),
         *_landmark_rows(plain.get("tre_mm")),
+        *_deformation_rows(plain),
         *_volume_rows(plain.get("volume_change_percent"), named),
         *(Row("Time", stage, after=seconds, unit="s", digits=1) for stage, seconds in plain["seconds"].items()),
         *_run_rows(plain),

@@ -1,0 +1,109 @@
+"""Correcting a result: pins placed by two clicks, an improvement that they guide, and the way back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import mrml_cases as cases
+import panel_cases as press
+import qt
+import slicer
+import worker_cases
+from VoxelMorphRegistrationLib.mrml.pinned import carried_to_moving, start_from
+
+
+@pytest.fixture
+def in_check(swift_panel, scene):
+    """The panel after a run, in slice views and with Slicer's nodes for placing points."""
+    widget, *_ = swift_panel
+    application = slicer.vtkMRMLApplicationLogic()
+    application.SetMRMLScene(scene)
+    for name in ("vtkMRMLInteractionNode", "vtkMRMLSelectionNode"):
+        if scene.GetFirstNodeByClass(name) is None:
+            scene.AddNewNodeByClass(name)
+    press.add_slice_views(scene)
+    press.press_and_wait(widget)
+    return widget
+
+
+def place(widget, fixed, registered) -> None:
+    """Two clicks into the views."""
+    widget.ui.pinButton.click()
+    widget._parameterNode.fixedPoints.AddControlPointWorld(*fixed)
+    worker_cases.spin(lambda: "registered volume" in widget.ui.pinLabel.text, 5)
+    widget._parameterNode.movingPoints.AddControlPointWorld(*registered)
+
+
+def test_pin_is_a_pair_of_landmarks_and_the_second_one_is_carried_to_the_moving_volume(in_check, scene):
+    widget = in_check
+    interaction = scene.GetFirstNodeByClass("vtkMRMLInteractionNode")
+    widget.ui.pinButton.click()
+    assert interaction.GetCurrentInteractionMode() == interaction.Place
+    assert "fixed volume" in widget.ui.pinLabel.text
+    widget.ui.pinButton.click()
+    assert interaction.GetCurrentInteractionMode() != interaction.Place
+    place(widget, (1.0, 2.0, 3.0), (4.0, 2.0, 3.0))
+    parameters = widget._parameterNode
+    found = np.zeros(3)
+    parameters.movingPoints.GetNthControlPointPositionWorld(0, found)
+    expected = cases.from_world(parameters.outputTransform, np.array([[4.0, 2.0, 3.0]]))[0]
+    assert found == pytest.approx(expected, abs=1e-4)
+    assert np.linalg.norm(found - (4.0, 2.0, 3.0)) > 0.5
+    assert not widget.ui.pinButton.checked and widget.ui.improveButton.enabled
+    widget.ui.undoButton.click()
+    assert (parameters.fixedPoints.GetNumberOfControlPoints(), parameters.movingPoints.GetNumberOfControlPoints()) == (
+        0,
+        0,
+    )
+
+
+def test_pin_that_is_given_up_leaves_no_half(in_check):
+    widget = in_check
+    widget.ui.pinButton.click()
+    widget._parameterNode.fixedPoints.AddControlPointWorld(1.0, 2.0, 3.0)
+    worker_cases.spin(lambda: "registered volume" in widget.ui.pinLabel.text, 5)
+    widget.ui.pinButton.click()
+    assert widget._parameterNode.fixedPoints.GetNumberOfControlPoints() == 0
+    assert widget.ui.pinLabel.text == ""
+
+
+def test_improve_goes_on_from_the_result_with_the_pins_and_undo_goes_back(in_check, standin, scene):
+    widget = in_check
+    parameters = widget._parameterNode
+    first, volume = parameters.outputTransform, parameters.outputVolume
+    assert not widget.ui.improveButton.enabled
+    place(widget, (1.0, 2.0, 3.0), (4.0, 2.0, 3.0))
+    widget.ui.improveButton.click()
+    press.wait(widget)
+    job = standin.jobs[-1]
+    assert (job.settings.landmark_weight, job.settings.alignment, job.settings.model) == (1.0, "none", "none")
+    points = np.array([[3.0, -2.0, 5.0], [0.0, 4.0, 1.0]])
+    start = job.keywords["initial_transform"]
+    assert start.transform_points(points) == pytest.approx(cases.from_world(first, points), abs=0.02)
+    improved = parameters.outputTransform
+    assert improved is not first and scene.IsNodePresent(first)
+    widget.ui.undoButton.click()
+    assert parameters.outputTransform is first and parameters.outputVolume is volume
+    assert not scene.IsNodePresent(improved)
+    qt.application.processEvents()
+
+
+@pytest.mark.parametrize("parents", ["no parents", "both moved"])
+@pytest.mark.parametrize("linear", ["inside", "separate"])
+def test_points_and_starts_are_carried_whatever_lies_above_the_volumes(scene, parents, linear):
+    """Against the registration itself, which is known."""
+    from VoxelMorphRegistrationLib.mrml.inputs import read_inputs
+    from VoxelMorphRegistrationLib.mrml.targets import Targets
+    from VoxelMorphRegistrationLib.mrml.writer import write_outputs
+
+    fixed_node, moving_node = cases.make_nodes(scene, parents=parents)
+    inputs = read_inputs(fixed_node, moving_node)
+    made = cases.make_registration(inputs.fixed, inputs.moving)
+    outputs = write_outputs(made, inputs, Targets(linear=linear))
+    inner = inputs.fixed.grid.to_ras(np.array([[8.0, 9.0, 10.0], [10.0, 12.0, 8.0]]))
+    expected = made.field.transform_points(inner) @ made.linear[:3, :3].T + made.linear[:3, 3]
+    for point, place_ in zip(inner, expected, strict=True):
+        assert carried_to_moving(outputs.grid_transform, point) == pytest.approx(place_, abs=0.05)
+    start = start_from(outputs.grid_transform)
+    assert start.transform_points(inner) == pytest.approx(expected, abs=0.05)

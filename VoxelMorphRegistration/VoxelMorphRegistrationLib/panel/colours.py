@@ -1,0 +1,33 @@
+"""Colours of the panel's texts, on light and on dark themes."""
+
+from __future__ import annotations
+
+import qt
+
+from ..results.verdict import BAD, GOOD, LOOK
+
+ERROR = "error"
+# Ink and background, each for light and for dark themes.
+_COLORS = {
+    GOOD: (("#1f6632", "#e9f5ec"), ("#a9dfb8", "#1d3b27")),
+    LOOK: (("#8a4500", "#fdf0e3"), ("#ffcc99", "#4a3114")),
+    BAD: (("#b3261e", "#fbe5e5"), ("#ff9a93", "#4d1f1d")),
+    ERROR: (("#c62828", ""), ("#ff9a93", "")),
+}
+
+
+def is_dark(widget) -> bool:
+    """Whether the widget's theme has light text on dark."""
+    palette = widget.palette
+    return palette.color(qt.QPalette.WindowText).lightness() > palette.color(qt.QPalette.Window).lightness()
+
+
+def ink(widget, kind: str) -> str:
+    """Colour of a text of one kind: GOOD, LOOK, BAD or ERROR."""
+    return _COLORS[kind][is_dark(widget)][0]
+
+
+def box(widget, kind: str) -> str:
+    """Style sheet of a label that stands out as one kind."""
+    color, ground = _COLORS[kind][is_dark(widget)]
+    return f"background-color: {ground}; color: {color}; padding: 6px; border-radius: 3px;"

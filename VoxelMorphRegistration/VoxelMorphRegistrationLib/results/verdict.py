@@ -1,0 +1,108 @@
+"""The answer first: whether a result is good, wants a look, or is not to be used, with the reason in words.
+
+Works on registration.Report, or on its JSON form. It judges by what was measured and by the report's warnings: a
+picture can be wrong where nothing of this sees it, and the texts say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .table import label_names, plain_report
+
+if TYPE_CHECKING:
+    from ..registration.report import Report
+
+GOOD, LOOK, BAD = "good", "look", "bad"
+TITLES = {GOOD: "Good", LOOK: "Look here", BAD: "Do not use"}
+# Dice of one structure that falls by more is named: twice what the same registration with another seed moves it.
+_FALLEN_DICE = 0.02
+# Percent of the anatomy that folds: refined results of the benchmark pairs stay at 0, failed ones are above 1.
+_MANY_FOLDS = 1.0
+# Percent of the fixed anatomy that the moving image covers: below, most of what is shown was never compared.
+_LITTLE_COVERED = 50.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """level: GOOD, LOOK or BAD. reason: one sentence or two."""
+
+    level: str
+    reason: str
+
+    @property
+    def title(self) -> str:
+        return TITLES[self.level]
+
+
+def verdict(report: Report | Mapping) -> Verdict:
+    """What the numbers of a report say about it; the first reason of the worst kind."""
+    plain = plain_report(report)
+    for level, reasons in ((BAD, _against(plain)), (LOOK, _doubts(plain))):
+        reason = next(reasons, None)
+        if reason is not None:
+            return Verdict(level, reason)
+    return Verdict(GOOD, f"{_gains(plain)} Compare the views all the same.")
+
+
+def _against(plain: dict) -> Iterator[str]:
+    errors = plain.get("tre_mm")
+    if errors and errors["after"]["mean"] > errors["before"]["mean"]:
+        yield f"The landmarks are further apart than before ({_change(errors, 'mm', 1)})."
+    dice = plain.get("dice")
+    if dice and _fell(dice["before"]["mean"], dice["after"]["mean"], _FALLEN_DICE):
+        yield f"The segmentations overlap less than before (Dice {_change(dice, '', 2)})."
+    before, after = (_similarity(plain, stage) for stage in ("before", "after"))
+    if _fell(before, after, 0.0) and not dice and not errors:
+        yield "The images are less similar than before."
+    folded = _inside(plain).get("percent") or 0.0
+    if folded > _MANY_FOLDS:
+        yield f"The deformation folds in {folded:.1f} % of the anatomy."
+    covered = plain.get("covered_percent")
+    if covered is not None and covered < _LITTLE_COVERED:
+        yield f"Only {covered:.0f} % of the fixed anatomy lies within the moving image."
+
+
+def _doubts(plain: dict) -> Iterator[str]:
+    named = label_names(plain)
+    dice = plain.get("dice") or {}
+    for label, value in (dice.get("after") or {}).get("labels", {}).items():
+        earlier = dice["before"]["labels"].get(label)
+        if _fell(earlier, value, _FALLEN_DICE):
+            yield f"'{named[label]}' overlaps less than before (Dice {earlier:.2f} to {value:.2f})."
+    count = _inside(plain).get("count") or _inside(plain).get("any_corner_count")
+    if count:
+        yield f"The deformation folds in {count:,} voxels: jump to the smallest determinant and look at the map."
+    yield from plain.get("warnings") or []
+
+
+def _gains(plain: dict) -> str:
+    parts = []
+    if plain.get("tre_mm"):
+        parts.append(f"Landmark error {_change(plain['tre_mm'], 'mm', 1)}")
+    if plain.get("dice"):
+        parts.append(f"Dice {_change(plain['dice'], '', 2)}")
+    before, after = (((plain.get("similarity") or {}).get(stage) or {}).get("ncc") for stage in ("before", "after"))
+    if not parts and before is not None and after is not None and after > before:
+        parts.append(f"Correlation {before:.2f} to {after:.2f}")
+    return ", ".join([*parts, "no folds" if parts else "No folds"]) + "."
+
+
+def _change(part: dict, unit: str, digits: int) -> str:
+    before, after = part["before"]["mean"], part["after"]["mean"]
+    return f"{before:.{digits}f} to {after:.{digits}f}" + (f" {unit}" if unit else "")
+
+
+def _fell(before: float | None, after: float | None, by: float) -> bool:
+    return before is not None and after is not None and after < before - by
+
+
+def _similarity(plain: dict, stage: str) -> float | None:
+    """Mutual information, since a correlation means little between two modalities."""
+    return ((plain.get("similarity") or {}).get(stage) or {}).get("mi")
+
+
+def _inside(plain: dict) -> dict:
+    return (plain.get("folding") or {}).get("inside") or {}
