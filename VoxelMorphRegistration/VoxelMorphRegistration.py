@@ -369,6 +369,8 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
             self.updateFromParameterNode()
             self._results.show_result()
             self._check.show_result()
+        else:
+            self._check.end_preview()
 
     def onEnded(self):
         """Cancelled or failed."""

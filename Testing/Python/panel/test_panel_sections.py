@@ -16,6 +16,7 @@ from VoxelMorphRegistrationLib.mrml import check_views
 from VoxelMorphRegistrationLib.mrml.names import REPORT_ATTRIBUTE
 from VoxelMorphRegistrationLib.mrml.table import results_node
 from VoxelMorphRegistrationLib.mrml.transforms import matrix_from_vtk
+from VoxelMorphRegistrationLib.mrml.view_state import OUTLINE_ATTRIBUTE
 from VoxelMorphRegistrationLib.results.table import rows as results_rows
 
 
@@ -141,13 +142,12 @@ def test_outlines_of_each_side(done):
     parameters = widget._parameterNode
     widget.ui.outlineFixedCheckBox.click()
     widget.ui.outlineWarpedCheckBox.click()
-    outlined = [
-        not node.GetDisplayNode().GetVisibility2DFill()
-        for node in (parameters.fixedLabels, parameters.movingLabels, parameters.outputLabels)
-    ]
-    assert outlined == [True, False, True]
+    sides = (parameters.fixedLabels, parameters.movingLabels, parameters.outputLabels)
+    assert [bool(node.GetDisplayNode().GetAttribute(OUTLINE_ATTRIBUTE)) for node in sides] == [True, False, True]
     widget.ui.outlineFixedCheckBox.click()
-    assert parameters.fixedLabels.GetDisplayNode().GetVisibility2DFill()
+    assert not parameters.fixedLabels.GetDisplayNode().GetAttribute(OUTLINE_ATTRIBUTE)
+    widget.ui.restoreViewsButton.click()
+    assert all(node.GetDisplayNode().GetVisibility2DFill() for node in sides[:2])
 
 
 def test_outlines_boxes_carry_the_colours_of_the_lines(panel):
@@ -201,14 +201,18 @@ def test_every_button_works_whatever_node_of_the_result_was_deleted(done, scene,
             ui.deformationComboBox.setCurrentIndex(number)
         for slider, value in ((ui.fadeSlider, 0.3), (ui.jacobianRangeSlider, 2.0), (ui.jacobianRangeSlider, 1.0)):
             slider.value = value
+        worker_cases.spin(lambda: widget._register.run is None)
         for row in range(ui.applyList.count):
+            qt.InputDialog.answers = [""]
             ui.applyList.item(row).setCheckState(qt.Qt.Checked)
         worker_cases.spin(
             lambda: ui.applyList.enabled and ui.saveReportButton.enabled and not widget._nodesTimer.active
         )
         qt.application.processEvents()
         assert qt.slot_errors == [], gone
-    scene.RemoveNode(widget._parameterNode.outputTransform)
+    for name in ("outputTransform", "keptTransform"):
+        if getattr(widget._parameterNode, name) is not None:
+            scene.RemoveNode(getattr(widget._parameterNode, name))
     assert not ui.checkCollapsibleButton.enabled and not ui.applyCollapsibleButton.enabled
 
 
@@ -321,6 +325,8 @@ def test_hardening_asks_first(done, scene, monkeypatch):
     points = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Points")
     points.AddControlPoint(1.0, 2.0, 3.0)
     worker_cases.spin(lambda: widget.ui.applyList.count == 5, 5)
+    # Nothing tells on which side points lie that were not given to the registration.
+    qt.InputDialog.answers = ["Moving"]
     item_of(widget, "Points").setCheckState(qt.Qt.Checked)
     widget.ui.hardenButton.click()
     assert points.GetParentTransformNode() is widget._parameterNode.outputTransform

@@ -28,6 +28,8 @@ class CheckSection:
         self._mode = ""
         # What is shown, told by its nodes and report: another one puts the views back.
         self._subject: tuple = ()
+        # Whether the views show a running registration; its result takes over from there.
+        self._previewing = False
         self._timer = qt.QTimer()
         self._timer.timeout.connect(self._on_flick)
         self._watched: list[tuple] = []
@@ -80,7 +82,7 @@ class CheckSection:
 
     def forget(self) -> None:
         """The scene is being closed: there is nothing to put back."""
-        self._before, self._subject = None, ()
+        self._before, self._subject, self._previewing = None, (), False
         self._reset()
 
     def update(self) -> None:
@@ -91,7 +93,8 @@ class CheckSection:
             subject = self._subject_of(nodes)
             if subject != self._subject:
                 self._subject = subject
-                self._put_back()
+                if not self._previewing:
+                    self._put_back()
         self._watch([node for node in (nodes.fixed, nodes.moving) if node is not None])
         self._tell_moved()
         self._ui.checkCollapsibleButton.enabled = result or self._before is not None
@@ -165,6 +168,10 @@ class CheckSection:
             self.show("fade")
         elif self._nodes().jacobian is not None:
             self.show("jacobian")
+        else:
+            self._put_back()
+        self._previewing = False
+        check_views.remove_preview(slicer.mrmlScene)
         self._ui.checkCollapsibleButton.collapsed = False
 
     def show_preview(self, image, run) -> None:
@@ -173,6 +180,7 @@ class CheckSection:
             return
         self._remember()
         self._stop_flicker()
+        self._previewing = True
         with told():
             fixed_node, moving_node = run.pair
             new = check_views.show_preview(fixed_node, moving_node, image.array)
@@ -181,7 +189,8 @@ class CheckSection:
 
     def end_preview(self) -> None:
         """The run gave no result: the views are as before it."""
-        if check_views.remove_preview(slicer.mrmlScene):
+        if self._previewing:
+            self._previewing = False
             self._put_back()
             self.update()
 
