@@ -190,10 +190,28 @@ def test_results_lie_in_the_study_of_the_fixed_volume(scene):
         assert hierarchy.GetItemAttribute(item, "DICOM.Modality") == "MR"
         assert hierarchy.GetItemAttribute(item, "DICOM.FrameOfReferenceUID") == "1.2.3.CT"
         assert hierarchy.GetItemAttribute(item, "DICOM.ReferencedInstanceUIDs") == "CT.1 CT.2 MR.1 MR.2"
+    table = write_results(nodes.grid_transform, [Row("Run", "model", text="none")])
+    assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(table)) == studies[0]
     # Where the user puts a result, it stays.
     hierarchy.SetItemParent(hierarchy.GetItemByDataNode(nodes.volume), studies[1])
     write_outputs(registration, read, Targets(nodes.grid_transform, nodes.volume, None, nodes.jacobian))
     assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(nodes.volume)) == studies[1]
+
+
+def test_writing_that_fails_leaves_the_hierarchy_as_it_was(scene, monkeypatch):
+    read, registration = prepared(scene)
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    study = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), "Study")
+    hierarchy.CreateItem(study, read.fixed_node)
+    count, nodes = hierarchy.GetNumberOfItems(), scene.GetNumberOfNodes()
+
+    def broken(*_):
+        raise RuntimeError("display is broken")
+
+    monkeypatch.setattr("VoxelMorphRegistrationLib.mrml.display.show_as_jacobian", broken)
+    with pytest.raises(RuntimeError, match="display is broken"):
+        write_outputs(registration, read)
+    assert (hierarchy.GetNumberOfItems(), scene.GetNumberOfNodes()) == (count, nodes)
 
 
 def test_results_without_a_study_stay_in_the_scene(scene):

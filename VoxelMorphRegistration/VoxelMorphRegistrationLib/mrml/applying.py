@@ -18,6 +18,7 @@ from ..errors import InputError
 from ..fields.displacement import DisplacementField
 from ..images.grid import Grid
 from ..results.written import Stored
+from .hierarchy import place_beside
 from .names import (
     APPLIED_ROLE,
     DIRECTION_ATTRIBUTE,
@@ -190,6 +191,7 @@ def write_inverse(transform_node, field: DisplacementField, fixed_to_world: np.n
         scene = grid_node.GetScene()
         name = scene.GenerateUniqueName(f"{fixed_name} to {moving_node.GetName()}")
         node = scene.AddNewNodeByClass(TRANSFORM_CLASS, name)
+        place_beside(node, grid_node)
     node.SetAndObserveTransformNodeID(None)
     node.SetAndObserveTransformFromParent(grid_transform(field))
     node.SetNodeReferenceID(node.GetFixedNodeReferenceRole(), moving_node.GetID())

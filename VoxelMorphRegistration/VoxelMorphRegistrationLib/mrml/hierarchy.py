@@ -43,3 +43,11 @@ def place_beside(node, fixed_node, moving_node=None) -> None:
     ):
         if value:
             hierarchy.SetItemAttribute(item, attribute, value)
+
+
+def leave(node) -> None:
+    """Remove a node's item, which outlives the node where no application watches; the node stays."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(node.GetScene())
+    item = hierarchy.GetItemByDataNode(node) if hierarchy is not None else 0
+    if hierarchy is not None and item != hierarchy.GetInvalidItemID():
+        hierarchy.RemoveItem(item, False, False)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .hierarchy import leave
 from .names import LINEAR_ROLE
 
 if TYPE_CHECKING:
@@ -72,5 +73,6 @@ def all_or_nothing(scene: Scene, placed: Shown, nodes: list) -> Iterator[None]:
             one.restore()
         for node in [scene.GetNthNode(n) for n in range(scene.GetNumberOfNodes())]:
             if node is not None and node.GetID() not in before:
+                leave(node)
                 scene.RemoveNode(node)
         raise

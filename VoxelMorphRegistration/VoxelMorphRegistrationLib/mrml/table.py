@@ -8,6 +8,7 @@ import numpy as np
 import vtk
 
 from ..results.table import COLUMNS, NUMBERS, Row
+from .hierarchy import place_beside
 from .names import RESULTS_ROLE, RUN_ATTRIBUTE
 
 
@@ -30,6 +31,7 @@ def write_results(transform_node, rows: Sequence[Row], name: str = ""):
         title = scene.GenerateUniqueName(name or f"{transform_node.GetName()} results")
         node = scene.AddNewNodeByClass("vtkMRMLTableNode", title)
         transform_node.SetNodeReferenceID(RESULTS_ROLE, node.GetID())
+        place_beside(node, transform_node)
     node.SetAndObserveTable(table)
     node.SetUseColumnTitleAsColumnHeader(True)
     node.SetLocked(True)
