@@ -1,5 +1,6 @@
 """What importing costs and brings, and what the repository promises."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,5 +53,11 @@ def test_wheel_tells_type_checkers_that_it_is_typed():
 
 def test_no_two_test_files_share_a_name():
     """pytest collects only one of them."""
-    names = [path.name for path in (ROOT / "Testing" / "Python").rglob("*.py")]
+    names = [path.name for path in (ROOT / "Testing" / "Python").rglob("*.py") if path.name != "conftest.py"]
     assert sorted(set(names)) == sorted(names)
+
+
+def test_what_tests_share_is_in_no_test_file():
+    for path in (ROOT / "Testing" / "Python").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"^(from|import) test_", text, re.MULTILINE), f"{path.name} imports a test file"

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from test_alignment import FIXED_GRID, axial, distance, grid_of, motion_of, picture
+from alignment_cases import FIXED_GRID, axial, distance, grid_of, motion_of, picture
 from VoxelMorphRegistrationLib.alignment.align import align
 from VoxelMorphRegistrationLib.alignment.motion import rotation_matrices
 from VoxelMorphRegistrationLib.alignment.search import _spread_rotations

@@ -10,8 +10,8 @@ import pytest
 import SimpleITK as sitk
 
 from grids import smooth_function
+from registration_cases import pair
 from small_models import save_centroid_model
-from test_registration import pair
 from transform_cases import LPS, blank, chain_of, lps_affine, lps_image, moved, setting
 from VoxelMorphRegistrationLib.__main__ import main
 from VoxelMorphRegistrationLib.images.files import set_sitk_geometry, write_image

@@ -12,9 +12,9 @@ import SimpleITK as sitk
 import torch
 
 from grids import make_grid
+from model_cases import write_keras
+from registration_cases import SHIFT, ball, ball_labels
 from small_models import save_centroid_model
-from test_models import write_keras
-from test_registration import SHIFT, ball, ball_labels
 from VoxelMorphRegistrationLib.__main__ import main
 from VoxelMorphRegistrationLib.commands.terminal import Progress
 from VoxelMorphRegistrationLib.fields.displacement import DisplacementField

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from grids import make_grid, smooth_image
-from test_label_files import segmentation
+from label_cases import segmentation
 from VoxelMorphRegistrationLib.__main__ import main
 from VoxelMorphRegistrationLib.errors import InputError
 from VoxelMorphRegistrationLib.images.files import write_image

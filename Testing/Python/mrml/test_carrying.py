@@ -7,7 +7,7 @@ import pytest
 
 import mrml_cases as cases
 import slicer
-from test_segments import SURFACE, add_surfaces, sphere
+from segment_cases import SURFACE, add_surfaces, sphere
 from VoxelMorphRegistrationLib.errors import InputError
 from VoxelMorphRegistrationLib.mrml import applying
 from VoxelMorphRegistrationLib.mrml.carrying import carry_segmentation, carry_volume

@@ -7,7 +7,7 @@ import pytest
 
 import mrml_cases as cases
 import slicer
-from test_check_views import GRID, Views, box_labels, flat_volume
+from view_cases import GRID, Views, box_labels, flat_volume
 from VoxelMorphRegistrationLib.mrml import check_views, display, view_state
 from VoxelMorphRegistrationLib.mrml.labels import Label
 

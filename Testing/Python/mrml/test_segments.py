@@ -11,6 +11,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 import mrml_cases as cases
 import slicer
+from segment_cases import SURFACE, add_surfaces
 from VoxelMorphRegistrationLib.errors import InputError
 from VoxelMorphRegistrationLib.images.grid import Grid
 from VoxelMorphRegistrationLib.mrml import display, segments_in, steps
@@ -22,8 +23,6 @@ from VoxelMorphRegistrationLib.mrml.targets import Targets
 from VoxelMorphRegistrationLib.mrml.transforms import image_data, matrix_to_vtk
 from VoxelMorphRegistrationLib.mrml.volumes import image_from_node
 from VoxelMorphRegistrationLib.mrml.writer import write_outputs, writing_outputs
-
-SURFACE = "Closed surface"
 
 
 def oriented(array: np.ndarray, grid: Grid, start=(0, 0, 0)):
@@ -41,25 +40,6 @@ def add_layers(scene, layers, name="Layers"):
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
     for n, layer in enumerate(layers):
         node.AddSegmentFromBinaryLabelmapRepresentation(oriented(*layer), f"Segment {n}")
-    return node
-
-
-def sphere(center, radius: float):
-    source = vtk.vtkSphereSource()
-    source.SetCenter(*center)
-    source.SetRadius(radius)
-    source.SetThetaResolution(60)
-    source.SetPhiResolution(60)
-    source.Update()
-    return source.GetOutput()
-
-
-def add_surfaces(scene, spheres, name="Surfaces"):
-    """A segmentation made of surfaces only: [(centre, radius), ...] in its own RAS mm."""
-    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
-    node.GetSegmentation().SetSourceRepresentationName(SURFACE)
-    for n, (center, radius) in enumerate(spheres):
-        node.AddSegmentFromClosedSurfaceRepresentation(sphere(center, radius), f"Sphere {n}", (0.9, 0.2, 0.1))
     return node
 
 

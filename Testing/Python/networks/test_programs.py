@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from model_cases import MovedAndField, small_card, small_network
 from small_models import CentroidNetwork
-from test_models import MovedAndField, small_card, small_network
 from VoxelMorphRegistrationLib.errors import ModelError, UntrustedModelError
 from VoxelMorphRegistrationLib.networks.archive import Archive
 from VoxelMorphRegistrationLib.networks.importers import import_foreign

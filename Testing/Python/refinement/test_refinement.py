@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from grids import make_grid, rotation
+from refinement_cases import displacement, known_pair, textured
 from small_models import save_centroid_model
 from VoxelMorphRegistrationLib.errors import Cancelled, DeviceError, InputError, SettingsError
 from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
@@ -17,33 +18,6 @@ from VoxelMorphRegistrationLib.refinement.problem import Problem
 from VoxelMorphRegistrationLib.refinement.refine import _unfolded, refine
 from VoxelMorphRegistrationLib.registration.register import register
 from VoxelMorphRegistrationLib.registration.settings import Settings
-
-
-def textured(grid, seed=0, center=(0, 0, 0)):
-    """A body of 25 mm with smooth structure of about 6 mm, dark outside; defined in space, whatever the grid."""
-    rng = np.random.default_rng(seed)
-    points = grid.positions() - np.asarray(center)
-    value = np.zeros(grid.shape)
-    for _ in range(12):
-        direction = rng.normal(size=3)
-        direction *= rng.uniform(0.35, 0.8) / np.linalg.norm(direction)
-        value += np.cos(points @ direction + rng.uniform(0, 6))
-    body = 1 / (1 + np.exp(np.linalg.norm(points, axis=-1) - 22))
-    return Image(((value + 8) * 50 * body).astype(np.float32), grid, "body")
-
-
-def displacement(ras):
-    """A smooth displacement of up to 5 mm within the body, det J from about 0.5 to 1.6."""
-    x, y, z = np.moveaxis(np.asarray(ras), -1, 0)
-    return np.stack([3.0 * np.sin(y / 9), 2.5 * np.cos(z / 8) - 1, 2.5 * np.sin(x / 8 + 0.5)], -1)
-
-
-def known_pair(fixed_grid, moving_grid):
-    """fixed(x) = moving(x + u(x)) with the known u."""
-    moving = textured(moving_grid)
-    fine = textured(make_grid((110, 110, 110), (0.7, 0.7, 0.7)))
-    u = DisplacementField(displacement(fixed_grid.positions()).astype(np.float32), fixed_grid)
-    return warp_image(fine, fixed_grid, u, background=0.0).renamed("fixed"), moving
 
 
 def level_of(fixed, moving, grid, ratio=1, similarity="lncc"):
@@ -134,7 +108,7 @@ def test_linear_part_stays_in_front_of_the_field():
 def test_refinement_goes_on_from_the_network(tmp_path):
     path = save_centroid_model(tmp_path / "m.pt")
     fixed, moving = known_pair(*GRIDS[0])
-    settings = Settings(model=str(path), alignment="none", device="cpu")
+    settings = Settings(model=str(path), alignment="none", device="cpu", refinement="off")
     network = register(fixed, moving, settings=settings)
     both = register(fixed, moving, settings=settings.replace(refinement="default"))
     assert errors(both, fixed.grid)[1].mean() < 0.5 * errors(network, fixed.grid)[1].mean()

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from grids import make_grid
+from refinement_cases import known_pair, textured
+from registration_cases import SHIFT, ball, ball_labels, pair, settings
 from small_models import save_centroid_model
-from test_refinement import known_pair, textured
-from test_registration import SHIFT, ball, ball_labels, pair, settings
 from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
 from VoxelMorphRegistrationLib.fields.warp import warp_labels
 from VoxelMorphRegistrationLib.images.image import Image

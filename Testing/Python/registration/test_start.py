@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from grids import KINDS, blobs, make_grid, rotation, smooth_displacement
+from registration_cases import SHIFT, ball_labels, pair, settings
 from small_models import save_centroid_model
-from test_registration import SHIFT, ball_labels, pair, settings
 from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
 from VoxelMorphRegistrationLib.fields.warp import warp_image
 from VoxelMorphRegistrationLib.images.grid import Grid

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-import test_anatomy
+import anatomy_cases
 from VoxelMorphRegistrationLib.errors import InputError, SettingsError
 from VoxelMorphRegistrationLib.images.files import write_image
 from VoxelMorphRegistrationLib.images.grid import Grid
@@ -44,14 +44,14 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def maps(tmp_path_factory):
-    return test_anatomy.write_maps(tmp_path_factory.mktemp("data") / "maps", [np.eye(4), *test_anatomy.affines(4)])
+    return anatomy_cases.write_maps(tmp_path_factory.mktemp("data") / "maps", [np.eye(4), *anatomy_cases.affines(4)])
 
 
 def source_of(folder, maps, shape=(32, 32, 32), recipe=None, share=1.0, **section):
-    structures = test_anatomy.STRUCTURES
+    structures = anatomy_cases.STRUCTURES
     maps = AnatomySource(
-        AnatomySection(folder=str(maps), outside=(test_anatomy.OUTSIDE,), spacing_mm=(1.5, 1.5)),
-        recipe or test_anatomy.still(),
+        AnatomySection(folder=str(maps), outside=(anatomy_cases.OUTSIDE,), spacing_mm=(1.5, 1.5)),
+        recipe or anatomy_cases.still(),
         Supervision(structures, {s.name: (s.label,) for s in structures}),
         StepSizes(shape),
         3,
@@ -61,7 +61,7 @@ def source_of(folder, maps, shape=(32, 32, 32), recipe=None, share=1.0, **sectio
 
 @pytest.mark.parametrize("shape", [(32, 32), (32, 32, 32)])
 def test_the_true_displacement_brings_one_copy_onto_the_other(folder, maps, shape):
-    recipe = test_anatomy.still(displacement=(0.8, 1.2), related=1.0)
+    recipe = anatomy_cases.still(displacement=(0.8, 1.2), related=1.0)
     source = source_of(folder, maps, shape, recipe)
     before, after = 0.0, 0.0
     for number in range(4):
@@ -79,7 +79,7 @@ def test_the_true_displacement_brings_one_copy_onto_the_other(folder, maps, shap
 
 def test_mixtures_show_other_contrasts_than_single_scans(folder, maps):
     def contrasts(**section):
-        source = source_of(folder, maps, recipe=test_anatomy.still(related=0.0), **section)
+        source = source_of(folder, maps, recipe=anatomy_cases.still(related=0.0), **section)
         pairs = [source.pair(TRAINING_STREAM, number, "cpu") for number in range(6)]
         values = [np.corrcoef(p.fixed[p.fixed * p.moving > 0], p.moving[p.fixed * p.moving > 0])[0, 1] for p in pairs]
         return np.array(values)

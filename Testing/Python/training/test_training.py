@@ -8,23 +8,22 @@ import math
 import os
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 
 import VoxelMorphRegistrationLib
+from training_cases import tiny, write_config
 from VoxelMorphRegistrationLib.__main__ import main
-from VoxelMorphRegistrationLib.errors import InputError, OutputError, SettingsError, VoxelMorphError
+from VoxelMorphRegistrationLib.errors import VoxelMorphError
 from VoxelMorphRegistrationLib.images.sampling import integrate, voxel_positions, warp
 from VoxelMorphRegistrationLib.networks.model import load_model, read_card
-from VoxelMorphRegistrationLib.networks.shelf import models_folder
-from VoxelMorphRegistrationLib.training.config import config_from_dict, load_config
+from VoxelMorphRegistrationLib.training.config import load_config
 from VoxelMorphRegistrationLib.training.export import export_checkpoint
 from VoxelMorphRegistrationLib.training.losses import soft_dice
 from VoxelMorphRegistrationLib.training.pairs import TRAINING_STREAM, VALIDATION_STREAM, StepSizes
-from VoxelMorphRegistrationLib.training.shapes import ShapeRecipe, half_resolution_labels, largest, random_pair
+from VoxelMorphRegistrationLib.training.shapes import random_pair
 from VoxelMorphRegistrationLib.training.trainer import (
     CHECKPOINT_NAME,
     Trainer,
@@ -32,49 +31,6 @@ from VoxelMorphRegistrationLib.training.trainer import (
     learning_rate,
     load_checkpoint,
 )
-
-TINY = """
-name = "tiny"
-shape = {shape}
-steps = {steps}
-seed = 3
-log_every = 1
-checkpoint_every = 3
-
-[network]
-encoder = [4, 4]
-decoder = [4, 4, 4]
-integration_steps = 3
-
-[shapes]
-labels = [3, 5]
-coarsest = 8
-
-[loss]
-smoothness = 0.1
-displacement = 0.1
-
-[optimiser]
-learning_rate = 1e-3
-warm_steps = 2
-decay_steps = 3
-
-[validation]
-pairs = 2
-every = 4
-"""
-
-
-def write_config(folder, shape=(16, 16), steps=6, extra=""):
-    path = folder / "tiny.toml"
-    path.write_text(TINY.format(shape=list(shape), steps=steps) + extra, encoding="utf-8")
-    return path
-
-
-def tiny(**changes):
-    values = {"name": "tiny", "shape": [16, 16], "steps": 6, "network": {"encoder": [4, 4], "decoder": [4, 4, 4]}}
-    changes["network"] = values["network"] | changes.get("network", {})
-    return config_from_dict(values | changes)
 
 
 def quiet(_line):
@@ -84,80 +40,6 @@ def quiet(_line):
 def rows(path):
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-@pytest.mark.parametrize("shape", [(32, 48), (16, 32, 24)])
-def test_a_pair_is_repeated_by_its_seed_and_by_nothing_else(shape):
-    first, second, other = (random_pair(ShapeRecipe(), shape, seed) for seed in ((1, 0, 5), (1, 0, 5), (1, 0, 6)))
-    for part in dataclasses.fields(first):
-        values = getattr(first, part.name), getattr(second, part.name)
-        assert values == (None, None) or torch.equal(*values)
-    assert not torch.equal(first.fixed, other.fixed)
-
-
-@pytest.mark.parametrize("shape", [(32, 48), (16, 32, 24)])
-def test_a_pair_has_images_in_range_and_labels_that_sum_to_one(shape):
-    half = tuple(size // 2 for size in shape)
-    for seed in range(6):
-        pair = random_pair(ShapeRecipe(), shape, (seed,))
-        for image in (pair.fixed, pair.moving):
-            assert image.shape == (1, 1, *shape)
-            assert 0.0 <= float(image.min()) < float(image.max()) <= 1.0
-        for labels in (pair.fixed_labels, pair.moving_labels):
-            assert labels.shape[2:] == half
-            assert torch.allclose(labels.sum(1), torch.ones(1, *half))
-        assert pair.displacement.shape == (1, len(shape), *half)
-
-
-@pytest.mark.parametrize("shape", [(64, 64), (32, 32, 48)])
-def test_the_true_displacement_brings_the_moving_labels_onto_the_fixed_ones(shape):
-    # Smooth shapes: what is left is the interpolation of labels at half resolution.
-    recipe = ShapeRecipe(labels=(3, 6), roughness=(2.0, 2.0))
-    before, after = [], []
-    for seed in range(6):
-        pair = random_pair(recipe, shape, (seed,))
-        before.append(float(soft_dice(pair.moving_labels, pair.fixed_labels)))
-        after.append(float(soft_dice(warp(pair.moving_labels, pair.displacement), pair.fixed_labels)))
-    assert sum(after) < 0.4 * sum(before)
-
-
-@pytest.mark.parametrize("shape", [(64, 64), (32, 32, 48)])
-def test_ultrasound_shows_one_image_of_a_pair_within_its_field_of_view(shape):
-    recipe = ShapeRecipe(foreground=0.0, noise=(0.0, 0.0), ultrasound=1.0)
-    pool = torch.nn.functional.avg_pool2d if len(shape) == 2 else torch.nn.functional.avg_pool3d
-    whole = []
-    for seed in range(8):
-        pair = random_pair(recipe, shape, (seed,))
-        assert torch.isfinite(pair.fixed).all() and torch.isfinite(pair.moving).all()
-        # The truth does not count where the probe of the fixed image saw nothing.
-        assert not pool(pair.fixed, 2)[pair.visible == 0].any()
-        whole.append(bool((pair.visible == 1).all()))
-    # Either image of a pair can be the one.
-    assert 0 < sum(whole) < len(whole)
-
-
-def test_pairs_without_noise_and_bias_match_in_intensity_under_the_true_displacement():
-    recipe = ShapeRecipe(related=1.0, noise=(0.0, 0.0), bias=0.0, gamma=0.0, blur=(1.0, 1.0), roughness=(2.0, 2.0))
-    for seed in range(4):
-        pair = random_pair(recipe, (64, 64), (seed,))
-        moving = torch.nn.functional.avg_pool2d(pair.moving, 2)
-        fixed = torch.nn.functional.avg_pool2d(pair.fixed, 2)
-        after = (warp(moving, pair.displacement) - fixed).square().mean()
-        assert float(after) < 0.7 * float((moving - fixed).square().mean())
-
-
-@pytest.mark.parametrize("shape", [(5, 6), (3, 4, 5)])
-def test_largest_is_argmax(shape):
-    volume = torch.rand((1, 7, *shape), generator=torch.Generator().manual_seed(0))
-    assert torch.equal(largest(volume), volume.argmax(1, keepdim=True))
-
-
-@pytest.mark.parametrize("shape", [(4, 6), (4, 6, 2)])
-def test_half_resolution_labels_are_shares_of_blocks(shape):
-    labels = torch.randint(0, 3, (2, 1, *shape), generator=torch.Generator().manual_seed(0))
-    pool = torch.nn.functional.avg_pool2d if len(shape) == 2 else torch.nn.functional.avg_pool3d
-    direct = torch.cat([pool((labels == label).float(), 2) for label in range(3)], 1)
-    assert torch.allclose(half_resolution_labels(labels, 3), direct)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -439,116 +321,3 @@ def test_the_commands_train_go_on_and_export(tmp_path, capsys):
     assert (card.name, card.dimension, card.limits) == ("small", 2, "A test.")
     assert main(export) == 1
     assert "--overwrite" in capsys.readouterr().err
-
-
-def test_training_starts_from_the_checkpoint_of_another_run(tmp_path):
-    config = write_config(tmp_path)
-    assert main(["train", str(config), "-o", str(tmp_path / "a"), "--minutes", "1e-9", "--device", "cpu"]) == 0
-    start = tmp_path / "a" / CHECKPOINT_NAME
-    assert main(["train", str(config), "-o", str(tmp_path / "b"), "--from", str(start), "--device", "cpu"]) == 0
-    assert load_checkpoint(tmp_path / "b" / CHECKPOINT_NAME)["step"] == 6
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"shape": [16]}, "2 or 3 sizes"),
-        ({"smallest": [32, 16]}, "none larger"),
-        ({"smallest": [16]}, "must have 2 sizes"),
-        ({"shape": [16, 18]}, "multiples of 4"),
-        ({"steps": 0}, "must be positive"),
-        ({"steps": "many"}, "must be of type int"),
-        ({"colour": 1}, "Unknown training setting 'colour'"),
-        ({"loss": {"smoothnes": 1.0}}, "Unknown training setting 'loss.smoothnes'"),
-        ({"loss": {"smoothness": -1.0}}, "must not be negative"),
-        ({"loss": 3}, "must be a section"),
-        ({"precision": "float16"}, "precision must be one of"),
-        ({"loss": {"similarity": "mi"}}, "loss.similarity must be one of"),
-        ({"source": "web"}, "source must be one of"),
-        ({"batch": 0}, "must be positive"),
-        ({"anatomy": {"planes": ["oblique"]}}, "anatomy.planes"),
-        ({"anatomy": {"tissues": [[1], [2]], "typical": [0.5]}}, "anatomy.typical"),
-        ({"anatomy": {"same": 1.5}}, "anatomy.same"),
-        ({"network": {"symmetric": 1}}, "must be of type bool"),
-        ({"seed": True}, "must be of type int"),
-        ({"network": {"encoder": [4, 4], "decoder": [4]}}, "decoder needs at least"),
-        ({"shapes": {"blur": [1.0]}}, "must be a list"),
-        ({"shapes": {"blur": [2.0, 1.0]}}, "range"),
-        ({"shapes": {"coarsest": 12}}, "power of two"),
-        ({"optimiser": {"learning_rate": 0.0}}, "must be positive"),
-    ],
-)
-def test_a_wrong_setting_is_named(changes, message):
-    with pytest.raises(SettingsError, match=message):
-        tiny(**changes)
-
-
-def test_a_missing_setting_is_named():
-    with pytest.raises(SettingsError, match="needs shape, steps"):
-        config_from_dict({"name": "x"})
-
-
-def test_a_configuration_survives_the_checkpoint():
-    config = tiny(shapes={"blur": [0.5, 1]})
-    assert config_from_dict(config.to_dict()) == config
-
-
-def test_unreadable_configurations_and_checkpoints_are_told_apart(tmp_path):
-    with pytest.raises(InputError, match="cannot be read"):
-        load_config(tmp_path / "none.toml")
-    broken = tmp_path / "broken.toml"
-    broken.write_text("shape = [", encoding="utf-8")
-    with pytest.raises(InputError, match="no valid TOML"):
-        load_config(broken)
-    with pytest.raises(InputError, match="no checkpoint"):
-        load_checkpoint(tmp_path / "none.ckpt")
-    with pytest.raises(InputError, match="no training checkpoint"):
-        load_checkpoint(broken)
-    torch.save({"weights": torch.zeros(1)}, tmp_path / "other.ckpt")
-    with pytest.raises(InputError, match="no training checkpoint of this program"):
-        load_checkpoint(tmp_path / "other.ckpt")
-
-
-def test_another_network_than_the_checkpoints_is_refused(tmp_path):
-    trainer = Trainer(tiny(), tmp_path)
-    trainer.save(tmp_path / CHECKPOINT_NAME)
-    other = tiny(network={"encoder": [4, 4], "decoder": [4, 4, 8]})
-    with pytest.raises(InputError, match="another network"):
-        Trainer.resume(tmp_path / CHECKPOINT_NAME, tmp_path, config=other)
-
-
-def test_a_checkpoint_that_cannot_be_written_is_told_and_leaves_nothing(tmp_path):
-    trainer = Trainer(tiny(), tmp_path)
-    with pytest.raises(OutputError, match="cannot be written"):
-        trainer.save(tmp_path / "missing" / CHECKPOINT_NAME)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("path", sorted(models_folder().glob("*.toml")), ids=lambda path: path.stem)
-def test_the_shipped_training_configurations_are_valid(path):
-    config = load_config(path)
-    assert config.name == path.stem
-    assert config.dimension == int(path.stem[-2])
-
-
-def test_the_documentation_names_every_training_setting():
-    text = (Path(__file__).parents[3] / "docs" / "training.md").read_text(encoding="utf-8")
-    pending = [tiny()]
-    while pending:
-        section = pending.pop()
-        for part in dataclasses.fields(section):
-            value = getattr(section, part.name)
-            if dataclasses.is_dataclass(value):
-                pending.append(value)
-            else:
-                assert f"`{part.name}`" in text, part.name
-
-
-def test_an_exported_model_tells_no_paths_of_the_computer_that_made_it(tmp_path):
-    trainer = Trainer(tiny(), tmp_path)
-    trainer.save(tmp_path / CHECKPOINT_NAME)
-    export_checkpoint(tmp_path / CHECKPOINT_NAME, tmp_path / "model.pt")
-    library = str(Path(VoxelMorphRegistrationLib.__file__).parent.parent).encode()
-    for name in (CHECKPOINT_NAME, "model.pt"):
-        with zipfile.ZipFile(tmp_path / name) as archive:
-            assert not [record for record in archive.namelist() if library in archive.read(record)]

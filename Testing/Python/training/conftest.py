@@ -1,0 +1,43 @@
+"""Fixtures of several tests of the training."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from grids import make_grid
+from image_cases import GRID, labelled, write_points
+from VoxelMorphRegistrationLib.images.files import write_image
+from VoxelMorphRegistrationLib.images.image import Image
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Six images with label maps on one grid."""
+    grid = make_grid(**GRID)
+    for number in range(6):
+        image, labels = labelled(grid, number)
+        write_image(image, tmp_path / f"s{number}_t1.nii.gz")
+        write_image(labels, tmp_path / f"s{number}_seg.nii.gz")
+    return tmp_path
+
+
+@pytest.fixture
+def landmark_pairs(tmp_path):
+    """A table of four pairs of spots; the fixed and the moving images lie on unlike grids."""
+    fixed_grid = make_grid(**GRID)
+    moving_grid = make_grid((22, 24, 26), (1.1, 1.0, 1.3), degrees=(-5, 10, 0), center=(1.0, 2.0, -1.0))
+    lines = ["fixed,moving,fixed_points,moving_points"]
+    generator = np.random.default_rng(0)
+    for number in range(4):
+        names = []
+        for side, grid in (("fixed", fixed_grid), ("moving", moving_grid)):
+            ras = fixed_grid.center_ras + generator.uniform(-5, 5, 3)
+            array = 100 * np.exp(-((grid.positions() - ras) ** 2).sum(-1) / (2 * 2.5**2))
+            write_image(Image(array.astype(np.float32), grid), tmp_path / f"{side}{number}.nii.gz")
+            # The second point lies outside of everything, in one of the images only.
+            write_points(tmp_path / f"{side}{number}.csv", [ras, ras if side == "fixed" else ras + 500])
+            names.append(f"{side}{number}")
+        lines.append(",".join([f"{n}.nii.gz" for n in names] + [f"{n}.csv" for n in names]))
+    (tmp_path / "pairs.csv").write_text("\n".join(lines), encoding="utf-8")
+    return tmp_path
