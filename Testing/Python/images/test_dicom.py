@@ -282,6 +282,13 @@ def test_uneven_slices_are_resampled_exactly_and_told(tmp_path):
     np.testing.assert_allclose(ends, [ORIGIN[2], ORIGIN[2] + 23.5], atol=1e-6)
 
 
+def test_hardly_uneven_slices_keep_their_number(tmp_path):
+    heights = np.arange(8) * 4.0 + [0, 0.1, -0.1, 0.08, 0, -0.1, 0.1, 0]
+    for k, height in enumerate(heights):
+        write(tmp_path, k, position=ORIGIN + [0, 0, height])
+    check(tmp_path, told=["unevenly spaced"])
+
+
 def test_rounded_positions_are_an_even_stack(tmp_path):
     for k in range(SIZE[2]):
         write(tmp_path, k, position=np.round(ORIGIN + [0, 0, k * 1.25 / 3], 2))

@@ -23,6 +23,8 @@ _ROUNDING_PIXELS = 0.02
 # A gap longer than this many usual ones lacks a slice; one shorter than this part of it holds a slice too many.
 _MISSING = 1.5
 _DOUBLED = 0.2
+# Of the mean gap: where no gap is shorter, as many slices as there are hold all detail.
+_NEARLY_EVEN = 0.9
 # Directions (unit vectors) and spacings that differ by more are others.
 _ORIENTATION = 1e-3
 _SPACING = 1e-3
@@ -55,7 +57,7 @@ class Stack:
         if len(self.frames) == 1:
             return self.frames[0].thickness or float(np.mean(self.frames[0].spacing))
         gaps = np.diff(self.distances)
-        if self.is_even:
+        if self.is_even or gaps.min() > _NEARLY_EVEN * self.distances[-1] / len(gaps):
             return float(self.distances[-1] / len(gaps))
         # No detail is lost at the smallest gap; the last slice stays where it is.
         return float(self.distances[-1] / np.ceil(self.distances[-1] / gaps.min() - _ROUNDING_GAPS))

@@ -115,6 +115,7 @@ class Reader:
         if image.grid.dimension != wanted:
             needed = "volumes, to cut slices from," if self.section.slices else f"{wanted}D images"
             raise InputError(f"{path} is {image.grid.dimension}D, but {needed} are needed here.")
+        self.warnings.extend(image.told)
         return usable_image(image, "image", self.warnings)
 
     def _grid(self, reference: Grid) -> Grid:
