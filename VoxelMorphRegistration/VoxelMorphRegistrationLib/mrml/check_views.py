@@ -21,7 +21,7 @@ from . import display
 from .label_views import quiet_labels
 from .labels import Label
 from .names import FORMER_ROLE, PARENT_ATTRIBUTE
-from .segments_out import building, releasing
+from .segments_out import building, releasing, values_in
 from .steps import finish
 from .transforms import TRANSFORM_CLASS, image_data, linear_transform, matrix_from_vtk
 from .view_state import (
@@ -328,10 +328,11 @@ def _as_segmentation(label_node, side: str):
     array = slicer.util.arrayFromVolume(label_node)
     matrix = vtk.vtkMatrix4x4()
     label_node.GetIJKToRASMatrix(matrix)
-    values = sorted({*np.unique(array).tolist()} - {0})
-    table = {value: Label(f"Label {value}", OUTLINE_COLORS[side]) for value in values if value > 0}
+    if array.dtype.kind == "f":
+        array = np.nan_to_num(array).astype(np.int32)
+    table = {value: Label(f"Label {value}", OUTLINE_COLORS[side]) for value in values_in(array)}
     former = node.GetSegmentation()
-    node.SetAndObserveSegmentation(finish(building(array, matrix_from_vtk(matrix), table)))
+    node.SetAndObserveSegmentation(finish(building(array, matrix_from_vtk(matrix), table, cropped=False)))
     finish(releasing(former))
     return node
 

@@ -20,20 +20,23 @@ from .transforms import making_image_data, matrix_to_vtk
 _GEOMETRY = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
 
 
-def building(array: np.ndarray, ijk_to_ras: np.ndarray, table: Mapping, like=None) -> Generator[None, None, Any]:
+def building(
+    array: np.ndarray, ijk_to_ras: np.ndarray, table: Mapping, like=None, cropped: bool = True
+) -> Generator[None, None, Any]:
     """A vtkSegmentation of a label map (K, J, I), its voxels placed by ijk_to_ras (4, 4), in RAS mm of its node.
 
     table: {value: labels.Label}. Each of its labels becomes a segment, an empty one where no voxel has it; values
     without an entry are left out. like: a vtkSegmentation whose ways to make surfaces are taken over; surfaces are
-    made where it has some.
+    made where it has some. cropped: keep only the part that holds something, as Slicer does; it takes longer, and
+    surfaces need it.
     """
-    boxes = yield from _boxes(array)
-    present = [value for value in table if value in boxes]
-    start, stop = np.zeros(3, int), np.ones(3, int)
-    if present:
-        start = np.min([boxes[value][0] for value in present], axis=0)
-        stop = np.max([boxes[value][1] for value in present], axis=0)
-    # Slicer keeps the part that holds something, too.
+    start, stop = np.zeros(3, int), np.array(array.shape[::-1])
+    boxes: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    if cropped:
+        boxes = yield from _boxes(array)
+        present = [value for value in table if value in boxes]
+        stop = np.max([boxes[value][1] for value in present], axis=0) if present else np.ones(3, int)
+        start = np.min([boxes[value][0] for value in present], axis=0) if present else start
     data = yield from _labelmap(array, start, stop, ijk_to_ras)
     result = slicer.vtkSegmentation()
     result.SetSourceRepresentationName(BINARY)
@@ -106,7 +109,7 @@ def _boxes(array: np.ndarray) -> Generator[None, None, dict[int, tuple[np.ndarra
             # Values that occur in each plane across the axis.
             for n, plane in enumerate(np.moveaxis(slab, 2 - axis, 0)):
                 at = n + (part.start if axis == 2 else 0)
-                for value in _present(plane):
+                for value in values_in(plane):
                     first, last = boxes.setdefault(value, (np.full(3, 2**31 - 1), np.zeros(3, int)))
                     first[axis] = min(first[axis], at)
                     last[axis] = max(last[axis], at + 1)
@@ -114,9 +117,8 @@ def _boxes(array: np.ndarray) -> Generator[None, None, dict[int, tuple[np.ndarra
     return boxes
 
 
-def _present(plane: np.ndarray) -> list[int]:
-    """The values of a plane but 0."""
-    top = int(plane.max(initial=0))
-    if top < 2**16:
+def values_in(plane: np.ndarray) -> list[int]:
+    """The values of an array of whole numbers that are above 0, ascending."""
+    if plane.min(initial=0) >= 0 and plane.max(initial=0) < 2**16:
         return (np.flatnonzero(np.bincount(plane.ravel(), minlength=1)[1:]) + 1).tolist()
-    return [value for value in np.unique(plane).tolist() if value]
+    return [value for value in np.unique(plane).tolist() if value > 0]
