@@ -1,5 +1,6 @@
 """Slabs give what the whole gives, on any number of threads."""
 
+import itertools
 import threading
 
 import pytest
@@ -7,9 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from VoxelMorphRegistrationLib.images import sampling
-from VoxelMorphRegistrationLib.images.boxes import box_sum, gradient, gradient_rows, pooled
-from VoxelMorphRegistrationLib.images.slabs import each, rows_of
-from VoxelMorphRegistrationLib.images.smoothing import gaussian_smooth
+from VoxelMorphRegistrationLib.images.boxes import box_sum, gradient, gradient_box, pooled
+from VoxelMorphRegistrationLib.images.slabs import boxes_of, each, rows_of, within
+from VoxelMorphRegistrationLib.images.smoothing import Smoother, gaussian_smooth
 
 SHAPES = [(23, 18, 70), (22, 81)]
 
@@ -33,6 +34,16 @@ def cut(size):
 
 def in_rows(function, size):
     return torch.cat([function(rows) for rows in cut(size)], 1)
+
+
+def in_boxes(function, shape):
+    """Of boxes (d, *S) that cover the shape, cut along all axes."""
+    out = None
+    for box in itertools.product(*(cut(size) for size in shape)):
+        part = function(box)
+        out = torch.full((len(part), *shape), torch.nan) if out is None else out
+        out[(slice(None), *box)] = part
+    return out
 
 
 def direct_gaussian(volume, sigma, axis):
@@ -75,21 +86,29 @@ def test_gaussian_along_some_axes_leaves_the_others(random):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_rows_are_warped_as_the_whole(random, shape):
+def test_boxes_are_warped_as_the_whole(random, shape):
     volume = random(2, *(n + 6 for n in shape))
     # Beyond the border on all sides.
     flow = 20 * (random(len(shape), *shape) - 0.5)
     expected = sampling.warp(volume[None], flow[None], 3)[0]
-    found = in_rows(lambda rows: sampling.warp_rows(volume, flow[:, rows], rows.start, 3), shape[0])
+
+    def warped(box):
+        return sampling.warp_box(volume, within(flow, box), tuple(side.start + 3 for side in box))
+
+    found = in_boxes(warped, shape)
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_rows_of_a_grid_twice_as_fine_are_linear_between_the_voxels(random, shape):
+def test_boxes_of_a_grid_twice_as_fine_are_linear_between_the_voxels(random, shape):
     volume = random(2, *shape)
     mode = "trilinear" if len(shape) == 3 else "bilinear"
     expected = F.interpolate(volume[None], scale_factor=2.0, mode=mode, align_corners=False)[0]
-    torch.testing.assert_close(in_rows(lambda rows: sampling.doubled_rows(volume, rows), 2 * shape[0]), expected)
+    out = torch.empty_like(expected)
+    for box in itertools.product(*(cut(size) for size in shape)):
+        finer = tuple(slice(2 * side.start, 2 * side.stop) for side in box)
+        within(out, finer).copy_(sampling.doubled_box(volume, box))
+    torch.testing.assert_close(out, expected)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -113,9 +132,9 @@ def test_small_moves_compose_affine_maps_exactly_and_stay_between_neighbours(ran
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_rows_of_the_gradient_are_those_of_the_whole(random, shape):
+def test_boxes_of_the_gradient_are_those_of_the_whole(random, shape):
     volume = random(*shape)
-    found = in_rows(lambda rows: torch.stack(gradient_rows(volume, rows)), shape[0])
+    found = in_boxes(lambda box: torch.stack(gradient_box(volume, box)), shape)
     torch.testing.assert_close(found, gradient(volume))
 
 
@@ -164,3 +183,34 @@ def test_an_error_in_a_slab_reaches_the_caller(threads):
 
     with pytest.raises(ValueError, match="row 0"):
         each(fail, [slice(0, 1), slice(1, 2)])
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.3])
+@pytest.mark.parametrize("shape", [(40, 90, 80), (60, 90)])
+def test_what_lies_in_a_box_is_smoothed_as_in_the_whole(random, shape, sigma):
+    """There is nothing around the box, but for the border of the volume, which is repeated."""
+    smoother = Smoother(shape, (sigma,) * len(shape), torch.device("cpu"))
+    for side in ((slice(2, 85), slice(3, 77)), (slice(0, 90), slice(0, 30)), (slice(40, 90), slice(75, 80))):
+        box = (slice(5, 30), *side[: len(shape) - 1])
+        volume = torch.zeros(shape)
+        volume[box] = random(*(part.stop - part.start for part in box))
+        rough, smooth = torch.zeros(shape), torch.zeros(shape)
+        rough[box] = smoother.across(volume[box], box)
+        wide = (slice(0, shape[0]), *box[1:])
+        smooth[wide] = smoother.along(rough, wide)
+        expected = gaussian_smooth(volume[None, None], (sigma,) * len(shape))[0, 0]
+        torch.testing.assert_close(smooth[wide], expected[wide])
+
+
+def test_boxes_hold_all_that_is_near_and_little_else():
+    places = torch.stack(torch.meshgrid(*(torch.arange(float(n)) for n in (100, 120, 110)), indexing="ij"))
+    far = (places - torch.tensor([50.0, 60, 55])[:, None, None, None]).norm(dim=0)
+    boxes = boxes_of(far.shape, far.device, far < 40, 6, 50_000)
+    covered = torch.zeros(far.shape)
+    for box in boxes:
+        covered[box] += 1
+    assert covered.max() == 1 and covered[far < 45].min() == 1
+    assert covered.mean() < 0.5 < float((far < 46).float().mean()) / 0.5 * 0.9
+    assert boxes_of(far.shape, far.device, far < 0, 6) == []
+    whole = boxes_of((8, 9), torch.device("cpu"))
+    assert whole == [(slice(0, 8), slice(0, 9))]

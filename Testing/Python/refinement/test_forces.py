@@ -54,8 +54,16 @@ def test_slope_is_the_derivative_by_the_values(name, shape, partly):
         known = 1.0 - known.float()
     term = kind(fixed)
     _, rows = term.evaluate(warped, weight, known)
-    # Rows that begin and end within blocks.
-    slope = torch.cat([rows(slice(0, 5)), rows(slice(5, 8)), rows(slice(8, shape[0]))], 1)
+    # Boxes that begin and end within blocks.
+    others = tuple(slice(0, n) for n in shape[1:-1])
+    halves = slice(0, 5), slice(5, shape[-1])
+    slope = torch.cat(
+        [
+            torch.cat([rows((side, *others, half)) for half in halves], -1)
+            for side in (slice(0, 5), slice(5, 8), slice(8, shape[0]))
+        ],
+        1,
+    )
     # Single precision carries a sum over all voxels, so all are moved at once.
     direction = torch.sign(slope) * torch.rand(slope.shape, generator=generator)
     step = 1e-3

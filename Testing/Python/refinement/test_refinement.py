@@ -167,7 +167,7 @@ def test_in_detail_wide_windows_tell_apart_what_looks_alike_in_small_ones(seed):
         stage = Stage(Level(1, 1, 1, 1), "lncc", kind)
         problem = Problem(pair, grid, stage, None, Options(), "cpu")
         _, force = problem.images.force(torch.zeros(1, 3, *grid.shape))
-        return float(force(slice(0, grid.shape[0]))[2, :, :, 16:-16].sum())
+        return float(force(tuple(slice(0, n) for n in grid.shape))[2, :, :, 16:-16].sum())
 
     assert pull("smooth") < 0 < pull("trial")
 
@@ -312,7 +312,7 @@ def test_force_is_the_derivative_of_the_similarity(similarity, ratio):
     compared = level_of(fixed, moving, grid, ratio, similarity).images
     flow = torch.zeros(1, 3, *(n // ratio for n in grid.shape))
     _, rows = compared.force(flow)
-    force = rows(slice(0, flow.shape[2]))[None]
+    force = rows(tuple(slice(0, n) for n in flow.shape[2:]))[None]
     factor = compared.term.factor / float(compared.weight.sum()) * (1 if ratio == 1 else 2 * 2**3)
     direction = sampling.gaussian_smooth(force, (2.0,) * 3)
     direction /= direction.abs().max()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from .slabs import each, rows_of
+from .slabs import Box, each, grown, rows_of
 
 # Of a slab, of each of the few volumes that are summed together.
 _SLAB_VOXELS = 64_000
@@ -80,11 +80,12 @@ def gradient(volume: torch.Tensor) -> torch.Tensor:
     return torch.stack(torch.gradient(volume))
 
 
-def gradient_rows(volume: torch.Tensor, rows: slice) -> list[torch.Tensor]:
-    """The rows of `gradient`, each (k, *S')."""
-    low, high = max(rows.start - 1, 0), min(rows.stop + 1, len(volume))
-    found = [torch.gradient(volume[low:high], dim=0)[0][rows.start - low : rows.stop - low]]
-    found += [_central(volume[rows], axis) for axis in range(1, volume.dim())]
+def gradient_box(volume: torch.Tensor, box: Box) -> list[torch.Tensor]:
+    """A box of `gradient`, one part for each axis."""
+    found = []
+    for axis in range(volume.dim()):
+        wide, inner = grown(box, 1, volume.shape, [axis])
+        found.append(_central(volume[wide], axis)[inner])
     return found
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from .slabs import Box, grown, within
 from .smoothing import gaussian_band, gaussian_radius, gaussian_smooth
 
 __all__ = ["gaussian_smooth"]
@@ -68,34 +69,29 @@ def warp(volume: torch.Tensor, displacement: torch.Tensor, margin: int = 0) -> t
     return F.grid_sample(volume, torch.stack(parts, -1), mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def warp_rows(volume: torch.Tensor, displacement: torch.Tensor, first_row: int, margin: int = 0) -> torch.Tensor:
-    """Rows of `warp`, without gradients: volume (C, *S), rows of the displacement from `first_row` on (d, k, *P').
+def warp_box(volume: torch.Tensor, displacement: torch.Tensor, first: tuple[int, ...]) -> torch.Tensor:
+    """A box of `warp`, without gradients: volume (C, *S), displacement (d, *P) of voxels from `first` of S on.
 
-    Returns (C, k, *P').
+    Returns (C, *P).
     """
     if volume.dim() == 4 and volume.device.type == "cpu" and volume.shape[1] > 1:
-        return _warp_layers(volume, displacement, first_row + margin, margin)
+        return _warp_layers(volume, displacement, first)
     parts = []
     for axis in reversed(range(len(displacement))):
         size = volume.shape[1 + axis]
-        begin = margin + (first_row if axis == 0 else 0)
-        parts.append(torch.add(_centres(displacement, axis, begin, size), displacement[axis], alpha=2.0 / size))
+        parts.append(torch.add(_centres(displacement, axis, first[axis], size), displacement[axis], alpha=2.0 / size))
     positions = torch.stack(parts, -1)[None]
     return F.grid_sample(volume[None], positions, mode="bilinear", padding_mode="border", align_corners=False)[0]
 
 
-def doubled_rows(volume: torch.Tensor, rows: slice) -> torch.Tensor:
-    """Rows (C, k, *P') of volumes (C, *S) on a grid twice as fine, linear, the border repeated.
-
-    rows: an even first one, and an even number of them. A voxel is two a side there, as in grid._split.
-    """
-    low, high = rows.start // 2, rows.stop // 2
-    first, last = max(low - 1, 0), min(high + 1, volume.shape[1])
-    part = volume[:, first:last]
+def doubled_box(volume: torch.Tensor, box: Box) -> torch.Tensor:
+    """A box of volumes (C, *S), on a grid twice as fine, linear, the border repeated: two voxels a side for each."""
+    wide, inner = grown(box, 1, volume.shape[1:], range(len(box)))
+    part = within(volume, wide)
     for axis in reversed(range(1, volume.dim())):
-        part = _doubled(part, axis)
-    start = rows.start - 2 * first
-    return part[:, start : start + rows.stop - rows.start]
+        place = inner[axis - 1]
+        part = _doubled(part, axis).narrow(axis, 2 * place.start, 2 * (place.stop - place.start))
+    return part
 
 
 def _doubled(volume: torch.Tensor, axis: int) -> torch.Tensor:
@@ -124,20 +120,20 @@ def _centres(flow: torch.Tensor, axis: int, begin: int, size: int) -> torch.Tens
     return ((2.0 * (line + begin) + 1.0) / size - 1.0).reshape(shape)
 
 
-def _warp_layers(volume: torch.Tensor, flow: torch.Tensor, first_row: int, margin: int) -> torch.Tensor:
-    """`warp_rows` of volumes: between two interpolations within layers, which PyTorch does with vector instructions,
+def _warp_layers(volume: torch.Tensor, flow: torch.Tensor, first: tuple[int, ...]) -> torch.Tensor:
+    """`warp_box` of volumes: between two interpolations within layers, which PyTorch does with vector instructions,
     as it does not those of volumes. The layers lie below each other in one image.
     """
     count, depth, height, width = volume.shape
-    between = (flow[0] + torch.arange(first_row, first_row + flow.shape[1])[:, None, None]).clamp_(0, depth - 1)
+    between = (flow[0] + torch.arange(first[0], first[0] + flow.shape[1])[:, None, None]).clamp_(0, depth - 1)
     layer = between.floor().clamp_(max=depth - 2)
     between.sub_(layer)
     low, high = (int(bound) for bound in layer.aminmax())
     image = volume[:, low : high + 2].reshape(1, count, -1, width)
     size = image.shape[2]
     positions = torch.empty((*flow.shape[1:], 2))
-    torch.add(_centres(flow, 2, margin, width), flow[2], alpha=2.0 / width, out=positions[..., 0])
-    line = torch.add(_centres(flow, 1, margin, size), flow[1], alpha=2.0 / size)
+    torch.add(_centres(flow, 2, first[2], width), flow[2], alpha=2.0 / width, out=positions[..., 0])
+    line = torch.add(_centres(flow, 1, first[1], size), flow[1], alpha=2.0 / size)
     # A layer ends where the next one begins.
     line.clamp_(1.0 / size - 1.0, (2.0 * height - 1.0) / size - 1.0)
     torch.add(line, layer.sub_(low), alpha=2.0 * height / size, out=positions[..., 1])

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from .slabs import each, rows_of
+from .slabs import Box, each, rows_of
 
 # Weights of a Gaussian below this part of their sum are rounding.
 _NEGLIGIBLE = 2e-6
@@ -55,9 +55,11 @@ class Smoother:
         slabs = rows_of(self.shape, self.device)
         first = torch.empty_like(volume, memory_format=torch.contiguous_format)
 
+        whole = tuple(slice(0, size) for size in self.shape[1:])
+
         def across(rows: slice) -> None:
             for source, target in zip(volume, first, strict=True):
-                target[rows] = self.across(source[rows])
+                target[rows] = self.across(source[rows], (rows, *whole))
 
         each(across, slabs)
         if self._axes[0][0] != 0:
@@ -66,23 +68,31 @@ class Smoother:
 
         def along(rows: slice) -> None:
             for source, target in zip(first, out, strict=True):
-                self.along(source, rows, target[rows])
+                target[rows] = self.along(source, (rows, *whole))
 
         each(along, slabs)
         return out
 
-    def across(self, rows: torch.Tensor) -> torch.Tensor:
-        """Rows (k, *S') of a volume, smoothed along all axes but the first."""
+    @property
+    def radius(self) -> int:
+        """How far it reaches."""
+        return max((kernel.radius for _, kernel in self._axes), default=0)
+
+    def across(self, part: torch.Tensor, box: Box) -> torch.Tensor:
+        """A box of a volume (*S), smoothed along all axes but the first, as if there were zeros around it, but for the
+        border of the volume.
+        """
         for axis, kernel in reversed(self._axes):
             if axis:
-                rows = kernel.last(rows) if axis == rows.dim() - 1 else kernel.middle(rows)
-        return rows
+                start = box[axis].start
+                part = kernel.last(part, start) if axis == part.dim() - 1 else kernel.middle(part, start)
+        return part
 
-    def along(self, volume: torch.Tensor, rows: slice, out: torch.Tensor) -> torch.Tensor:
-        """The rows of a volume (*S) smoothed along the first axis, in `out`, contiguous (k, *S')."""
+    def along(self, volume: torch.Tensor, box: Box) -> torch.Tensor:
+        """A box of a volume (*S), smoothed along the first axis."""
         if self._axes and self._axes[0][0] == 0:
-            return self._axes[0][1].first(volume, rows, out)
-        return out.copy_(volume[rows])
+            return self._axes[0][1].first(volume, box)
+        return volume[box]
 
 
 class _Axis:
@@ -90,62 +100,70 @@ class _Axis:
 
     def __init__(self, size: int, radius: int, band: torch.Tensor) -> None:
         self.size, self.radius, self.band = size, radius, band
-        block = max(_BLOCK, 2 * radius)
-        whole = band.device.type != "cpu" or size <= 2 * block
-        self.blocks = [(0, size)] if whole else [(a, min(a + block, size)) for a in range(0, size, block)]
+        self.block = max(_BLOCK, 2 * radius)
         middle = size // 2
         self.weights = band[middle, middle : middle + radius + 1].tolist()
         self.shifted = band.device.type == "cpu" and radius <= _SHIFTED and size > 2 * radius
 
-    def _read(self, low: int, high: int) -> tuple[int, int]:
-        """The voxels that those from `low` to `high` are made from."""
-        return max(low - self.radius, 0), min(high + self.radius, self.size)
+    def _blocks(self, start: int, count: int) -> list[tuple[slice, slice, torch.Tensor]]:
+        """Of `count` voxels from `start` on: those to make, those they are made from, and the matrix between."""
+        end = start + count
+        if self.band.device.type != "cpu" or count <= 2 * self.block:
+            places = [(start, end)]
+        else:
+            places = [(a, min(a + self.block, end)) for a in range(start, end, self.block)]
+        found = []
+        for low, high in places:
+            first, last = max(low - self.radius, start), min(high + self.radius, end)
+            found.append(
+                (slice(low - start, high - start), slice(first - start, last - start), self.band[low:high, first:last])
+            )
+        return found
 
-    def first(self, volume: torch.Tensor, rows: slice, out: torch.Tensor) -> torch.Tensor:
-        """The rows of (size, *S') along its first axis, in `out`."""
-        low, high = self._read(rows.start, rows.stop)
-        part = volume[low:high].reshape(high - low, -1)
-        torch.mm(self.band[rows, low:high], part, out=out.view(len(out), -1))
-        return out
+    def first(self, volume: torch.Tensor, box: Box) -> torch.Tensor:
+        """A box of (size, *S') along its first axis."""
+        rows, *others = box
+        low, high = max(rows.start - self.radius, 0), min(rows.stop + self.radius, self.size)
+        place = (slice(low, high), *others)
+        part = volume[place]
+        smooth = self.band[rows, low:high] @ part.reshape(high - low, -1)
+        return smooth.view(-1, *part.shape[1:])
 
-    def middle(self, volume: torch.Tensor) -> torch.Tensor:
-        """(B, size, I) along its middle axis."""
+    def middle(self, volume: torch.Tensor, start: int) -> torch.Tensor:
+        """(B, n, I) along its middle axis, from the voxel `start` on."""
         if self.shifted:
-            return self._sum(volume, 1)
+            return self._sum(volume, 1, start)
+        blocks = self._blocks(start, volume.shape[1])
+        parts = [torch.bmm(band.expand(len(volume), -1, -1), volume[:, source]) for _, source, band in blocks]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
-        def product(start: int, stop: int) -> torch.Tensor:
-            low, high = self._read(start, stop)
-            return torch.bmm(self.band[start:stop, low:high].expand(len(volume), -1, -1), volume[:, low:high])
-
-        if len(self.blocks) == 1:
-            return product(*self.blocks[0])
-        out = torch.empty_like(volume)
-        for start, stop in self.blocks:
-            out[:, start:stop] = product(start, stop)
-        return out
-
-    def last(self, volume: torch.Tensor) -> torch.Tensor:
-        """(..., size) along its last axis."""
+    def last(self, volume: torch.Tensor, start: int) -> torch.Tensor:
+        """(..., n) along its last axis, from the voxel `start` on."""
         if self.shifted:
-            return self._sum(volume, volume.dim() - 1)
-        if len(self.blocks) == 1:
-            return volume @ self.band.T
+            return self._sum(volume, volume.dim() - 1, start)
+        blocks = self._blocks(start, volume.shape[-1])
+        if len(blocks) == 1:
+            return volume @ blocks[0][2].T
+        volume = volume.contiguous()
         out = torch.empty_like(volume)
-        lines, smooth = volume.view(-1, self.size), out.view(-1, self.size)
-        for start, stop in self.blocks:
-            low, high = self._read(start, stop)
-            torch.mm(lines[:, low:high], self.band[start:stop, low:high].T, out=smooth[:, start:stop])
+        lines, smooth = (values.view(-1, volume.shape[-1]) for values in (volume, out))
+        for target, source, band in blocks:
+            torch.mm(lines[:, source], band.T, out=smooth[:, target])
         return out
 
-    def _sum(self, volume: torch.Tensor, axis: int) -> torch.Tensor:
+    def _sum(self, volume: torch.Tensor, axis: int, start: int) -> torch.Tensor:
         out = volume * self.weights[0]
-        last = self.size - 1
+        count = volume.shape[axis]
         for shift, weight in enumerate(self.weights[1:], start=1):
-            inner = self.size - shift
-            out.narrow(axis, 0, inner).add_(volume.narrow(axis, shift, inner), alpha=weight)
-            out.narrow(axis, shift, inner).add_(volume.narrow(axis, 0, inner), alpha=weight)
-            out.narrow(axis, inner, shift).add_(volume.narrow(axis, last, 1), alpha=weight)
-            out.narrow(axis, 0, shift).add_(volume.narrow(axis, 0, 1), alpha=weight)
+            inner = count - shift
+            if inner > 0:
+                out.narrow(axis, 0, inner).add_(volume.narrow(axis, shift, inner), alpha=weight)
+                out.narrow(axis, shift, inner).add_(volume.narrow(axis, 0, inner), alpha=weight)
+            if start == 0:
+                out.narrow(axis, 0, min(shift, count)).add_(volume.narrow(axis, 0, 1), alpha=weight)
+            if start + count == self.size:
+                edge = min(shift, count)
+                out.narrow(axis, count - edge, edge).add_(volume.narrow(axis, count - 1, 1), alpha=weight)
         return out
 
 

@@ -29,6 +29,7 @@ from .steps import (
 from .terms import WINDOW_RADIUS, LocalCorrelation, MutualInformation, SquaredDifference
 
 if TYPE_CHECKING:
+    from ..images.slabs import Box
     from .levels import Level, Options, Stage
     from .pair import Pair
     from .steps import Update
@@ -118,6 +119,10 @@ class Problem:
         if options.landmark_weight > 0:
             landmarks = self._landmarks(LANDMARK_SIGMA * options.smoothness)
             self.parts.append((options.landmark_weight, landmarks, landmarks.similarity))
+        if len(self.parts) == 1 and isinstance(step, GradientStep):
+            # Nothing pulls elsewhere.
+            self.images.stay_near(step.reach)
+        self.boxes = self.images.boxes
 
     # --- set-up ---
 
@@ -230,8 +235,8 @@ class Problem:
             return self.parts[0][1](flow)
         found = [(weight, *step(flow)) for weight, step, _ in self.parts]
 
-        def update(rows: slice) -> torch.Tensor:
-            total = sum(weight * part(rows) for weight, _, part in found)
+        def update(box: Box) -> torch.Tensor:
+            total = sum(weight * part(box) for weight, _, part in found)
             length = total.square().sum(0).sqrt_()
             return total.mul_(WINDOW_STEP / length.clamp_min_(WINDOW_STEP))
 

@@ -32,7 +32,7 @@ from ..fields.displacement import DisplacementField
 from ..fields.folding import folded_voxels
 from ..images import sampling
 from ..images.grid import working_grid
-from ..images.slabs import each, rows_of
+from ..images.slabs import Box, boxes_of, each, grown, within
 from ..images.smoothing import Smoother
 from .levels import stages_of
 from .pair import region_grid
@@ -155,23 +155,34 @@ def _descend(problem: Problem, flow: torch.Tensor, steps: int) -> Iterator[int]:
     field, moved = flow[0], torch.empty_like(flow[0])
     shape = field.shape[1:]
     smoother = Smoother(shape, (problem.field_sigma,) * len(shape), flow.device)
-    slabs = rows_of(shape, flow.device)
+    others = range(1, len(shape))
+    # Outside the boxes nothing moves.
+    whole = boxes_of(shape, flow.device)
+
+    def across_only(box: Box) -> None:
+        for part, target in zip(within(field, box), moved, strict=True):
+            target[box] = smoother.across(part, box)
+
+    each(across_only, whole)
     for number in range(1, steps + 1):
         value, update = problem.step(flow)
         values.append(float(value))
         if _converged(problem, values):
             break
 
-        def across(rows: slice, update=update) -> None:
-            for part, target in zip(sampling.moved_rows(field, update(rows), rows), moved, strict=True):
-                target[rows] = smoother.across(part)
+        def across(box: Box, update=update) -> None:
+            wide, inner = grown(box, smoother.radius, shape, others)
+            place = (slice(None), slice(None), *wide[1:])
+            near = field[place]
+            for part, target in zip(sampling.moved_rows(near, update(wide), box[0]), moved, strict=True):
+                target[box] = smoother.across(part, wide)[inner]
 
-        def along(rows: slice) -> None:
+        def along(box: Box) -> None:
             for source, target in zip(moved, field, strict=True):
-                smoother.along(source, rows, target[rows])
+                target[box] = smoother.along(source, box)
 
-        each(across, slabs)
-        each(along, slabs)
+        each(across, problem.boxes)
+        each(along, problem.boxes)
         yield number
     if values[-1] < values[0]:
         flow.copy_(start)

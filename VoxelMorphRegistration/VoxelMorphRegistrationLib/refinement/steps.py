@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from ..images import sampling
-from ..images.boxes import gradient_rows, pooled
-from ..images.slabs import each, rows_of
+from ..images.boxes import gradient, gradient_box, pooled
+from ..images.slabs import SLAB_VOXELS, Box, boxes_of, each, within
 from ..images.smoothing import Smoother
 from .terms import Slope, Term
 
@@ -25,8 +25,8 @@ DAMPING = 0.1
 LANDMARK_SIGMA, LANDMARK_UNIT = 3.0, 0.06
 
 
-# Rows of an update, (d, k, *S') of (d, *S) in voxels of the field.
-Update = Callable[[slice], torch.Tensor]
+# A box of an update, (d, *P) of (d, *S) in voxels of the field.
+Update = Callable[[Box], torch.Tensor]
 
 
 class Compared:
@@ -49,6 +49,20 @@ class Compared:
         inside = torch.nonzero(weight if weight.any() else torch.ones_like(weight))
         self.box = [(int(low), int(high) + 1) for low, high in zip(inside.amin(0), inside.amax(0), strict=True)]
         self.moving = moving if valid is None else torch.cat([moving, valid[None]])
+        self.shape = tuple(-(-n // ratio) for n in weight.shape)
+        self.boxes = self._boxes(None)
+        self._warped = torch.empty((len(self.moving), *weight.shape), device=weight.device)
+        self._begun = False
+
+    def _boxes(self, margin: int | None) -> list[Box]:
+        """Of the field, near the voxels that count, or all over it (None)."""
+        mask = None if margin is None else pooled(self.weight[None], self.ratio)[0] > 0
+        voxels = SLAB_VOXELS // self.ratio ** len(self.shape)
+        return boxes_of(self.shape, self.weight.device, mask, margin or 0, voxels)
+
+    def stay_near(self, margin: int) -> None:
+        """Look at nothing further away from the voxels that count than so many of the field."""
+        self.boxes = self._boxes(margin)
 
     def evaluate(self, warped, known, with_slope: bool = True) -> tuple[torch.Tensor, Slope | None]:
         """The term's, without `known` where all that it looks at is."""
@@ -60,14 +74,17 @@ class Compared:
 
     def warped(self, flow: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The moving volumes at the image voxels, and where they are known (None: everywhere)."""
-        field = flow[0]
-        out = torch.empty((len(self.moving), *self.weight.shape), device=flow.device)
+        field, out = flow[0], self._warped
 
-        def warp(rows: slice) -> None:
-            part = field[:, rows] if self.ratio == 1 else sampling.doubled_rows(field, rows).mul_(2.0)
-            out[:, rows] = sampling.warp_rows(self.moving, part, rows.start, self.margin)
+        def warp(box: Box) -> None:
+            part = within(field, box) if self.ratio == 1 else sampling.doubled_box(field, box).mul_(2.0)
+            inside = self.of_images(box)
+            first = tuple(side.start + self.margin for side in inside)
+            within(out, inside).copy_(sampling.warp_box(self.moving, part, first))
 
-        each(warp, rows_of(self.weight.shape, flow.device, self.ratio))
+        # Outside the boxes it stays what the first flow made it: nothing moves there.
+        each(warp, self.boxes if self._begun else self._boxes(None))
+        self._begun = True
         return out[: self.channels], None if len(out) == self.channels else (out[-1] > 0.999).float()
 
     def similarity(self, flow: torch.Tensor) -> torch.Tensor:
@@ -82,27 +99,19 @@ class Compared:
         value, slope = self.evaluate(warped, known)
         assert slope is not None
 
-        def force(rows: slice) -> torch.Tensor:
-            inside = self.rows(rows)
+        def force(box: Box) -> torch.Tensor:
+            inside = self.of_images(box)
             total: list[torch.Tensor] = []
             for values, part in zip(warped, slope(inside), strict=True):
-                forces = [along.mul_(part) for along in gradient_rows(values, inside)]
+                forces = [along.mul_(part) for along in gradient_box(values, inside)]
                 total = [a.add_(b) for a, b in zip(total, forces, strict=True)] if total else forces
             return torch.stack([pooled(one[None], self.ratio)[0] for one in total])
 
         return value, force
 
-    def rows(self, rows: slice) -> slice:
-        """Of the images, for rows of the field."""
-        return slice(rows.start * self.ratio, rows.stop * self.ratio)
-
-    @property
-    def slabs(self) -> list[slice]:
-        """Of the field, as large as slabs of the images may be."""
-        return [
-            slice(rows.start // self.ratio, rows.stop // self.ratio)
-            for rows in rows_of(self.weight.shape, self.weight.device, self.ratio)
-        ]
+    def of_images(self, box: Box) -> Box:
+        """Of the images, for a box of the field."""
+        return tuple(slice(side.start * self.ratio, side.stop * self.ratio) for side in box)
 
 
 class GradientStep:
@@ -110,30 +119,32 @@ class GradientStep:
 
     def __init__(self, compared: Compared, sigma: float, part: float = 1.0) -> None:
         self.compared, self.part = compared, part
-        self.shape = tuple(-(-n // compared.ratio) for n in compared.weight.shape)
-        device = compared.weight.device
-        self.smoother = Smoother(self.shape, (sigma,) * len(self.shape), device)
-        self.slabs = rows_of(self.shape, device)
-        size = (len(self.shape), *self.shape)
-        self.rough, self.smooth = torch.empty(size, device=device), torch.empty(size, device=device)
+        shape, device = compared.shape, compared.weight.device
+        self.smoother = Smoother(shape, (sigma,) * len(shape), device)
+        self.rough, self.smooth = torch.zeros((2, len(shape), *shape), device=device)
+
+    @property
+    def reach(self) -> int:
+        """How far from the voxels that count it moves any, but for what wide windows bring there."""
+        return -(-self.compared.term.reach_alone // self.compared.ratio) + self.smoother.radius + 1
 
     def __call__(self, flow: torch.Tensor) -> tuple[torch.Tensor, Update]:
         value, force = self.compared.force(flow)
 
-        def across(rows: slice) -> None:
-            for axis, part in enumerate(force(rows)):
-                self.rough[axis, rows] = self.smoother.across(part)
+        def across(box: Box) -> None:
+            for source, target in zip(force(box), self.rough, strict=True):
+                target[box] = self.smoother.across(source, box)
 
-        def along(rows: slice) -> None:
+        def along(box: Box) -> None:
             for source, target in zip(self.rough, self.smooth, strict=True):
-                self.smoother.along(source, rows, target[rows])
+                target[box] = self.smoother.along(source, box)
 
-        each(across, self.compared.slabs)
-        each(along, self.slabs)
+        each(across, self.compared.boxes)
+        each(along, self.compared.boxes)
         longest = self._longest().clamp_min(1e-30)
 
-        def update(rows: slice) -> torch.Tensor:
-            part = self.smooth[:, rows]
+        def update(box: Box) -> torch.Tensor:
+            part = within(self.smooth, box)
             return part * (STEP / _length(part).clamp_min_(longest))
 
         return value, update
@@ -141,13 +152,13 @@ class GradientStep:
     def _longest(self) -> torch.Tensor:
         """The length that is cut to, or to which all are scaled."""
         if self.part < 1:
-            looked_at = (slice(None), *(slice(DETAIL_STRIDE // 2, None, DETAIL_STRIDE),) * len(self.shape))
-            length = _length(self.smooth[looked_at]).flatten()
+            looked_at = (slice(DETAIL_STRIDE // 2, None, DETAIL_STRIDE),) * len(self.compared.shape)
+            length = _length(within(self.smooth, looked_at)).flatten()
             # What does not move at all does not count.
             still = (length <= 0).sum()
             place = still + (self.part * (len(length) - still)).long() - 1
             return length.sort().values[place.clamp(0, len(length) - 1)]
-        return torch.stack(each(lambda rows: _length(self.smooth[:, rows]).max(), self.slabs)).max()
+        return torch.stack(each(lambda box: _length(within(self.smooth, box)).max(), self.compared.boxes)).max()
 
 
 def _products(slopes: list[torch.Tensor], a: int, b: int) -> torch.Tensor:
@@ -162,23 +173,19 @@ class WindowStep:
 
     def __init__(self, compared: Compared, factor: float) -> None:
         self.compared = compared
-        whole = slice(0, compared.weight.shape[0])
-        self.slopes = [
-            pooled(torch.stack(gradient_rows(volume, whole)), compared.ratio) for volume in compared.term.fixed
-        ]
-        dims, *self.shape = self.slopes[0].shape
+        self.slopes = [pooled(gradient(volume), compared.ratio) for volume in compared.term.fixed]
+        dims, shape = len(compared.shape), compared.shape
         self.sigmas = ((WINDOW_SIGMA * factor,) * dims, (WINDOW_UPDATE_SIGMA * factor,) * dims)
         weight = pooled(compared.weight[None], compared.ratio)[0]
         device = weight.device
-        self.smoothers = [Smoother(tuple(self.shape), sigmas, device) for sigmas in self.sigmas]
-        self.slabs = rows_of(tuple(self.shape), device)
+        self.smoothers = [Smoother(shape, sigmas, device) for sigmas in self.sigmas]
         normal = torch.stack([_products(self.slopes, a, b).mul_(weight) for a in range(dims) for b in range(dims)])
         normal = self.smoothers[0](normal).reshape(dims, dims, *weight.shape)
         mean = sum((normal[a, a] * weight).sum() for a in range(dims)) / weight.sum().clamp_min(1.0) / dims
         for a in range(dims):
             normal[a, a] += DAMPING * mean + 1e-12
         self.inverse = torch.linalg.inv(normal.movedim((0, 1), (-2, -1))).movedim((-2, -1), (0, 1)).contiguous()
-        self.buffers = [torch.empty((dims, *self.shape), device=device) for _ in range(2)]
+        self.buffers = torch.zeros((2, dims, *shape), device=device)
 
     def __call__(self, flow: torch.Tensor) -> tuple[torch.Tensor, Update]:
         warped, known = self.compared.warped(flow)
@@ -187,31 +194,32 @@ class WindowStep:
         rough, smooth = self.buffers
         window, last = self.smoothers
 
-        def force_across(rows: slice) -> None:
-            parts = pooled(slope(self.compared.rows(rows)), self.compared.ratio)
+        def force_across(box: Box) -> None:
+            parts = pooled(slope(self.compared.of_images(box)), self.compared.ratio)
             for axis in range(len(rough)):
-                force = self.slopes[0][axis, rows] * parts[0]
+                force = self.slopes[0][axis][box] * parts[0]
                 for own, part in zip(self.slopes[1:], parts[1:], strict=True):
-                    force.addcmul_(own[axis, rows], part)
-                rough[axis, rows] = window.across(force)
+                    force.addcmul_(own[axis][box], part)
+                rough[axis][box] = window.across(force, box)
 
-        def solved_across(rows: slice) -> None:
-            force = torch.stack([window.along(one, rows, torch.empty_like(one[rows])) for one in rough])
-            update = (self.inverse[:, :, rows] * force).sum(1)
+        def solved_across(box: Box) -> None:
+            force = torch.stack([window.along(one, box) for one in rough])
+            place = (slice(None), slice(None), *box)
+            update = (self.inverse[place] * force).sum(1)
             update.mul_(WINDOW_STEP / _length(update).clamp_min_(WINDOW_STEP))
-            for axis, part in enumerate(update):
-                smooth[axis, rows] = last.across(part)
+            for part, target in zip(update, smooth, strict=True):
+                target[box] = last.across(part, box)
 
-        def update(rows: slice) -> torch.Tensor:
-            return torch.stack([last.along(one, rows, torch.empty_like(one[rows])) for one in smooth])
+        def update(box: Box) -> torch.Tensor:
+            return torch.stack([last.along(one, box) for one in smooth])
 
-        each(force_across, self.compared.slabs)
-        each(solved_across, self.slabs)
+        each(force_across, self.compared.boxes)
+        each(solved_across, self.compared.boxes)
         return value, update
 
 
 def _length(update: torch.Tensor) -> torch.Tensor:
-    """(k, *S') of (d, k, *S')."""
+    """(*P) of (d, *P)."""
     total = update[0] * update[0]
     for part in update[1:]:
         total.addcmul_(part, part)
@@ -253,4 +261,4 @@ class LandmarkStep:
         # Alone, a landmark pulls by its own distance; near others, by the mean of theirs.
         value = -length.square().mean() / self.unit**2
         update = (spots[:, :-1] / spots[:, -1:].clamp_min(1.0))[0]
-        return value, lambda rows: update[:, rows]
+        return value, lambda box: within(update, box)

@@ -3,7 +3,7 @@
 A term is built from the fixed volumes (C, *S) of one level, S being (K, J, I) or (J, I), with intensities in [0, 1].
 Its `evaluate(warped, weight, known)` gives the similarity, a number on the device, larger for more similar volumes, and
 its slope: the exact derivative by the warped values, times the sum of the weights and 1 / `factor`. The slope is a
-function from rows of the first axis to (C, k, *S'), so that it is made where it is used. weight (*S): where it counts.
+function from a box of S to (C, *P), so that it is made where it is used. weight (*S): where it counts.
 known (*S): 1 where the warped values are known, 0 elsewhere; nothing is looked at there (None: known everywhere).
 """
 
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from ..images.boxes import box_sum_rows, pooled
-from ..images.slabs import each, rows_of
+from ..images.slabs import Box, each, rows_of, within
 
 # Radius of the correlation window in voxels, the largest one used.
 WINDOW_RADIUS = 3
@@ -27,19 +27,21 @@ BINS, PARZEN_SIGMA = 32, 1.0
 # Of a slab, of each of the volumes that a correlation looks at together.
 _SLAB_VOXELS = 64_000
 
-Slope = Callable[[slice], torch.Tensor]
+Slope = Callable[[Box], torch.Tensor]
 
 
 class Term(Protocol):
     """See the head of this file. quadratic: a sum of squares, which Gauss-Newton steps suit.
 
-    reach: how many voxels around one it looks at. best: the largest value of the similarity, inf where it has none.
+    reach: how many voxels around one it looks at, reach_alone: without a guide. best: the largest value of the
+    similarity, inf where it has none.
     """
 
     fixed: torch.Tensor
     factor: float
     quadratic: bool
     reach: int
+    reach_alone: int
     best: float
 
     def evaluate(
@@ -54,7 +56,7 @@ def _counting(weight: torch.Tensor, known: torch.Tensor | None) -> torch.Tensor:
 class SquaredDifference:
     """Minus the mean squared difference: of images with equal intensities, of descriptors, or of label channels."""
 
-    quadratic, best, reach = True, 0.0, 0
+    quadratic, best, reach, reach_alone = True, 0.0, 0, 0
 
     def __init__(self, fixed: torch.Tensor) -> None:
         self.fixed = fixed
@@ -63,8 +65,8 @@ class SquaredDifference:
     def evaluate(self, warped, weight, known=None, with_slope=True):
         weight = _counting(weight, known)
 
-        def slope(rows: slice) -> torch.Tensor:
-            return (self.fixed[:, rows] - warped[:, rows]).mul_(weight[rows])
+        def slope(box: Box) -> torch.Tensor:
+            return (within(self.fixed, box) - within(warped, box)).mul_(weight[box])
 
         def total(rows: slice) -> torch.Tensor:
             return ((self.fixed[:, rows] - warped[:, rows]).square_().sum(0) * weight[rows]).sum()
@@ -98,7 +100,8 @@ class LocalCorrelation:
     ) -> None:
         """radius: of the windows, in blocks. block: voxels a side, a power of two."""
         self.fixed, self.radius, self.block, self.guide = fixed, radius, block, guide
-        self.reach: int = max((radius + 1) * block, guide[0].reach if guide else 0)
+        self.reach_alone = (radius + 1) * block
+        self.reach: int = max(self.reach_alone, guide[0].reach if guide else 0)
         values = fixed[0]
         self.blocks = pooled(torch.stack([torch.ones_like(values), values, values * values]), block)
         self.everywhere = self._in_windows(self.blocks)
@@ -207,13 +210,13 @@ class LocalCorrelation:
         if len(parts) > 1 and self.block > 1:
             # What the guide's blocks hold, at each of these.
             ratio = parts[1][1] // self.block
-            whole = slice(0, coefficients.shape[1])
-            coefficients += spread_rows(parts.pop()[0], whole, ratio, coefficients.shape[1:])
+            whole = tuple(slice(0, size) for size in coefficients.shape[1:])
+            coefficients += spread_box(parts.pop()[0], whole, ratio)
         values = self.fixed[0]
 
-        def slope(rows: slice) -> torch.Tensor:
-            of_fixed, of_warped, constant = _total([spread_rows(p, rows, block, warped.shape) for p, block in parts])
-            part = (of_fixed * values[rows]).addcmul_(of_warped, warped[rows], value=-1)
+        def slope(box: Box) -> torch.Tensor:
+            of_fixed, of_warped, constant = _total([spread_box(p, box, block) for p, block in parts])
+            part = (of_fixed * values[box]).addcmul_(of_warped, warped[box], value=-1)
             return part.sub_(constant)[None]
 
         return value, slope
@@ -223,19 +226,16 @@ def _total(parts: list[torch.Tensor]) -> torch.Tensor:
     return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
 
-def spread_rows(blocks: torch.Tensor, rows: slice, block: int, shape: torch.Size) -> torch.Tensor:
-    """What the blocks of (C, *S / block) hold, at the voxels of rows of S, (C, k, *S')."""
+def spread_box(blocks: torch.Tensor, box: Box, block: int) -> torch.Tensor:
+    """What the blocks of (C, *S / block) hold, at the voxels of a box of S, (C, *P)."""
     if block == 1:
-        return blocks[:, rows]
-    first = rows.start // block
-    part = blocks[:, first : -(-rows.stop // block)]
-    for axis in reversed(range(1, part.dim())):
+        return within(blocks, box)
+    part = within(blocks, tuple(slice(side.start // block, -(-side.stop // block)) for side in box))
+    for axis, side in reversed(list(enumerate(box, start=1))):
         before, after = part.shape[:axis], part.shape[axis + 1 :]
-        part = part.unsqueeze(axis + 1).expand(*before, -1, block, *after)
-        part = part.reshape(*before, -1, *after)
-        if axis > 1:
-            part = part.narrow(axis, 0, shape[axis - 1])
-    return part.narrow(1, rows.start - first * block, rows.stop - rows.start)
+        part = part.unsqueeze(axis + 1).expand(*before, -1, block, *after).reshape(*before, -1, *after)
+        part = part.narrow(axis, side.start % block, side.stop - side.start)
+    return part
 
 
 class MutualInformation:
@@ -246,7 +246,7 @@ class MutualInformation:
     cancel, as their sums stay one.
     """
 
-    quadratic, factor, best, reach = False, 1.0, float("inf"), 0
+    quadratic, factor, best, reach, reach_alone = False, 1.0, float("inf"), 0, 0
 
     def __init__(self, fixed: torch.Tensor) -> None:
         self.fixed = fixed
@@ -275,7 +275,7 @@ class MutualInformation:
         table = (self.blur.T @ ratio @ self.blur).float() * (BINS - 1)
         rise = F.pad(table[:, 1:] - table[:, :-1], (0, 1)).reshape(-1)
         slope = torch.lerp(rise[index], rise[index + BINS], self.part).mul_(weight)[None]
-        return value, lambda rows: slope[:, rows]
+        return value, lambda box: within(slope, box)
 
 
 def _bins(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
