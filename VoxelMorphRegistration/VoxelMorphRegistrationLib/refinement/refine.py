@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -149,9 +149,15 @@ def refine(
 
 
 def _descend(problem: Problem, flow: torch.Tensor, steps: int) -> Iterator[int]:
-    """Improve `flow` in place; yields the number of each step made. Where they led downhill, it ends as it began."""
-    values: list[float] = []
+    """Improve `flow` in place; yields the number of each step made. Where they led downhill, it ends as it began.
+
+    Whether a step is worth it is asked after each one on a processor. A GPU would have to be waited for: there all
+    steps are made, those after the last that was worth it change nothing, and it is asked once, at the end.
+    """
+    values: list[Any] = []
     start = flow.clone()
+    asking = _answers_at_once(flow.device)
+    ended: Any = False
     field, moved = flow[0], torch.empty_like(flow[0])
     shape = field.shape[1:]
     smoother = Smoother(shape, (problem.field_sigma,) * len(shape), flow.device)
@@ -166,8 +172,9 @@ def _descend(problem: Problem, flow: torch.Tensor, steps: int) -> Iterator[int]:
     each(across_only, whole)
     for number in range(1, steps + 1):
         value, update = problem.step(flow)
-        values.append(float(value))
-        if _converged(problem, values):
+        values.append(float(value) if asking else value)
+        ended = ended | _converged(problem, values)
+        if asking and ended:
             break
 
         def across(box: Box, update=update) -> None:
@@ -177,18 +184,28 @@ def _descend(problem: Problem, flow: torch.Tensor, steps: int) -> Iterator[int]:
             for part, target in zip(sampling.moved_rows(near, update(wide), box[0]), moved, strict=True):
                 target[box] = smoother.across(part, wide)[inner]
 
-        def along(box: Box) -> None:
+        def along(box: Box, ended=ended) -> None:
             for source, target in zip(moved, field, strict=True):
-                target[box] = smoother.along(source, box)
+                found = smoother.along(source, box)
+                target[box] = found if ended is False else torch.where(ended, target[box], found)
 
         each(across, problem.boxes)
         each(along, problem.boxes)
         yield number
+    if not asking:
+        values = torch.stack(values).tolist()
+        made = next((n for n in range(len(values)) if _converged(problem, values[: n + 1])), len(values))
+        values = values[: made + 1]
+        yield made
     if values[-1] < values[0]:
         flow.copy_(start)
 
 
-def _converged(problem: Problem, values: list[float]) -> bool:
+def _answers_at_once(device: torch.device) -> bool:
+    return device.type == "cpu"
+
+
+def _converged(problem: Problem, values: list[Any]) -> Any:
     """Whether the last steps gained too little to go on."""
     if len(values) <= problem.patience:
         return False

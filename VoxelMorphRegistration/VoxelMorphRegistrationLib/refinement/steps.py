@@ -69,7 +69,8 @@ class Compared:
         if known is not None:
             reach = self.term.reach
             box = tuple(slice(max(low - reach, 0), high + reach) for low, high in self.box)
-            known = None if known[box].all() else known
+            # A GPU would have to be waited for.
+            known = None if known.device.type == "cpu" and known[box].all() else known
         return self.term.evaluate(warped, self.weight, known, with_slope)
 
     def warped(self, flow: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -157,7 +158,7 @@ class GradientStep:
             # What does not move at all does not count.
             still = (length <= 0).sum()
             place = still + (self.part * (len(length) - still)).long() - 1
-            return length.sort().values[place.clamp(0, len(length) - 1)]
+            return length.sort().values.take(place.clamp(0, len(length) - 1))
         return torch.stack(each(lambda box: _length(within(self.smooth, box)).max(), self.compared.boxes)).max()
 
 
