@@ -7,6 +7,7 @@ system) and wall seconds; ratios within a run are what they are good for.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -16,6 +17,9 @@ import numpy as np
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "VoxelMorphRegistration"), str(ROOT / "Testing/Python")]
+
+# As the command line: threads that wait are not to burn time.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import ants  # noqa: E402
 import pandas  # noqa: E402

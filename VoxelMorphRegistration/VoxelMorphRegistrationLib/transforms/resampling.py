@@ -15,7 +15,8 @@ from .frames import Frames
 INTERPOLATIONS = ("nearest", "linear", "cubic", "labels")
 # Frames of no more voxels are carried together, so that where they go is computed once.
 _TOGETHER_VOXELS = 100_000_000
-_SLAB_VALUES = 4_000_000
+# Of one slab: positions that fit the caches (two thirds of the time of four million, measured), values that fit memory.
+_SLAB_VOXELS, _SLAB_VALUES = 500_000, 8_000_000
 
 
 def carried(
@@ -64,7 +65,8 @@ def _carry(
     from ..images import sampling
 
     read = _reader(values, grid, interpolation)
-    for rows, voxels in chain.voxels(reference, grid, max(1, _SLAB_VALUES // len(values))):
+    slab = max(1, min(_SLAB_VOXELS, _SLAB_VALUES // len(values)))
+    for rows, voxels in chain.voxels(reference, grid, slab):
         inside = sampling.inside(voxels, grid.shape)
         found = read(voxels.reshape(-1, 3)).reshape(len(values), *inside.shape)
         if out.dtype.kind in "iu" and found.dtype.kind == "f":
@@ -73,7 +75,7 @@ def _carry(
             found = np.clip(np.rint(found), limits.min, limits.max)
         out[:, rows] = found
         if not bool(inside.all()):
-            out[:, rows][:, ~inside.numpy()] = background
+            np.copyto(out[:, rows], out.dtype.type(background), where=~inside.numpy())
 
 
 def _reader(values: np.ndarray, grid: Grid, interpolation: str) -> Callable:
@@ -86,6 +88,8 @@ def _reader(values: np.ndarray, grid: Grid, interpolation: str) -> Callable:
     if interpolation in ("nearest", "labels"):
         mode = "linear" if interpolation == "labels" else "nearest"
         volumes = [np.ascontiguousarray(frame) for frame in values]
+        if len(volumes) == 1:
+            return lambda voxels: labels_at(volumes[0], voxels, mode)[None]
         return lambda voxels: np.stack([labels_at(volume, voxels, mode) for volume in volumes])
     # Whole numbers of 32 bits and more are not exact in single precision.
     single = values.dtype.itemsize < 4 or values.dtype == np.float32
