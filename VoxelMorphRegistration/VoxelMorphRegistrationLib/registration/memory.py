@@ -22,8 +22,9 @@ BASE_BYTES = 250_000_000
 # PyTorch unfolds small volumes for its 3D convolutions, in float32: up to 3.3 times the activations of the estimate;
 # volumes of more than a million voxels take 1.4 times of them.
 UNFOLDED_VOXELS, UNFOLDED_PART, WHOLE_PART = 1_000_000, 2.0, 1.4
-# Copies of the images on their own grids: filtered, warped, displacement, determinant.
-FIXED_VOXEL_BYTES, MOVING_VOXEL_BYTES = 40, 24
+# Copies of the images on their own grids: filtered, warped, displacement, determinant; some 11 bytes for a voxel of
+# both at 288^3, int16.
+FIXED_VOXEL_BYTES, MOVING_VOXEL_BYTES = 20, 12
 _SIGNS = ("out of memory", "can't allocate memory", "failed to allocate", "bad_alloc", "not enough memory")
 
 
