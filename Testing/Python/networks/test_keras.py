@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from test_models import write_keras
+from model_cases import write_keras
 from VoxelMorphRegistrationLib.errors import ModelError
 from VoxelMorphRegistrationLib.networks.importers import import_keras
 
