@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from VoxelMorphRegistrationLib.__main__ import main
-from VoxelMorphRegistrationLib.commands import terminal
 from VoxelMorphRegistrationLib.commands.terminal import Progress, exit_code_of
 from VoxelMorphRegistrationLib.errors import InputError
+from VoxelMorphRegistrationLib.registration.memory import too_little_memory
 from VoxelMorphRegistrationLib.results import outputs
 
 LIBRARY = str(Path(outputs.__file__).parents[2])
@@ -101,7 +101,7 @@ def test_running_out_of_memory_is_one_sentence(error, capsys):
         raise error
 
     assert exit_code_of(command) == 1
-    assert capsys.readouterr().err == f"Error: {terminal.TOO_LITTLE_MEMORY}\n"
+    assert capsys.readouterr().err == f"Error: {too_little_memory()}\n"
 
 
 def test_other_errors_of_the_program_are_not_hidden():

@@ -11,14 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 
 from ..errors import Cancelled, InputError, VoxelMorphError
+from ..registration.memory import is_out_of_memory, too_little_memory
 
 EXIT_OK, EXIT_ERROR, EXIT_CANCELLED = 0, 1, 130
 # As a shell reports a program that wrote into a pipe nobody read any more.
 EXIT_BROKEN_PIPE = 141
-TOO_LITTLE_MEMORY = (
-    "There is too little memory for these images. Close other programs, crop the fixed image, or set a coarser "
-    "working spacing (--working-spacing)."
-)
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
@@ -51,19 +48,12 @@ def exit_code_of(command: Callable[[], int]) -> int:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        return _told(f"Error: {TOO_LITTLE_MEMORY}", EXIT_ERROR)
+        return _told(f"Error: {too_little_memory()}", EXIT_ERROR)
     except OSError as error:
         # What a command writes on its own account it guards itself: left are its printed lines and the machine.
         _give_up(sys.stdout)
         what = f"{error.filename} cannot be used" if error.filename else "The output could not be written"
         return _told(f"Error: {what}: {error.strerror or error}.", EXIT_ERROR)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Of Python, numpy, SimpleITK and PyTorch, on a processor or a graphics card."""
-    text = str(error).lower()
-    signs = ("out of memory", "can't allocate memory", "failed to allocate", "bad_alloc", "not enough memory")
-    return isinstance(error, MemoryError) or any(sign in text for sign in signs)
 
 
 def _told(text: str, code: int) -> int:

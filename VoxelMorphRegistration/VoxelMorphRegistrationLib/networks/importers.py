@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..errors import ModelError
 from .archive import Archive
 from .card import ModelCard
+from .facts import is_whole
 from .model import Model, check_model, scripted_network
 
 if TYPE_CHECKING:
@@ -24,42 +24,32 @@ def import_keras(path: str | Path, name: str | None = None) -> tuple[torch.nn.Mo
     channels turn round with the axes. The weights were trained on 1 mm brains in LIA orientation whose white matter
     lies at FreeSurfer's 110 of 255. Raises ModelError when the file is something else.
     """
-    try:
-        import h5py
-    except ImportError as error:
-        raise ModelError("Reading Keras weights needs the package h5py: pip install h5py") from error
     import numpy as np
     import torch
 
+    from .keras import read_layers
     from .unet import UNet
 
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"There is no file {path}.")
-    try:
-        with h5py.File(path, "r") as file:
-            config = json.loads(file.attrs["model_config"])["config"]
-            layers: dict[str, np.ndarray] = {}
-            file["model_weights"].visititems(
-                lambda key, item: layers.__setitem__(key, np.array(item)) if isinstance(item, h5py.Dataset) else None
-            )
-    except (OSError, KeyError, ValueError) as error:
-        raise ModelError(f"{path.name} is no Keras file of a VoxelMorph network (VxmDense).") from error
-    kernels: dict[str, np.ndarray] = {}
-    biases: dict[str, np.ndarray] = {}
-    for key, value in layers.items():
-        layer = key.split("/")[-2].split("_unet_")[-1]
-        layer = "flow" if layer.endswith("flow") else layer
-        (kernels if key.endswith("kernel:0") else biases)[layer] = value
+    config, kernels, biases = read_layers(path)
     levels = sum(layer.startswith("enc_conv_") for layer in kernels)
     finals = sum(layer.startswith("dec_final_conv_") for layer in kernels)
     names = [f"enc_conv_{n}_0" for n in range(levels)] + [f"dec_conv_{n}_0" for n in reversed(range(levels))]
     names += [f"dec_final_conv_{n}" for n in range(finals)] + ["flow"]
-    if levels == 0 or set(names) != set(kernels):
+    if levels == 0 or set(names) != set(kernels) or set(names) != set(biases):
         raise ModelError(f"{path.name} holds a Keras network of another layout than VoxelMorph's U-Net (VxmDense).")
     dimension = kernels["flow"].shape[-1]
-    half = bool(config.get("unet_half_res", False))
-    steps, downsize = int(config.get("int_steps", 7)), int(config.get("int_downsize", 2))
+    if dimension not in (2, 3) or any(kernel.ndim != dimension + 2 for kernel in kernels.values()):
+        raise ModelError(f"{path.name} holds a network of {dimension} dimensions; 2 or 3 can be imported.")
+    half, steps, downsize = (
+        config.get("unet_half_res", False),
+        config.get("int_steps", 7),
+        config.get("int_downsize", 2),
+    )
+    if not isinstance(half, bool) or not is_whole(steps, 0, 20) or not is_whole(downsize, 1, 8):
+        raise ModelError(f"{path.name} names settings of the network that are out of range; it is damaged.")
     if not half and steps > 0 and downsize != 1:
         raise ModelError(
             f"{path.name} resizes a full-resolution flow for integration, which this importer does not know. "
@@ -76,7 +66,7 @@ def import_keras(path: str | Path, name: str | None = None) -> tuple[torch.nn.Mo
             bias = biases[layer]
             if layer == "flow":
                 kernel, bias = kernel[::-1], bias[::-1]
-            if tuple(kernel.shape) != tuple(conv.weight.shape):
+            if tuple(kernel.shape) != tuple(conv.weight.shape) or bias.shape != tuple(conv.bias.shape):
                 raise ModelError(f"{path.name}: layer {layer} is {kernel.shape}, not {tuple(conv.weight.shape)}.")
             conv.weight.copy_(torch.from_numpy(kernel.copy()))
             conv.bias.copy_(torch.from_numpy(bias.copy()))

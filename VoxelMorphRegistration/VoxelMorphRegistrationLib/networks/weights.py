@@ -38,7 +38,10 @@ def read_weights(archive: Archive) -> tuple[str, dict[str, np.ndarray]]:
 
 def _array(archive: Archive, tensor: Tensor) -> np.ndarray:
     """The numbers of a tensor as a contiguous array of its own."""
-    data = np.frombuffer(archive.read(f"data/{tensor.key}"), _DTYPES[tensor.kind])
+    content = archive.read(f"data/{tensor.key}")
+    if len(content) % np.dtype(_DTYPES[tensor.kind]).itemsize:
+        raise ModelError(f"{archive.path.name} is damaged: data/{tensor.key} is cut short.")
+    data = np.frombuffer(content, _DTYPES[tensor.kind])
     if 0 in tensor.shape:
         return np.empty(tensor.shape, data.dtype)
     if data.size < tensor.count or math.prod(tensor.shape) > data.size:

@@ -51,13 +51,13 @@ def mean_extent(grid: Grid) -> float:
 
 
 def memory_bytes(pair: Pair) -> int:
-    """Estimated peak of a refinement: 200 MB, 63 float32 volumes of the finest grid, and with labels two of the
+    """Estimated peak of a refinement: 63 float32 volumes of the finest grid, and with labels two of the
     larger label map for each channel.
 
     Without labels an upper bound: 6 % above what the correlation with a field as fine as the image took at 5 million
     voxels; others take about two thirds. The labels' part is the making of their channels.
     """
-    needed = 200_000_000 + 4 * 63 * region_grid(pair.fixed.grid, pair.mask).voxel_count
+    needed = 4 * 63 * region_grid(pair.fixed.grid, pair.mask).voxel_count
     if pair.labels is not None:
         channels = min(len(common_labels(pair.labels)), LABEL_CHANNELS)
         needed += 4 * 2 * channels * max(image.array.size for image in pair.labels)

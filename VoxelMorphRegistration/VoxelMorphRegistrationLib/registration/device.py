@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import DeviceError
 from ..images.grid import Grid
 from ..networks.model import Model, load_model
+from .memory import available_memory, images_bytes, network_bytes
 
 if TYPE_CHECKING:
     from .settings import Settings
@@ -30,34 +28,20 @@ def choose_device(name: str) -> str:
     return name
 
 
-def available_memory(device: str) -> int | None:
-    """Free bytes on the device, or None where that cannot be told."""
-    if device == "cuda":
-        import torch
+def with_memory(
+    network: Model, grid: Grid, images: tuple[Grid, Grid], settings: Settings, warnings: list[str]
+) -> Model:
+    """The network on a device with enough memory. Raises DeviceError when not even the CPU has it.
 
-        return torch.cuda.mem_get_info()[0]
-    try:
-        with Path("/proc/meminfo").open(encoding="ascii") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        pass
-    if sys.platform == "win32":
-        return None
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
-        return None
-
-
-def with_memory(network: Model, grid: Grid, settings: Settings, warnings: list[str]) -> Model:
-    """The network on a device with enough memory. Raises DeviceError when not even the CPU has it."""
-    needed = network.card.memory_bytes(grid.voxel_count)
+    grid: the largest working grid. images: grids of the fixed and the moving image.
+    """
+    needed = network_bytes(network.card, grid.voxel_count)
     if network.device != "cpu":
         free = available_memory(network.device)
         if free is None or needed <= free:
             return network
         network = on_cpu(network, settings.precision, warnings)
-    check_memory(needed, f"The working grid of {'x'.join(map(str, grid.size))} voxels")
+    check_memory(needed + images_bytes(*images), f"The working grid of {'x'.join(map(str, grid.size))} voxels")
     return network
 
 
@@ -75,9 +59,3 @@ def on_cpu(network: Model, precision: str, warnings: list[str]) -> Model:
         raise DeviceError("The GPU has too little memory, and the model has no file to load it on the CPU from.")
     warnings.append("The GPU has too little memory for this pair; the network ran on the CPU.")
     return load_model(network.path, "cpu", precision, trust=network.trusted)
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    import torch
-
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower()

@@ -12,8 +12,9 @@ from ..images.grid import Grid
 from ..images.image import resample, smoothed
 from ..networks.card import ModelCard
 from ..networks.model import Model
-from .device import on_cpu, out_of_memory
+from .device import on_cpu
 from .intensity import intensity_scale, normalised
+from .memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from .inputs import Inputs
@@ -52,7 +53,7 @@ def deform(
         try:
             step = run_network(network, *pair, grid)
         except RuntimeError as error:
-            if network.device == "cpu" or not out_of_memory(error):
+            if network.device == "cpu" or not is_out_of_memory(error):
                 raise
             network = on_cpu(network, precision, run.warnings)
             step = run_network(network, *pair, grid)

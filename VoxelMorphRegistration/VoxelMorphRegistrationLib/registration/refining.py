@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..fields.warp import warp_image
-from .device import check_memory, out_of_memory
+from .device import check_memory
 from .intensity import intensity_window
+from .memory import images_bytes, is_out_of_memory
 from .result import Preview
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def refine_pair(
         # Apple's GPU lacks 3D interpolation.
         device = "cpu"
         run.warnings.append("The refinement ran on the CPU: the Apple GPU cannot interpolate volumes.")
-    check_memory(memory_bytes(work), "The refinement")
+    check_memory(memory_bytes(work) + images_bytes(work.fixed.grid, work.moving.grid), "The refinement")
     similarity, reason = settings.similarity, "As set."
     if similarity == "auto":
         similarity, reason = choose_similarity(work, start)
@@ -92,7 +93,7 @@ def refine_pair(
     try:
         result = refine(work, start, options, device=device, progress=report, preview=show)
     except RuntimeError as error:
-        if device == "cpu" or not out_of_memory(error):
+        if device == "cpu" or not is_out_of_memory(error):
             raise
         run.warnings.append("The GPU has too little memory for this pair; the refinement ran on the CPU.")
         result = refine(work, start, options, progress=report, preview=show)

@@ -47,7 +47,7 @@ def network_and_grids(
     network = loaded(model, settings, inputs.fixed.grid.dimension, trust)
     grids = pass_grids(surroundings(inputs.fixed.grid, inputs.region), network.card, settings)
     largest = max(grids, key=lambda grid: grid.voxel_count)
-    return with_memory(network, largest, settings, warnings), grids
+    return with_memory(network, largest, (inputs.fixed.grid, inputs.moving.grid), settings, warnings), grids
 
 
 def loaded(model: Model | None, settings: Settings, dimension: int, trust: bool = False) -> Model:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, SettingsError
+from ..networks.facts import MOST_FEATURES, MOST_LEVELS
 from ..networks.unet import DEFAULT_DECODER, DEFAULT_ENCODER
 from .anatomy import AnatomySection, AnatomySource
 from .images import ImageSource, ImagesSection
@@ -24,6 +25,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+# No setting is larger; NaN and infinity are none.
+LARGEST_NUMBER = 1e12
 PRECISIONS = ("float32", "bfloat16")
 SOURCES = ("shapes", "anatomy", "images")
 CHOICES = {
@@ -125,6 +128,15 @@ class TrainingConfig:
     validation: ValidationSection = field(default_factory=ValidationSection)
 
     def __post_init__(self) -> None:
+        if not is_plain_name(self.name):
+            raise SettingsError(
+                "name must be a plain name of 1 to 100 characters: it names a folder, and leads to no other."
+            )
+        for key, counts in (("encoder", self.network.encoder), ("decoder", self.network.decoder)):
+            if not 1 <= len(counts) <= MOST_LEVELS or not all(1 <= count <= MOST_FEATURES for count in counts):
+                raise SettingsError(
+                    f"network.{key} must be 1 to {MOST_LEVELS} whole numbers from 1 to {MOST_FEATURES}."
+                )
         if len(self.shape) not in (2, 3):
             raise SettingsError(f"shape must have 2 or 3 sizes, not {len(self.shape)}.")
         stride = self.stride
@@ -214,8 +226,8 @@ def load_config(path: Path | str) -> TrainingConfig:
             values = tomllib.load(file)
     except OSError as error:
         raise InputError(f"The training configuration {path} cannot be read: {error.strerror}.") from error
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"The training configuration {path} is no valid TOML: {error}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"The training configuration {path} is no valid TOML: {str(error)[:200]}.") from error
     return config_from_dict(values)
 
 
@@ -228,7 +240,7 @@ def _section(kind: Any, values: dict, prefix: str):
     types = typing.get_type_hints(kind)
     unknown = sorted(set(values) - set(types))
     if unknown:
-        raise SettingsError(f"Unknown training setting '{prefix}{unknown[0]}'. Known: {', '.join(types)}.")
+        raise SettingsError(f"Unknown training setting '{prefix}{unknown[0][:40]}'. Known: {', '.join(types)}.")
     checked = {name: _checked(types[name], value, prefix + name) for name, value in values.items()}
     try:
         return kind(**checked)
@@ -246,13 +258,28 @@ def _checked(kind: Any, value, name: str):
     if typing.get_origin(kind) is tuple:
         inner = typing.get_args(kind)
         if not isinstance(value, (list, tuple)) or (inner[-1] is not Ellipsis and len(value) != len(inner)):
-            raise SettingsError(f"Training setting '{name}' must be a list of numbers, not {value!r}.")
+            raise SettingsError(f"Training setting '{name}' must be a list of numbers, not {repr(value)[:80]}.")
         return tuple(_checked(inner[0], item, name) for item in value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if kind is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST_NUMBER:
         value = float(value)
     if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
-        raise SettingsError(f"Training setting '{name}' must be of type {kind.__name__}, not {value!r}.")
+        shown = f"a whole number of {value.bit_length()} bits" if type(value) is int else repr(value)[:80]
+        raise SettingsError(f"Training setting '{name}' must be of type {kind.__name__}, not {shown}.")
+    if isinstance(value, (int, float)) and not abs(value) <= LARGEST_NUMBER:
+        # NaN among them, which is neither smaller nor larger than any limit.
+        raise SettingsError(f"Training setting '{name}' must be a number of at most {LARGEST_NUMBER:g}.")
     return value
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a text names a file of its own folder on every system, and no other place."""
+    return (
+        1 <= len(name) <= 100
+        and name.isprintable()
+        and not set(name) & set('/\\:*?"<>|')
+        and name == name.strip(". ")
+        and not name.startswith("-")
+    )
 
 
 def with_scans(config: TrainingConfig, folder: Path | str) -> TrainingConfig:

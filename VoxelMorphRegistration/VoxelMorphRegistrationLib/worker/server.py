@@ -18,10 +18,11 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from ..errors import Cancelled, DeviceError, VoxelMorphError
+from ..errors import Cancelled, VoxelMorphError
 from ..networks.model import Model, load_model
 from ..networks.shelf import find_model
 from ..registration.device import choose_device
+from ..registration.memory import is_out_of_memory, too_little_memory
 from ..registration.progress import STOP_HERE
 from ..registration.register import register
 from ..registration.result import Preview
@@ -158,9 +159,9 @@ class Server:
             return "error", messages.error_content(error)
         except Exception as error:
             # The boundary of the process: what is not expected becomes a reply, too, and its traceback a log.
-            if _out_of_memory(error):
+            if is_out_of_memory(error):
                 self._free_memory()
-                return "error", messages.error_content(_too_little_memory())
+                return "error", messages.error_content(too_little_memory())
             self._send("log", message["id"], text=traceback.format_exc())
             text = f"The registration failed unexpectedly ({type(error).__name__}: {error}). The log has the details."
             return "error", messages.error_content(WorkerError(text))
@@ -244,15 +245,3 @@ class Server:
         self._kept = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def _out_of_memory(error: Exception) -> bool:
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
-
-
-def _too_little_memory() -> DeviceError:
-    return DeviceError(
-        "There is too little memory for these images. Close other programs, crop the fixed image, or set a coarser "
-        "working spacing."
-    )

@@ -1,0 +1,15 @@
+"""Files of strangers, damaged and senseless: each ends in a result or a sentence. Testing/Fuzz has more of them."""
+
+from __future__ import annotations
+
+import pytest
+from fuzz import fuzz
+
+# The kinds that take milliseconds a file; the script has all, and more files of each.
+QUICK = ("cards", "settings", "landmark tables", "Keras files", "models")
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_files_of_strangers_end_in_a_result_or_a_sentence(name, tmp_path):
+    counts = fuzz(name, 20, 1, tmp_path)
+    assert sum(counts.values()) >= 20
