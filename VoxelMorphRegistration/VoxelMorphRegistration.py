@@ -30,6 +30,7 @@ from slicer.ScriptedLoadableModule import (
 from VoxelMorphRegistrationLib.alignment.align import METHODS as ALIGNMENTS
 from VoxelMorphRegistrationLib.errors import Cancelled, InputError, SettingsError, VoxelMorphError
 from VoxelMorphRegistrationLib.mrml.targets import Outputs
+from VoxelMorphRegistrationLib.mrml.transforms import make_grids_linear
 from VoxelMorphRegistrationLib.panel import choices, installing
 from VoxelMorphRegistrationLib.panel.apply import ApplySection
 from VoxelMorphRegistrationLib.panel.bound import Binding, wrapper_of
@@ -100,7 +101,14 @@ This module follows the method of Balakrishnan, Zhao, Sabuncu, Guttag and Dalca:
 for deformable medical image registration, IEEE Transactions on Medical Imaging 38 (2019), 1788-1800.
 Please cite it, and the model that you used (its card names the source), in publications.
 """)
-        slicer.app.connect("startupCompleted()", registerSampleData)
+        slicer.app.connect("startupCompleted()", onStartupCompleted)
+
+
+def onStartupCompleted():
+    """Offer the samples; keep grids of loaded scenes linear, which Slicer reads back as cubic, panel or not."""
+    registerSampleData()
+    scene = slicer.mrmlScene
+    scene.AddObserver(scene.EndImportEvent, lambda caller, event: make_grids_linear(caller))
 
 
 def registerSampleData():
@@ -606,6 +614,6 @@ class VoxelMorphRegistrationTest(ScriptedLoadableModuleTest):
             time.sleep(0.01)
         self.assertEqual(len(ended), 1)
         self.assertIsInstance(ended[0], Outputs)
-        self.assertIn("registering", stages)
+        self.assertIn("refining", stages)
         self.assertEqual(slicer.util.arrayFromVolume(ended[0].volume).shape, (40, 40, 40))
         self.delayDisplay("Test passed")

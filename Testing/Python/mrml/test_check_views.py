@@ -88,8 +88,9 @@ def test_checkerboard_shows_each_volume_in_its_own_window(scene, views):
     warped.GetDisplayNode().SetWindowLevelMinMax(0, 2)
     squares = slicer.util.arrayFromVolume(check_views.show_checkerboard(fixed, warped))
     assert set(np.unique(squares)) == {127, 63}
-    with pytest.raises(InputError, match="one grid; 'Fixed' and 'Small'"):
-        check_views.show_checkerboard(fixed, flat_volume("Small", 1, cases.centred_grid((5, 5, 5), (2, 2, 2))))
+    warped.SetAndObserveImageData(None)
+    with pytest.raises(InputError, match="voxels of one number each, which 'Warped' has not"):
+        check_views.show_checkerboard(fixed, warped)
 
 
 def test_checkerboard_lies_where_the_fixed_volume_lies(scene, views, pair):
@@ -337,3 +338,45 @@ def test_what_the_user_showed_meanwhile_stays(scene, views, pair):
     own.GetDisplayNode().SetVisibility(True)
     state.restore()
     assert own.GetDisplayNode().GetVisibility()
+
+
+def test_checkerboard_compares_what_is_seen_under_transforms(scene):
+    """The second volume is moved by whole voxels along its first axis: the squares show it there."""
+    grid = cases.centred_grid((12, 14, 16), (2.0, 2.0, 2.0))
+    picture = cases.blobs(grid, 1)
+    fixed, moving = (cases.add_volume(picture, grid, name) for name in ("Fixed", "Moved"))
+    assert check_views.seen_on(fixed, moving) == pytest.approx(picture)
+    parent = cases.add_parent(scene, moving, cases.affine(shift=(4.0, 0.0, 0.0)))
+    seen = check_views.seen_on(fixed, moving)
+    assert seen[..., 2:] == pytest.approx(picture[..., :-2], abs=1e-2)
+    board = slicer.util.arrayFromVolume(check_views.show_checkerboard(fixed, moving))
+    moving.SetAndObserveTransformNodeID(None)
+    assert (slicer.util.arrayFromVolume(check_views.show_checkerboard(fixed, moving)) != board).any()
+    assert parent is not None
+
+
+def test_views_that_were_opened_after_a_check_are_put_back_like_their_neighbours(scene):
+    import panel_cases
+
+    grid = cases.centred_grid((8, 8, 8), (2.0, 2.0, 2.0))
+    first, second = (cases.add_volume(cases.blobs(grid), grid, name) for name in ("First", "Second"))
+    (view,) = panel_cases.add_slice_views(scene, 1)
+    view.SetBackgroundVolumeID(first.GetID())
+    before = view_state.ViewState.of(scene)
+    check_views.show_pair(first, second)
+    late = panel_cases.add_slice_views(scene, 2)[1]
+    late.SetBackgroundVolumeID(first.GetID())
+    late.SetForegroundVolumeID(second.GetID())
+    before.restore()
+    assert (late.GetBackgroundVolumeID(), late.GetForegroundVolumeID()) == (first.GetID(), None)
+
+
+@pytest.mark.parametrize(("factor", "alike"), [(1.02, True), (3.0, False)])
+def test_volumes_with_like_grey_levels_share_one_window(scene, factor, alike):
+    grid = cases.centred_grid((12, 12, 12), (2.0, 2.0, 2.0))
+    picture = cases.blobs(grid, 1)
+    fixed, warped = (cases.add_volume(one, grid, "Volume") for one in (picture, factor * picture))
+    fixed.GetDisplayNode().AutoWindowLevelOff()
+    fixed.GetDisplayNode().SetWindowLevel(123.0, 45.0)
+    assert display.show_with_one_window(warped, fixed) is alike
+    assert (warped.GetDisplayNode().GetWindow() == 123.0) is alike

@@ -368,3 +368,31 @@ assert "torch" not in sys.modules, "torch was imported"
         [sys.executable, "-c", f"import sys; sys.path[:0] = {paths!r}\n{script}"], capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr
+
+
+def test_printed_report_tears_nothing_and_leaves_no_page_half_empty(done):
+    from test_results import full_report
+    from VoxelMorphRegistrationLib.panel.results import _laid_out
+    from VoxelMorphRegistrationLib.results.html import html_report
+
+    width, height = 760.0, 1080.0
+    pixmap = qt.QPixmap(630, 500)
+    pixmap.fill(qt.QColor("#336699"))
+    buffer = qt.QBuffer()
+    buffer.open(qt.QIODevice.WriteOnly)
+    pixmap.save(buffer, "PNG")
+    page = html_report(full_report(), {"The picture": bytes(buffer.data().data())}, on_paper=True)
+    device = qt.QImage(760, 1080, qt.QImage.Format_RGB32)
+    document = _laid_out(page, device, width, height)
+    layout, pages, heading, block = document.documentLayout(), {}, None, document.begin()
+    while block.isValid():
+        place = layout.blockBoundingRect(block)
+        first, last = int(place.top() // height), int((place.bottom() - 1) // height)
+        if block.text() == "The picture":
+            heading = first
+        if "\ufffc" in block.text():
+            assert first == last == heading
+        pages[first] = max(pages.get(first, 0.0), place.bottom() - first * height)
+        block = block.next()
+    assert heading == document.pageCount() - 1 > 0
+    assert all(pages[number] > 0.6 * height for number in range(heading - 1))

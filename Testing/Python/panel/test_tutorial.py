@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from VoxelMorphRegistrationLib.alignment.align import METHODS
-from VoxelMorphRegistrationLib.registration.settings import REFINEMENTS
+from VoxelMorphRegistrationLib.registration.settings import QUALITIES, REFINEMENTS
 
 ROOT = Path(__file__).parents[3]
 UI = ROOT / "VoxelMorphRegistration/Resources/UI/VoxelMorphRegistration.ui"
@@ -61,7 +61,7 @@ def test_sections_and_labels_of_the_tutorial_are_in_the_panel(module):
 
 
 def test_choices_of_the_tutorial_can_be_made(module):
-    choices = {*METHODS, *REFINEMENTS, "grid", "arrows"}
+    choices = {*METHODS, *QUALITIES, *REFINEMENTS, "grid", "arrows"}
     assert set(quoted("`")) <= choices
 
 

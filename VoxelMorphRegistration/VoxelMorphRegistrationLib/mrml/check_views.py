@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import vtk
-from vtk.util.numpy_support import numpy_to_vtk
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 import slicer
 
@@ -20,7 +20,7 @@ from ..errors import InputError
 from . import display
 from .label_views import quiet_labels
 from .labels import Label
-from .names import FORMER_ROLE, PARENT_ATTRIBUTE
+from .names import FORMER_ROLE, PARENT_ATTRIBUTE, START_ATTRIBUTE
 from .segments_out import building, releasing, values_in
 from .steps import finish
 from .transforms import TRANSFORM_CLASS, image_data, linear_transform, matrix_from_vtk
@@ -87,15 +87,14 @@ def show_checkerboard(fixed_node, warped_node, square_mm: float | None = None):
 
     Slicer's views have no checkerboard, so it is a volume on the fixed grid: grey levels as both are displayed, one
     byte a voxel whatever the images hold, because their windows differ and cannot both be those of one volume.
-    It lies over the fixed volume, so that the fade works on it. square_mm: edge of a cube (a twelfth of the fixed
-    volume's longest side when None). Raises InputError when the two volumes are on different grids.
+    It lies over the fixed volume, so that the fade works on it, and compares both where they are seen, under whatever
+    transforms they are. square_mm: edge of a cube (a twelfth of the fixed volume's longest side when None). Raises
+    InputError when a volume has no voxels of one number.
     """
-    fixed, warped = (slicer.util.arrayFromVolume(node) for node in (fixed_node, warped_node))
-    if fixed.shape != warped.shape or fixed.ndim != 3:
-        raise InputError(
-            f"A checkerboard needs two volumes on one grid; '{fixed_node.GetName()}' and '{warped_node.GetName()}' "
-            "are on different ones. Choose the registered volume."
-        )
+    for node in (fixed_node, warped_node):
+        if node.GetImageData() is None or node.GetImageData().GetNumberOfScalarComponents() != 1:
+            raise InputError(f"A checkerboard needs voxels of one number each, which '{node.GetName()}' has not.")
+    fixed, warped = slicer.util.arrayFromVolume(fixed_node), seen_on(fixed_node, warped_node)
     spacing = np.array(fixed_node.GetSpacing())[::-1]
     if square_mm is None:
         square_mm = float((spacing * fixed.shape).max()) / _SQUARES
@@ -110,6 +109,49 @@ def show_checkerboard(fixed_node, warped_node, square_mm: float | None = None):
     shown.SetWindowLevelMinMax(0, 255)
     show_pair(fixed_node, node, 1.0)
     return node
+
+
+def seen_on(fixed_node, node) -> np.ndarray:
+    """The voxels of a volume where they are seen on the grid of another one, (K, J, I), whatever lies above the two.
+
+    Those of a volume that lies on the same grid are returned as they are. Outside, the smallest value.
+    """
+    if _same_place(fixed_node, node):
+        return slicer.util.arrayFromVolume(node)
+    between = vtk.vtkGeneralTransform()
+    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(
+        fixed_node.GetParentTransformNode(), node.GetParentTransformNode(), between
+    )
+    to_ras, to_ijk = vtk.vtkMatrix4x4(), vtk.vtkMatrix4x4()
+    fixed_node.GetIJKToRASMatrix(to_ras)
+    node.GetRASToIJKMatrix(to_ijk)
+    whole = vtk.vtkGeneralTransform()
+    whole.PostMultiply()
+    for part in (to_ras, between, to_ijk):
+        whole.Concatenate(part)
+    reslice = vtk.vtkImageReslice()
+    reslice.SetInputData(node.GetImageData())
+    reslice.SetResliceTransform(whole)
+    reslice.SetInterpolationModeToLinear()
+    reslice.SetBackgroundLevel(node.GetImageData().GetScalarRange()[0])
+    reslice.SetOutputSpacing(1, 1, 1)
+    reslice.SetOutputOrigin(0, 0, 0)
+    reslice.SetOutputExtent(*fixed_node.GetImageData().GetExtent())
+    reslice.Update()
+    output = reslice.GetOutput()
+    return vtk_to_numpy(output.GetPointData().GetScalars()).reshape(output.GetDimensions()[::-1])
+
+
+def _same_place(one, other) -> bool:
+    """Whether two volumes have one grid and lie under one transform."""
+    matrices = vtk.vtkMatrix4x4(), vtk.vtkMatrix4x4()
+    for node, matrix in zip((one, other), matrices, strict=True):
+        node.GetIJKToRASMatrix(matrix)
+    return (
+        one.GetImageData().GetDimensions() == other.GetImageData().GetDimensions()
+        and one.GetParentTransformNode() is other.GetParentTransformNode()
+        and np.allclose(matrix_from_vtk(matrices[0]), matrix_from_vtk(matrices[1]), atol=1e-4)
+    )
 
 
 def _as_displayed(node, array: np.ndarray) -> np.ndarray:
@@ -158,10 +200,22 @@ def _check_volume(like, what: str):
 def show_before_after(moving_node, warped_node, transform_node=None) -> None:
     """The moving volume as it lay (foreground, shown first) over the registered one; `fade` and `flick` compare them.
 
-    Where the moving volume is under the transform now, a second node that shares its voxels shows it as it was.
+    Where the moving volume is under the transform now, or an initial transform was given, which counts as "before" in
+    the report, too, a second node that shares its voxels shows it as it was.
     """
     before = moving_node
-    if transform_node is not None and _is_below(transform_node, moving_node):
+    started = transform_node is not None and transform_node.GetAttribute(START_ATTRIBUTE)
+    if started:
+        before = _check_volume(moving_node, f"{moving_node.GetName()} before")
+        before.SetAndObserveImageData(moving_node.GetImageData())
+        node = _check_node(moving_node.GetScene(), TRANSFORM_CLASS, "Position before")
+        recorded = json.loads(transform_node.GetAttribute(PARENT_ATTRIBUTE) or "null")
+        parent = np.eye(4) if recorded is None else np.array(recorded)
+        to_world = np.linalg.solve(np.array(json.loads(started)), parent)
+        node.SetAndObserveTransformToParent(linear_transform(to_world))
+        before.SetAndObserveTransformNodeID(node.GetID())
+        display.show_like(before, moving_node)
+    elif transform_node is not None and _is_below(transform_node, moving_node):
         before = _check_volume(moving_node, f"{moving_node.GetName()} before")
         before.SetAndObserveImageData(moving_node.GetImageData())
         before.SetAndObserveTransformNodeID(_former_parent(moving_node, transform_node))

@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 import slicer
 
 from ..errors import InputError
@@ -26,6 +28,9 @@ UNCHANGED_GREY = 0.45
 _ENTRIES = 256
 # A fifth of the colours stands for folds: the legend then has a green part, and one of its six labels is 0.
 _FOLD_ENTRIES = 51
+_LEGEND_FONT = 10
+# Of the range of grey levels: a sixth is what the eye still takes for the same grey.
+_ALIKE = 0.16
 _LEGEND_LABELS = 6
 # Moves the first boundary just above zero, so that a determinant of exactly 0 counts as folded.
 _NUDGE = 1e-6
@@ -117,6 +122,32 @@ def set_jacobian_range(volume_node, change: float) -> None:
             shown.SetWindowLevelMinMax(*jacobian_range(change))
 
 
+def show_with_one_window(volume_node, other_node) -> bool:
+    """Give a volume the window of another one where their grey levels are alike; returns whether they are.
+
+    Alike: darkest, middle and brightest twentieth differ by less than _ALIKE of the other one's range. Then equal
+    tissue has equal grey in both; with windows of their own it has not.
+    """
+    ranges = []
+    for node in (other_node, volume_node):
+        array = slicer.util.arrayFromVolume(node)
+        if array.ndim != 3:
+            return False
+        some = array[tuple(slice(None, None, max(n // 64, 1)) for n in array.shape)]
+        some = some[np.isfinite(some)]
+        if not some.size:
+            return False
+        ranges.append(np.quantile(some, (0.05, 0.5, 0.95)))
+    width = ranges[0][2] - ranges[0][0]
+    other = other_node.GetDisplayNode()
+    if other is None or width <= 0 or np.abs(ranges[0] - ranges[1]).max() > _ALIKE * width:
+        return False
+    shown = volume_node.GetDisplayNode()
+    shown.AutoWindowLevelOff()
+    shown.SetWindowLevel(other.GetWindow(), other.GetLevel())
+    return True
+
+
 def legend_node(volume_node):
     """The colour legend of a volume, or None."""
     return slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(volume_node)
@@ -131,6 +162,9 @@ def show_legend(volume_node, visible: bool = True) -> None:
         legend = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(volume_node)
     legend.SetTitleText("Volume\nmoving / fixed\n(green: fold)")
     legend.SetLabelFormat("%.1f")
+    for text in (legend.GetTitleTextProperty(), legend.GetLabelTextProperty()):
+        # Slicer's own size fills a third of a view.
+        text.SetFontSize(_LEGEND_FONT)
     legend.SetNumberOfLabels(_LEGEND_LABELS)
     legend.SetVisibility(visible)
 

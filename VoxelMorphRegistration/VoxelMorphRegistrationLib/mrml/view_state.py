@@ -114,6 +114,11 @@ class ViewState:
             node = self.scene.GetNodeByID(identity)
             if node is not None and node.IsA("vtkMRMLSliceCompositeNode"):
                 self._restore_layers(node, values)
+        # Views that were opened meanwhile, as by another layout, are as their neighbours.
+        usual = next(iter(self.layers.values()), None)
+        for node in composite_nodes(self.scene):
+            if usual is not None and node.GetID() not in self.layers:
+                self._restore_layers(node, usual)
         # After the layers: their link would spread the first view's place to the others.
         for identity, place in self.places.items():
             node = self.scene.GetNodeByID(identity)
@@ -189,5 +194,6 @@ def remove_shown(node) -> None:
     if segmentation is not None:
         finish(releasing(segmentation))
     for one in shown:
-        if one is not None:
+        # Slicer itself may have taken them with it; touching those again would be logged as an error.
+        if one is not None and one.GetScene() is not None:
             scene.RemoveNode(one)

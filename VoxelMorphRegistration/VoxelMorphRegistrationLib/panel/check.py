@@ -164,7 +164,9 @@ class CheckSection:
     def show_result(self) -> None:
         """After a registration: the warped volume over the fixed one; the section unfolds."""
         self.update()
-        if self._nodes().warped is not None:
+        nodes = self._nodes()
+        if nodes.warped is not None:
+            display.show_with_one_window(nodes.warped, nodes.fixed)
             self.show("fade")
         elif self._nodes().jacobian is not None:
             self.show("jacobian")

@@ -156,6 +156,12 @@ def keep_as_a(parameters) -> None:
             setattr(parameters, name, None)
 
 
+def named_outputs(parameters) -> dict:
+    """The outputs by kind: they count as those of a transform of the first version, which does not name its own."""
+    kinds = ("volume", "labels", "jacobian", "inverse")
+    return {kind: getattr(parameters, f"output{kind.capitalize()}") for kind in kinds}
+
+
 def kept_of_this_pair(parameters):
     """The transform of the result that was kept for comparison, while its volumes are the chosen ones; else None."""
     kept = parameters.keptTransform

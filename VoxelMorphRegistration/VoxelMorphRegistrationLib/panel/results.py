@@ -208,7 +208,7 @@ def _write(path: str | Path, report: dict, pictures: dict[str, bytes]) -> None:
     """Raises OutputError."""
     title = _("Registration report")
     if str(path).lower().endswith(".pdf"):
-        _print_pdf(html_report(report, pictures, title=title), str(path))
+        _print_pdf(html_report(report, pictures, title=title, on_paper=True), str(path))
     else:
         write_html_report(path, report, pictures, title=title, overwrite=True)
     slicer.util.showStatusMessage(_("The report was saved to {path}").format(path=path), 5000)
@@ -236,11 +236,7 @@ def _print_pdf(page: str, path: str) -> None:
     if not painter.begin(device):
         raise OutputError(f"The report could not be written to {path}. Check the folder and free space.")
     width, height = float(device.width()), float(device.height())
-    document = qt.QTextDocument()
-    document.documentLayout().setPaintDevice(device)
-    document.documentMargin = _PDF_MARGIN
-    document.setHtml(page)
-    document.setPageSize(qt.QSizeF(width, height))
+    document = _laid_out(page, device, width, height)
     for number in range(document.pageCount()):
         if number:
             device.newPage()
@@ -249,3 +245,13 @@ def _print_pdf(page: str, path: str) -> None:
         document.drawContents(painter, qt.QRectF(0.0, number * height, width, height))
         painter.restore()
     painter.end()
+
+
+def _laid_out(page: str, device, width: float, height: float):
+    """An HTML page as a text document in pages of this size, in the units of a paint device."""
+    document = qt.QTextDocument()
+    document.documentLayout().setPaintDevice(device)
+    document.documentMargin = _PDF_MARGIN
+    document.setHtml(page)
+    document.setPageSize(qt.QSizeF(width, height))
+    return document

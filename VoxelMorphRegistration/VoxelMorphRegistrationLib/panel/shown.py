@@ -8,7 +8,7 @@ from typing import Any
 
 from ..mrml.names import REPORT_ATTRIBUTE
 from ..mrml.results import results_of
-from .choices import kept_of_this_pair
+from .choices import kept_of_this_pair, named_outputs
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def shown_result(parameters) -> Shown:
     transform = _with_report(parameters.outputTransform if parameters else None) or kept
     if transform is None:
         return Shown()
-    found = results_of(transform)
+    found = results_of(transform, named_outputs(parameters))
     return Shown(
         transform=transform,
         fixed=found.fixed,

@@ -65,10 +65,12 @@ def html_report(
     names: Mapping[int, str] | None = None,
     *,
     title: str = "Registration report",
+    on_paper: bool = False,
 ) -> str:
-    """The page of write_html_report as text."""
+    """The page of write_html_report as text. on_paper: pictures come last, each on a page of its own."""
     plain = plain_report(report)
     lines = rows(plain, names)
+    shown = [_picture(caption, source, on_paper) for caption, source in (pictures or {}).items()]
     parts = [
         f'<h1 style="color: {_HEAD_COLOR}; font-size: 20pt; margin-bottom: 0">{html.escape(title)}</h1>',
         _subtitle(plain),
@@ -77,10 +79,11 @@ def html_report(
         *_group_tables(lines, ("Similarity",)),
         _segment_table(plain, label_names(plain, names)),
         *_group_tables(lines, ("Landmark error", "Deformation")),
-        *(_picture(caption, source) for caption, source in (pictures or {}).items()),
+        *([] if on_paper else shown),
         *_group_tables(lines, ("Run", "Time", "Settings")),
         _heading("Settings as JSON"),
         f'<pre style="font-size: 8pt; white-space: pre-wrap">{html.escape(json.dumps(plain["settings"]))}</pre>',
+        *(shown if on_paper else []),
     ]
     body = "\n".join(part for part in parts if part)
     return (
@@ -124,8 +127,11 @@ def _box(color: str, ink: str, lines: list[str]) -> str:
     )
 
 
-def _heading(text: str) -> str:
-    return f'<h2 style="color: {_HEAD_COLOR}; font-size: 13pt; margin-bottom: 4px">{html.escape(text)}</h2>'
+def _heading(text: str, new_page: bool = False) -> str:
+    style = f"color: {_HEAD_COLOR}; font-size: 13pt; margin-bottom: 4px"
+    if new_page:
+        style += "; page-break-before: always"
+    return f'<h2 style="{style}">{html.escape(text)}</h2>'
 
 
 def _table(headings: list[str], lines: list[list[str]], numeric: set[int]) -> str:
@@ -192,7 +198,7 @@ def _texts(part: dict, digits: int) -> dict[str, str]:
     return {"mean": number_text(part["mean"], digits), **{k: number_text(v, digits) for k, v in part["labels"].items()}}
 
 
-def _picture(caption: str, source: str | Path | bytes) -> str:
+def _picture(caption: str, source: str | Path | bytes, on_paper: bool) -> str:
     if isinstance(source, bytes):
         data = source
     else:
@@ -204,7 +210,8 @@ def _picture(caption: str, source: str | Path | bytes) -> str:
     if kind is None:
         raise OutputError(f"The picture '{caption}' for the report is neither PNG nor JPEG. Give one of these.")
     text = base64.b64encode(data).decode("ascii")
+    # In a paragraph of its own: Qt would take it into the heading's line, and tear that at the end of a page.
     return (
-        f'{_heading(caption)}<img src="data:image/{kind};base64,{text}" width="{_PICTURE_WIDTH}" '
-        f'style="max-width: 100%" alt="{html.escape(caption)}">'
+        f'{_heading(caption, on_paper)}<p><img src="data:image/{kind};base64,{text}" width="{_PICTURE_WIDTH}" '
+        f'style="max-width: 100%" alt="{html.escape(caption)}"></p>'
     )
