@@ -13,7 +13,7 @@ MODULE_FOLDER = Path(__file__).parents[2] / "VoxelMorphRegistration"
 LIBRARY = "VoxelMorphRegistrationLib"
 # From the top; a room may use those on the steps below its own, not those beside it.
 STAIRCASE = (
-    ("VoxelMorphRegistration", "__main__"),
+    ("VoxelMorphRegistration", "__main__", "geometry"),
     ("panel", "commands"),
     ("worker", "mrml"),
     ("training", "results"),

@@ -61,3 +61,12 @@ def test_what_tests_share_is_in_no_test_file():
     for path in (ROOT / "Testing" / "Python").rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"^(from|import) test_", text, re.MULTILINE), f"{path.name} imports a test file"
+
+
+def test_scripts_of_the_first_version_find_what_its_readme_named():
+    from VoxelMorphRegistrationLib import geometry
+
+    with pytest.warns(DeprecationWarning, match=r"images\.files now"):
+        assert geometry.read_image is VoxelMorphRegistrationLib.read_image
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        geometry.nothing  # noqa: B018
