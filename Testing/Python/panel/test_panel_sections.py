@@ -371,8 +371,8 @@ assert "torch" not in sys.modules, "torch was imported"
 
 
 def test_printed_report_tears_nothing_and_leaves_no_page_half_empty(done):
-    from test_results import full_report
     from VoxelMorphRegistrationLib.panel.results import _laid_out
+    from VoxelMorphRegistrationLib.panel.shown import shown_result
     from VoxelMorphRegistrationLib.results.html import html_report
 
     width, height = 760.0, 1080.0
@@ -381,7 +381,10 @@ def test_printed_report_tears_nothing_and_leaves_no_page_half_empty(done):
     buffer = qt.QBuffer()
     buffer.open(qt.QIODevice.WriteOnly)
     pixmap.save(buffer, "PNG")
-    page = html_report(full_report(), {"The picture": bytes(buffer.data().data())}, on_paper=True)
+    widget, _ = done
+    page = html_report(
+        shown_result(widget._parameterNode).report, {"The picture": bytes(buffer.data().data())}, on_paper=True
+    )
     device = qt.QImage(760, 1080, qt.QImage.Format_RGB32)
     document = _laid_out(page, device, width, height)
     layout, pages, heading, block = document.documentLayout(), {}, None, document.begin()
