@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..mrml.names import REPORT_ATTRIBUTE
+from ..mrml.names import REPORT_ATTRIBUTE, RESULT_ROLES
 from ..mrml.results import results_of
 from .choices import kept_of_this_pair
 
@@ -36,7 +36,8 @@ def shown_result(parameters) -> Shown:
     transform = _with_report(parameters.outputTransform if parameters else None) or kept
     if transform is None:
         return Shown()
-    found = results_of(transform)
+    outputs = {kind: _present(getattr(parameters, f"output{kind.capitalize()}")) for kind in RESULT_ROLES}
+    found = results_of(transform, outputs)
     return Shown(
         transform=transform,
         fixed=found.fixed,
