@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from ..images.grid import Grid, bounding_box
+from ..images.grid import Grid, bounding_box, working_grid
+from ..images.image import Image, resample
 
 if TYPE_CHECKING:
     from .displacement import DisplacementField
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 # Blocks of the determinant, small for the processor's cache, large against their margin of a slice on each side.
 BLOCK_VOXELS = 150_000
+# No piece of tissue of a `PIECES`th of the anatomy's mean extent (8 mm of a head) is pressed together or stretched more
+# than this. Measured: between brains of two people, whose single voxels reach 0.01 and 24, such pieces change by 0.4 to
+# 2.1; where a resection drew the surroundings in, by up to 11.
+POSSIBLE, PIECES = (0.2, 5.0), 24
 _SWAP = np.array([2, 1, 0])
 Result = TypeVar("Result")
 
@@ -42,6 +47,30 @@ class Folding:
 
     def to_dict(self) -> dict:
         return asdict(self)
+
+
+def change_of_pieces(field: DisplacementField, mask: np.ndarray, grid: Grid) -> tuple[float, float]:
+    """The smallest and the largest factor by which a field changes the volume of pieces of the anatomy (see `PIECES`).
+
+    mask: (K, J, I) bool of `grid`, where the anatomy is. (1, 1) where nothing of it can be measured.
+    """
+    box = bounding_box(mask)
+    start, size = (np.array(part)[::-1] for part in zip(*((s.start, s.stop - s.start) for s in box), strict=True))
+    used = grid.size > 1
+    extent = float(np.prod((size * grid.spacing)[used])) ** (1 / int(used.sum()))
+    coarse = working_grid(grid.cropped(start, size), extent / PIECES)
+    # Unknown outside the field, as are the pieces beside it.
+    parts = [Image(np.ascontiguousarray(field.displacement_ras[..., axis]), field.grid) for axis in range(3)]
+    u = np.stack([resample(part, coarse, None, np.nan, smooth=True).array for part in parts], -1).astype(np.float64)
+    voxels = u @ coarse.ras_to_ijk[:3, :3].T
+    jacobian = np.tile(np.eye(3), (*coarse.shape, 1, 1))
+    for axis in range(3):
+        if coarse.shape[axis] > 1:
+            jacobian[..., 2 - axis] += np.gradient(voxels, axis=axis)
+    determinant = np.linalg.det(jacobian)
+    inside = resample(Image(mask.astype(np.uint8), grid), coarse, smooth=True).array >= 0.5
+    found = determinant[inside & np.isfinite(determinant)]
+    return (float(found.min()), float(found.max())) if found.size else (1.0, 1.0)
 
 
 def linear_determinant(linear: np.ndarray, grid: Grid) -> float:

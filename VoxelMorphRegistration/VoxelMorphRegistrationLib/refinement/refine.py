@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from ..fields.displacement import DisplacementField
-from ..fields.folding import folded_voxels
+from ..fields.folding import POSSIBLE, change_of_pieces, folded_voxels
 from ..images import sampling
 from ..images.grid import working_grid
 from ..images.slabs import Box, boxes_of, each, grown, within
@@ -128,8 +128,9 @@ def refine(
                 # A network has explained a part before: that what is left is little says nothing.
                 unlike = not worth and start is None
             else:
-                detailed = worth
-                if not worth:
+                # What no tissue does is no detail: where something has no counterpart, all else is drawn there.
+                detailed = worth and _possible(pair, problem.field_of(flow))
+                if not detailed:
                     continue
         field = problem.field_of(_unfolded(problem, flow))
         if preview is not None and done < 1.0 and done - shown >= 0.1:
@@ -210,6 +211,12 @@ def _converged(problem: Problem, values: list[Any]) -> Any:
     if len(values) <= problem.patience:
         return False
     return values[-1] - values[-1 - problem.patience] < problem.smallest_gain * abs(values[-1])
+
+
+def _possible(pair: Pair, field: DisplacementField) -> bool:
+    """Whether a field does nothing to pieces of the anatomy that no tissue does."""
+    smallest, largest = change_of_pieces(field, pair.mask, pair.fixed.grid)
+    return smallest >= POSSIBLE[0] and largest <= POSSIBLE[1]
 
 
 def _unfolded(problem: Problem, flow: torch.Tensor) -> torch.Tensor:

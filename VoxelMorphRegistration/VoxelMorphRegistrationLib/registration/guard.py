@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from ..fields.displacement import DisplacementField
+from ..fields.folding import POSSIBLE, change_of_pieces
 from ..fields.warp import warp_image, warp_labels
 from ..images.boxes import box_sum
 from ..images.grid import Grid, bounding_box
@@ -117,13 +118,16 @@ class Verdict:
 
 
 def verdict(
-    comparisons: tuple[Comparison, ...], dice: tuple[float, float] | None = None, guided: bool = False
+    comparisons: tuple[Comparison, ...],
+    dice: tuple[float, float] | None = None,
+    guided: bool = False,
+    pieces: tuple[float, float] = (1.0, 1.0),
 ) -> Verdict:
     """Labels are the truth: a stage that lowers their overlap is worse, whatever the images say, and one that raises
     it clearly is not. Else it is worse when any measure of the images is.
 
     guided: the stage followed labels or landmarks by the user's wish, and has come closer to them: the images may
-    pay for it.
+    pay for it. pieces: the smallest and the largest factor by which it changes the volume of pieces of the anatomy.
     """
     gained = 0.0
     if dice is not None:
@@ -138,6 +142,10 @@ def verdict(
         for comparison in comparisons:
             if comparison.worse:
                 return Verdict(comparisons, dice, f"the images are less similar ({comparison})")
+        if pieces[0] < POSSIBLE[0] or pieces[1] > POSSIBLE[1]:
+            factors = f"{pieces[0]:.2g} to {pieces[1]:.2g}"
+            reason = f"it changed the volume of pieces of the anatomy by factors of {factors}, as no tissue does"
+            return Verdict(comparisons, dice, reason)
     return Verdict(comparisons, dice, "")
 
 
@@ -151,6 +159,10 @@ class Judge:
     def choose(self) -> str:
         """The similarity that suits the pair, as the refinement chooses it."""
         return choose_similarity(self._averaged(VOXELS), None)[0]
+
+    def pieces(self, field: DisplacementField) -> tuple[float, float]:
+        """By which factors a field changes the volume of pieces of the region, the smallest and the largest."""
+        return change_of_pieces(field, self.pair.mask, self.pair.fixed.grid)
 
     def compare(
         self, similarity: str, before: DisplacementField | None, after: DisplacementField
@@ -284,7 +296,7 @@ class Checks:
             nearer = pair.labels is not None and dice[1] > dice[0]
         if pair.points is not None:
             nearer = nearer or _landmark_error(pair, field) < _landmark_error(pair, start)
-        kept = self._kept(stage, verdict(comparisons, dice, nearer))
+        kept = self._kept(stage, verdict(comparisons, dice, nearer, self.judge(pair).pieces(field)))
         if kept and carried is not None:
             self.carried["after"] = carried
         return kept

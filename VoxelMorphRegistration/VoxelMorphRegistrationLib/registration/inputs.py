@@ -119,17 +119,18 @@ def usable_image(image: Image, role: str, warnings: list[str]) -> Image:
 
 def _check_numbers(image: Image, lowest: float, highest: float) -> None:
     """Raise InputError where the values are too large or too small for float32, or too alike for its digits."""
-    largest = max(abs(lowest), abs(highest))
     low, high = intensity_window(image, 0.5, 99.5)
-    if largest > LARGEST_VALUE or high - low < SMALLEST_SPREAD:
-        raise InputError(
-            f"The {image.name} holds values from {lowest:g} to {highest:g}, which single precision cannot hold. "
-            "Multiply them by a number that brings them to between 1 and 1000."
-        )
-    if high - low < FEWEST_STEPS * float(np.spacing(np.float32(max(abs(low), abs(high))))):
+    with np.errstate(over="ignore", invalid="ignore"):
+        step = float(np.spacing(np.float32(max(abs(low), abs(high)))))
+    if high - low < FEWEST_STEPS * step:
         raise InputError(
             f"The {image.name} holds values that differ by {high - low:g} only, around {low:g}: more digits than "
             f"single precision has. Subtract about {low:g} from them."
+        )
+    if max(abs(lowest), abs(highest)) > LARGEST_VALUE or high - low < SMALLEST_SPREAD:
+        raise InputError(
+            f"The {image.name} holds values from {lowest:g} to {highest:g}, which single precision cannot hold. "
+            "Multiply them by a number that brings them to between 1 and 1000."
         )
 
 

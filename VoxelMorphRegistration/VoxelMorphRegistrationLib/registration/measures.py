@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..fields.folding import linear_determinant
+from ..fields.folding import change_of_pieces, linear_determinant
 from ..fields.warp import warp_image
 from ..images.grid import Grid
 from ..images.image import Image
@@ -51,6 +51,7 @@ def measured(
     determinant, inside = deformation.volume_change(region, fixed.grid)
     folding = {
         "inside": inside.to_dict(),
+        "pieces": dict(zip(("minimum", "maximum"), change_of_pieces(deformation, region, fixed.grid), strict=True)),
         "volume": {"count": int(np.count_nonzero(determinant.array <= 0)), "voxels": fixed.grid.voxel_count},
     }
     run.report(0.3)

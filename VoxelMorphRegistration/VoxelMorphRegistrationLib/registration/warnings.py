@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..alignment.align import SURE_EVIDENCE
+from ..fields.folding import POSSIBLE
 
 # A report warns when less of the fixed anatomy, in percent, is covered by the moving image: where the alignment may be
 # wrong, and where it is sure (two crops of one image, which show half of each other, are a good result).
@@ -24,7 +25,7 @@ def warn(
     """
     _warn_of_alignment(warnings, found["covered_percent"], gains["aligned"], evidence)
     _warn_of_stages(warnings, gains["after"], checks)
-    _warn_of_folds(warnings, found["folding"]["inside"])
+    _warn_of_folds(warnings, found["folding"])
     _warn_of_landmarks(warnings, found["tre_mm"])
 
 
@@ -77,11 +78,20 @@ def _gained(check: dict) -> bool:
     )
 
 
-def _warn_of_folds(warnings: list[str], inside: dict) -> None:
+def _warn_of_folds(warnings: list[str], folding: dict) -> None:
+    inside = folding["inside"]
     if inside["count"] or inside["any_corner_count"]:
         warnings.append(
             f"The deformation folds in {inside['count']} voxels ({inside['any_corner_count']} by the stricter count). "
             "Look at the Jacobian map, and do not trust the result there."
+        )
+        return
+    low, high = folding["pieces"]["minimum"], folding["pieces"]["maximum"]
+    if low < POSSIBLE[0] or high > POSSIBLE[1]:
+        warnings.append(
+            f"The deformation changes the volume of pieces of the anatomy by factors of {low:.2g} to {high:.2g}, as no "
+            "tissue does: one image may show what the other lacks (a resection, another field of view). Look at the "
+            "Jacobian map, and do not trust the result there."
         )
 
 

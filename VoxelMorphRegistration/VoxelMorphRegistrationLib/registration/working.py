@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # The network sees this much around what is brighter than the background: a part of its longest side (5 mm of a brain),
 # and at least some of the image's smallest voxel sides.
 SURROUNDINGS, SURROUNDING_VOXELS = 0.03, 5
+# A network has nothing to see in an image of fewer of its voxels than this, along the longest axis.
+SMALLEST_WIDTH = 4.0
 
 
 def surroundings(grid: Grid, mask: np.ndarray) -> Grid:
@@ -88,6 +90,13 @@ def network_grid(fixed: Grid, card: ModelCard, settings: Settings, scale: float 
         fitting = (np.prod(extents) / (card.target_voxels or 1_000_000)) ** (1 / len(extents))
         # Finer than the image itself shows the network nothing new.
         spacing = max(fitting, min(s for s, n in zip(fixed.spacing, fixed.size, strict=True) if n > 1))
+    wide = max(s * n / own for s, n, own in zip(fixed.spacing, fixed.size, np.broadcast_to(spacing, (3,)), strict=True))
+    if wide < SMALLEST_WIDTH:
+        raise InputError(
+            f"The fixed image's anatomy is {wide * float(np.max(spacing)):.3g} mm wide, and the model '{card.name}' "
+            f"works with voxels of {float(np.max(spacing)):g} mm: it would see {wide:.1f} of them. Choose a general "
+            "model, which works at any scale, or set the working spacing."
+        )
     if card.shape_kji is not None:
         return _locked_grid(fixed, card, spacing)
     return working_grid(fixed, np.asarray(spacing) * scale, card.stride, card.orientation)
