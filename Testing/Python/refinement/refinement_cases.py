@@ -6,6 +6,8 @@ from grids import make_grid
 from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
 from VoxelMorphRegistrationLib.fields.warp import warp_image
 from VoxelMorphRegistrationLib.images.image import Image
+from VoxelMorphRegistrationLib.registration.register import register
+from VoxelMorphRegistrationLib.registration.settings import Settings
 
 
 def textured(grid, seed=0, center=(0, 0, 0)):
@@ -33,3 +35,17 @@ def known_pair(fixed_grid, moving_grid):
     fine = textured(make_grid((110, 110, 110), (0.7, 0.7, 0.7)))
     u = DisplacementField(displacement(fixed_grid.positions()).astype(np.float32), fixed_grid)
     return warp_image(fine, fixed_grid, u, background=0.0).renamed("fixed"), moving
+
+
+def refined(fixed, moving, preset="default", **settings):
+    return register(
+        fixed,
+        moving,
+        settings=Settings(model="none", refinement=preset, alignment="none", device="cpu", **settings),
+    )
+
+
+GRIDS = [
+    (make_grid((56, 56, 56)), make_grid((60, 60, 60))),
+    (make_grid((60, 50, 36), (1, 1.2, 1.6), (10, 25, -15), left_handed=True), make_grid((64, 64, 40), (1, 1, 1.5))),
+]

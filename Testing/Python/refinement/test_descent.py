@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from test_refinement import GRIDS, known_pair, refined
+from refinement_cases import GRIDS, known_pair, refined
 from VoxelMorphRegistrationLib.refinement.levels import Level, Options, Stage
 from VoxelMorphRegistrationLib.refinement.pair import Pair
 from VoxelMorphRegistrationLib.refinement.problem import Problem

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from grids import make_grid, rotation
-from refinement_cases import displacement, known_pair, textured
+from refinement_cases import GRIDS, displacement, known_pair, refined, textured
 from small_models import save_centroid_model
 from VoxelMorphRegistrationLib.errors import Cancelled, DeviceError, InputError, SettingsError
 from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
@@ -32,20 +32,6 @@ def errors(result, grid):
     points = grid.positions()[np.linalg.norm(grid.positions(), axis=-1) < 16]
     truth = points + displacement(points)
     return np.linalg.norm(points - truth, axis=1), np.linalg.norm(result.transform_points(points) - truth, axis=1)
-
-
-def refined(fixed, moving, preset="default", **settings):
-    return register(
-        fixed,
-        moving,
-        settings=Settings(model="none", refinement=preset, alignment="none", device="cpu", **settings),
-    )
-
-
-GRIDS = [
-    (make_grid((56, 56, 56)), make_grid((60, 60, 60))),
-    (make_grid((60, 50, 36), (1, 1.2, 1.6), (10, 25, -15), left_handed=True), make_grid((64, 64, 40), (1, 1, 1.5))),
-]
 
 
 @pytest.mark.parametrize("grids", GRIDS)
