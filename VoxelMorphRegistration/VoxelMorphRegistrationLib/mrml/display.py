@@ -29,7 +29,7 @@ _ENTRIES = 256
 # A fifth of the colours stands for folds: the legend then has a green part, and one of its six labels is 0.
 _FOLD_ENTRIES = 51
 _LEGEND_FONT = 10
-# Of the range of grey levels: a sixth is what the eye still takes for the same grey.
+# Of the range of grey levels. A choice, not yet measured.
 _ALIKE = 0.16
 _LEGEND_LABELS = 6
 # Moves the first boundary just above zero, so that a determinant of exactly 0 counts as folded.

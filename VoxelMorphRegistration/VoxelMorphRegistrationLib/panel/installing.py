@@ -16,7 +16,7 @@ from slicer.i18n import tr as _
 from ..errors import VoxelMorphError
 
 TORCH_REQUIREMENT = ">=2.5"
-# Of the wheels of PyTorch 2.5 to 2.13 with what they need, rounded up.
+# Rough sizes of what is downloaded, to be set by the wheels of a release.
 _CPU_SIZE, _CUDA_SIZE = "250 MB", "3 GB"
 
 

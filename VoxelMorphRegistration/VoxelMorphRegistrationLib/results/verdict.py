@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 GOOD, LOOK, BAD = "good", "look", "bad"
 TITLES = {GOOD: "Good", LOOK: "Look here", BAD: "Do not use"}
-# Dice of one structure that falls by more is named: twice what the same registration with another seed moves it.
+# These three are choices, not yet measured. Dice, of one structure or the mean, that falls by more is told.
 _FALLEN_DICE = 0.02
-# Percent of the anatomy that folds: refined results of the benchmark pairs stay at 0, failed ones are above 1.
+# Percent of the anatomy that folds: above, the result is not to be used.
 _MANY_FOLDS = 1.0
 # Percent of the fixed anatomy that the moving image covers: below, most of what is shown was never compared.
 _LITTLE_COVERED = 50.0
