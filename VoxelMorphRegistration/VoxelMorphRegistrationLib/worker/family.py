@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import wintypes
+from typing import Any
 
 _KILL_ON_CLOSE, _EXTENDED_LIMITS = 0x2000, 9
 _SET_QUOTA, _TERMINATE = 0x0100, 0x0001
@@ -65,7 +66,9 @@ class Family:
 
 
 def _kernel32():
-    library = ctypes.WinDLL("kernel32", use_last_error=True)  # type: ignore[attr-defined]
+    # Open to type checkers: only Windows has WinDLL.
+    loader: Any = ctypes
+    library = loader.WinDLL("kernel32", use_last_error=True)
     for name in ("CreateJobObjectW", "OpenProcess"):
         getattr(library, name).restype = wintypes.HANDLE
     library.CreateJobObjectW.argtypes = (ctypes.c_void_p, wintypes.LPCWSTR)

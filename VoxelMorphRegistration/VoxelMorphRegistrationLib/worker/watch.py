@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def end_with_input(folder: Path) -> None:
 
     Windows has no fork; there the processes are a family that the system itself ends (see family).
     """
-    if not hasattr(os, "fork"):
+    if sys.platform == "win32":
         return
     server = os.getpid()
     if os.fork() != 0:
@@ -35,6 +36,8 @@ def end_with_input(folder: Path) -> None:
 
 
 def _watch(server: int, folder: Path) -> None:
+    if sys.platform == "win32":
+        return
     nothing = os.open(os.devnull, os.O_RDWR)
     for number in (1, 2):
         os.dup2(nothing, number)
