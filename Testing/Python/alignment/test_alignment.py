@@ -276,7 +276,7 @@ def test_other_bad_input_is_refused_in_plain_words(fixed):
         align(fixed, fixed, "elastic")
     with pytest.raises(InputError, match="initial transform is singular"):
         align(fixed, fixed, "none", initial=np.diag([1.0, 1.0, 0.0, 1.0]))
-    with pytest.raises(InputError, match="no voxel with a finite value"):
+    with pytest.raises(InputError, match="The moving image has no usable values"):
         align(fixed, fixed.with_array(np.full(FIXED_GRID.shape, np.nan), "moving image"), "none")
     with pytest.raises(InputError, match="fixed mask"):
         align(fixed, fixed, "rigid", fixed_mask=Image(np.zeros(FIXED_GRID.shape), FIXED_GRID, "mask"))

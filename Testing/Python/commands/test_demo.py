@@ -161,7 +161,7 @@ def finished(tmp_path_factory, template, still_model):
     result = demo.run(
         folder,
         model=still_model,
-        settings=Settings(alignment="centers"),
+        settings=Settings(alignment="centers", refinement="off"),
         template=template,
         progress=lambda stage, fraction: stages.append(stage),
     )

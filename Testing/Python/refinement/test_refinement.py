@@ -197,7 +197,8 @@ def test_start_is_kept_when_nothing_better_is_found(monkeypatch):
     image = textured(make_grid((48, 48, 48)))
     report = refined(image, image.with_array(image.array + 5)).report
     assert report.largest_displacement_mm == 0 and not report.refinement["improved"]
-    assert any("its start was kept" in text for text in report.warnings)
+    # Nobody misses a deformation between images that are alike.
+    assert report.warnings == []
 
 
 def test_slices_are_refined():

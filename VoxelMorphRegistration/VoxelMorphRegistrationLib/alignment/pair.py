@@ -60,7 +60,10 @@ class Pair:
             fixed, moving = _squared(fixed), _squared(moving)
             start = start @ _onto_plane(fixed, moving, start)
         shown = moving.grid.transformed(np.linalg.inv(start))
-        frame = _frame(fixed.grid, work_spacing(fixed.grid, shown, 1.0) / UNITS)
+        # Images are reduced, never made finer.
+        used = fixed.grid.size > 1
+        own = float(np.prod(fixed.grid.spacing[used])) ** (1 / int(used.sum()))
+        frame = _frame(fixed.grid, max(work_spacing(fixed.grid, shown, 1.0), own) / UNITS)
         fixed_grid = fixed.grid.transformed(np.linalg.inv(frame))
         # The moving image as the start shows it in the fixed space.
         moving_grid = moving.grid.transformed(np.linalg.inv(start @ frame))

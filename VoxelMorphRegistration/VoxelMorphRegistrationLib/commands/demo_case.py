@@ -226,7 +226,8 @@ class DemoResult:
 
     def __str__(self) -> str:
         report = self.registration.report
-        names = {"before": "before", "aligned": f"after {report.settings['alignment']}", "after": "after the network"}
+        last = "after refinement" if report.refinement else "after the network"
+        names = {"before": "before", "aligned": f"after {report.settings['alignment']}", "after": last}
         lines = [
             f"  {'':<20}{'error in the brain, mm':^27}{'similarity':^20}",
             f"  {'':<20}{'mean':>9}{'95 %':>9}{'max':>9}{'NCC':>10}{'MI':>10}",

@@ -151,6 +151,8 @@ def _free_on_windows(library=None) -> int | None:
 
 def _free_on_macos() -> int | None:
     """Pages that are free or can be had at once, by vm_stat."""
+    if sys.platform == "win32":
+        return None
     try:
         done = subprocess.run(["/usr/bin/vm_stat"], capture_output=True, text=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -36,7 +36,8 @@ def end_with_input(folder: Path) -> None:
 
 
 def _watch(server: int, folder: Path) -> None:
-    assert sys.platform != "win32"
+    if sys.platform == "win32":
+        return
     nothing = os.open(os.devnull, os.O_RDWR)
     for number in (1, 2):
         os.dup2(nothing, number)
