@@ -507,10 +507,10 @@ def test_run_goes_on_while_another_module_is_open(panel, model_file):
 def test_garbage_from_the_worker_is_told(panel, module, model_file, monkeypatch, tmp_path, caplog):
     widget, *_ = panel
     press.choose_quick(widget, model_file)
-    client = press.client_of_program(tmp_path, "print('Welcome to Python')\nimport time; time.sleep(60)")
+    client = press.client_of_program(tmp_path, "print('{\"version\": 99}', flush=True)\nimport time; time.sleep(60)")
     monkeypatch.setattr(module.VoxelMorphRegistrationLogic, "worker", staticmethod(lambda: client))
     press.press_and_wait(widget)
-    assert "did not speak as it should: it sent 'Welcome to Python'" in widget.ui.statusLabel.text
+    assert "did not speak as it should: it sent a message of version 99" in widget.ui.statusLabel.text
     assert "did not speak" in told_texts(caplog)
     assert client.state == "off" and worker_cases.job_folders() == []
     monkeypatch.undo()

@@ -7,6 +7,7 @@ import importlib
 from pathlib import Path
 
 from ..errors import Cancelled, InputError, OutputError, SettingsError
+from ..training import experiments
 from .train import device_of
 
 # Module and help of each experiment.
@@ -77,7 +78,7 @@ def experiment(args: argparse.Namespace) -> int:
     if args.go_on and args.overwrite:
         raise SettingsError("Give --continue or --overwrite, not both.")
     output, name = Path(args.output), args.experiment
-    module = importlib.import_module(f"{__package__}.{EXPERIMENTS[name][0]}")
+    module = importlib.import_module(f"{experiments.__name__}.{EXPERIMENTS[name][0]}")
     existing = [path for path in (output / f"{name}.csv", output / f"{name}.png") if path.exists()]
     if existing and not (args.go_on or args.overwrite):
         raise OutputError(f"{existing[0]} exists. Give --continue, --overwrite, or another folder.")
