@@ -105,7 +105,7 @@ def draw_overview(
 def _draw_head(draw, report, titles: dict[str, str], left: dict[str, int], width: int) -> None:
     alignment = report.settings.get("alignment", "affine")
     passes = "1 pass" if report.passes == 1 else f"{report.passes} passes"
-    refined = report.settings.get("refinement", "off")
+    refined = report.refinement["preset"] if report.refinement else "off"
     first = (
         f"Model {report.model['name']}, alignment {alignment}, {passes}, "
         + (f"refinement {refined}, " if refined != "off" else "")
