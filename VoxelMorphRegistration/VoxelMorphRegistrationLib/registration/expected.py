@@ -6,27 +6,31 @@ made of. How many of these a registration takes was measured; Testing/Benchmarks
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from ..images.grid import bounding_box
 from .choice import resolved
 from .working import pass_grids
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..images.grid import Grid
     from ..networks.card import ModelCard
     from .settings import Settings
 
 PROBE_SIZE, PROBE_ROUNDS = 64, 3
-# Units of the probe: what the alignment takes, reduced to a fixed size; a million voxels of the finest images refined;
-# a million voxels of a network's pass; a million voxels of the fixed image warped and measured.
-ALIGNMENT_UNITS = {"none": 3.0, "centers": 3.0, "mass": 3.0, "rigid": 30.0, "similarity": 45.0, "affine": 45.0}
-REFINED_UNITS = {"off": 0.0, "coarse": 2.0, "fast": 12.0, "default": 70.0, "accurate": 150.0}
-PASS_UNITS, WRITTEN_UNITS = 6.0, 3.0
-# Of the fixed image that is anatomy, where that is not known yet.
-USUAL_PART = 0.6
+# Units of the probe: what the alignment takes, reduced to a fixed size; a million voxels of the box around the anatomy
+# refined; a million voxels of a network's pass; a million voxels of the fixed image warped and measured. Of a bent ball
+# at 64 and 128 voxels a side (alignment 47 to 55, coarse 2 to 6, fast 15 to 34, default 40 to 60, the rest 7 to 11);
+# between people the default takes more, since it goes on in detail. Those of a pass are a guess.
+ALIGNMENT_UNITS = {"none": 3.0, "centers": 3.0, "mass": 3.0, "rigid": 33.0, "similarity": 50.0, "affine": 50.0}
+REFINED_UNITS = {"off": 0.0, "coarse": 3.0, "fast": 18.0, "default": 60.0, "accurate": 90.0}
+PASS_UNITS, WRITTEN_UNITS = 6.0, 8.0
+# Of the fixed image that is in the box around the anatomy, where that is not known yet.
+USUAL_PART = 0.7
 
 
 def probe_seconds(device: str = "cpu") -> float:
@@ -58,7 +62,9 @@ def expected_seconds(
     that is known. card: of the network that is named, if one is.
     """
     settings = resolved(settings)
-    part = USUAL_PART if region is None else max(float(np.mean(region)), 0.01)
+    part = USUAL_PART
+    if region is not None and region.any():
+        part = math.prod(side.stop - side.start for side in bounding_box(region)) / region.size
     millions = fixed.voxel_count / 1e6
     units = ALIGNMENT_UNITS[settings.alignment] + WRITTEN_UNITS * millions
     units += REFINED_UNITS[settings.refinement] * millions * part
