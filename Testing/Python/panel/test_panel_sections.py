@@ -340,8 +340,9 @@ def test_panel_never_imports_torch(model_file):
     """A registration from the first click to the report, in a process of its own."""
     import subprocess
 
-    from conftest import MODULE_FILE
+    from rooms import MODULE_FOLDER
 
+    module_file = MODULE_FOLDER / "VoxelMorphRegistration.py"
     script = f"""
 import sys, tempfile
 import slicer
@@ -349,7 +350,7 @@ slicer.mrmlScene = slicer.vtkMRMLScene()
 import slicer_application, qt, mrml_cases, panel_cases, worker_cases
 slicer_application.start()
 import VoxelMorphRegistration as module
-slicer_application.add_module(module.VoxelMorphRegistration, {str(MODULE_FILE)!r})
+slicer_application.add_module(module.VoxelMorphRegistration, {str(module_file)!r})
 mrml_cases.make_nodes(slicer.mrmlScene)
 widget = slicer_application.open_panel(module.VoxelMorphRegistrationWidget)
 panel_cases.choose_quick(widget, {model_file!r})
@@ -362,8 +363,8 @@ widget.logic.worker().shutdown()
 assert qt.slot_errors == []
 assert "torch" not in sys.modules, "torch was imported"
 """
-    paths = [str(MODULE_FILE.parent), str(MODULE_FILE.parents[1] / "Testing/Harness")]
-    paths.append(str(MODULE_FILE.parents[1] / "Testing/Python"))
+    paths = [str(module_file.parent), str(module_file.parents[1] / "Testing/Harness")]
+    paths.append(str(module_file.parents[1] / "Testing/Python"))
     run = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path[:0] = {paths!r}\n{script}"], capture_output=True, text=True
     )
