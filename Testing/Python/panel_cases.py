@@ -40,6 +40,12 @@ def press_and_wait_for_progress(widget) -> None:
     assert widget._register.run is not None, widget.ui.statusLabel.text
 
 
+def told_texts(caplog, count: int = 1) -> str:
+    """What was shown in message boxes, once they were."""
+    worker_cases.spin(lambda: len([r for r in caplog.records if r.levelname == "ERROR"]) >= count, 5)
+    return "\n".join(record.getMessage() for record in caplog.records if record.levelname == "ERROR")
+
+
 def add_slice_views(scene, count: int = 2) -> list:
     """Slice views as the application has them: a slice node and a composite node each. Returns the latter."""
     views = []
