@@ -1,175 +1,277 @@
 """Small faults put into the library one at a time, and whether the tests of their room notice.
 
-    python Testing/Mutation/mutate.py images fields --count 20 --seed 1
+    python Testing/Mutation/mutate.py images fields --count 50 --seed 1 --minutes 9
 
-Works on a copy of the tree, so that nothing is left behind. Each fault is one of a sign, an operator, a comparison, a
-condition, a whole number or an axis. A fault survives when the tests of its room still pass. Survivors are printed as
-file, line, before and after; the last line counts them. Not part of the test run: it takes minutes a fault.
+A sample by seed of the faults of faults.py over the rooms named. Each room's tests run once to learn which lines each
+of them runs (lines_of_tests.py); a fault then meets only the tests that run its line, the fast ones first, until one
+fails. A fault survives when all of them pass, or when there are none. What was found is added to log.jsonl in --state;
+the same command goes on where it was cut. `--faults FILE` takes faults from a file of that form instead, for instance
+survivors, or known_faults.jsonl. Works on a copy of the tree. Linux and macOS; needs `coverage`. Not part of CI.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
+import hashlib
+import json
+import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from faults import Fault, faults, reached_by
+
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = Path("VoxelMorphRegistration/VoxelMorphRegistrationLib")
-ROOMS = ("images", "fields", "networks", "registration", "refinement", "alignment", "mrml", "worker", "results")
-SWAPS = {
-    ast.Add: "-",
-    ast.Sub: "+",
-    ast.Mult: "/",
-    ast.Div: "*",
-    ast.FloorDiv: "/",
-    ast.MatMult: "@ -1 *",
-    ast.Lt: "<=",
-    ast.LtE: "<",
-    ast.Gt: ">=",
-    ast.GtE: ">",
-    ast.Eq: "!=",
-    ast.NotEq: "==",
-    ast.Is: "is not",
-    ast.IsNot: "is",
-    ast.And: "or",
-    ast.Or: "and",
-}
-SIGNS = {
-    ast.Add: "+",
-    ast.Sub: "-",
-    ast.Mult: "*",
-    ast.Div: "/",
-    ast.FloorDiv: "//",
-    ast.MatMult: "@",
-    ast.Lt: "<",
-    ast.LtE: "<=",
-    ast.Gt: ">",
-    ast.GtE: ">=",
-    ast.Eq: "==",
-    ast.NotEq: "!=",
-    ast.Is: "is",
-    ast.IsNot: "is not",
-    ast.And: "and",
-    ast.Or: "or",
-}
+ROOMS = ("images", "fields", "registration", "refinement", "alignment", "mrml", "worker", "networks", "results")
+# Imported once; each fault's tests run in a fork of this process.
+HEAVY = ("torch", "numpy", "SimpleITK", "h5py", "pydicom", "nibabel", "PySide6.QtWidgets", "slicer", "pytest")
+QUICK_S = 1.0
 
 
 @dataclass(frozen=True)
-class Fault:
-    """Text from `start` to `end`, in bytes of the file, replaced by `text`."""
-
-    path: Path
-    line: int
-    start: int
-    end: int
-    text: str
+class Outcome:
+    outcome: str
+    by: str = ""
+    seconds: float = 0.0
+    tests: int = 0
 
 
-def offsets(source: bytes) -> list[int]:
-    """Where each line begins, in bytes."""
-    found = [0]
-    for line in source.splitlines(keepends=True):
-        found.append(found[-1] + len(line))
-    return found
+def copy_tree(target: Path) -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    for name in listed.stdout.decode().split("\0"):
+        if name and (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
 
 
-def faults(path: Path) -> Iterator[Fault]:
-    """Every fault that this file can be given, but in annotations and texts of messages."""
-    source = path.read_bytes()
-    starts = offsets(source)
-
-    def place(node: ast.AST, end: bool = False) -> int:
-        line, column = (node.end_lineno, node.end_col_offset) if end else (node.lineno, node.col_offset)
-        return starts[line - 1] + column
-
-    def between(left: ast.AST, right: ast.AST, kind: type) -> Fault | None:
-        a, b = place(left, True), place(right)
-        sign = SIGNS.get(kind)
-        at = source.find(sign.encode(), a, b) if sign else -1
-        return None if at < 0 else Fault(path, left.end_lineno, at, at + len(sign), SWAPS[kind])
-
-    tree = ast.parse(source)
-    annotations = {
-        id(part)
-        for node in ast.walk(tree)
-        for note in (getattr(node, "annotation", None), getattr(node, "returns", None))
-        if note is not None
-        for part in ast.walk(note)
-    }
-    for node in ast.walk(tree):
-        if id(node) in annotations:
-            continue
-        fault = None
-        if isinstance(node, ast.BinOp):
-            fault = between(node.left, node.right, type(node.op))
-        elif isinstance(node, ast.BoolOp):
-            fault = between(node.values[0], node.values[1], type(node.op))
-        elif isinstance(node, ast.Compare) and len(node.ops) == 1:
-            fault = between(node.left, node.comparators[0], type(node.ops[0]))
-        elif isinstance(node, ast.Constant) and type(node.value) is int:
-            fault = Fault(path, node.lineno, place(node), place(node, True), str(node.value + 1))
-        elif isinstance(node, ast.Constant) and type(node.value) is bool:
-            fault = Fault(path, node.lineno, place(node), place(node, True), str(not node.value))
-        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.Not)):
-            fault = Fault(path, node.lineno, place(node), place(node.operand), "")
-        elif isinstance(node, (ast.If, ast.IfExp)) and not isinstance(node.test, ast.Compare):
-            a, b = place(node.test), place(node.test, True)
-            fault = Fault(path, node.lineno, a, b, f"not ({source[a:b].decode()})")
-        if fault is not None:
-            yield fault
+def tests_of(room: str) -> Path:
+    return Path("Testing/Python") / room
 
 
-def survives(tree: Path, fault: Fault, tests: list[str], seconds: float) -> bool:
-    """Whether the tests pass with the fault. A run that takes longer than `seconds` counts as noticed."""
-    target = tree / fault.path.relative_to(ROOT)
-    source = target.read_bytes()
-    target.write_bytes(source[: fault.start] + fault.text.encode() + source[fault.end :])
-    try:
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *tests]
-        done = subprocess.run(command, cwd=tree, capture_output=True, timeout=seconds, check=False)
-        return done.returncode == 0
-    except subprocess.TimeoutExpired:
-        return False
-    finally:
-        target.write_bytes(source)
+class Map:
+    """Which tests of a room run which lines."""
+
+    def __init__(self, tree: Path, room: str, state: Path) -> None:
+        self.tree, self.room = tree, room
+        parts = sorted([*(tree / LIBRARY / room).rglob("*.py"), *(tree / tests_of(room)).rglob("*.py")])
+        digest = hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()[:12]
+        path = state / f"{room}-{digest}.json"
+        if not path.exists():
+            self._collect(path)
+        content = json.loads(path.read_text())
+        self.tests, self.lines = content["tests"], content["lines"]
+        broken = [name for name, test in self.tests.items() if not test["passed"]]
+        if broken:
+            print(f"{room}: these fail without a fault and are left out: {', '.join(broken)}", flush=True)
+        self.tests = {name: test for name, test in self.tests.items() if test["passed"]}
+
+    def _collect(self, path: Path) -> None:
+        environment = {
+            **os.environ,
+            "MUTATION_LINES": str(path),
+            "MUTATION_ROOM": str(LIBRARY / self.room),
+            "PYTHONPATH": str(Path(__file__).parent),
+        }
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "lines_of_tests"]
+        subprocess.run([*command, str(tests_of(self.room))], cwd=self.tree, env=environment, check=False)
+
+    def _running(self, file: str, lines) -> set[str]:
+        table = self.lines.get(file, {})
+        names = {name for line in lines for name in table.get(str(line), [])}
+        shared = {name.removeprefix("fixture ") for name in names if name.startswith("fixture ")}
+        return {name for name, test in self.tests.items() if name in names or shared & set(test["fixtures"])}
+
+    def running(self, file: str, line: int) -> list[str]:
+        """The tests that run what a fault of this line changes, in the order in which to try them.
+
+        Processes that tests start are not seen, so the tests of the worker are all tried where none is known.
+        """
+        folder = self.tree / LIBRARY / self.room
+        span, names = reached_by(ast.parse((folder / file).read_text()), line)
+        if span is not None:
+            found = self._running(file, span)
+        else:
+            found = set()
+            for path in folder.rglob("*.py"):
+                nodes = ast.walk(ast.parse(path.read_text()))
+                said = [n.lineno for n in nodes if getattr(n, "id", getattr(n, "attr", None)) in names]
+                found |= self._running(path.relative_to(folder).as_posix(), said)
+            found = found or self._running(file, self.lines.get(file, {})) or set(self.tests)
+        if not found and self.room == "worker":
+            found = set(self.tests)
+        # A file's tests stay together, for what they share is made once; the slow ones wait for all quick ones.
+        return sorted(
+            found,
+            key=lambda name: (self.tests[name]["seconds"] > QUICK_S, name.split("::")[0], self.tests[name]["seconds"]),
+        )
+
+    def seconds(self, tests: list[str]) -> float:
+        return sum(self.tests[name]["seconds"] for name in tests)
+
+
+def run_tests(tree: Path, tests: list[str], seconds: float) -> Outcome:
+    """The tests in a fork of this process, until one fails. A run that takes longer than `seconds` is noticed, too."""
+    scratch = tree.parent / "tmp"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    begun, output = time.monotonic(), tree.parent / "output.txt"
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setsid()
+            # The file's own folder is not on the tests' path.
+            sys.path[:] = [
+                entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent
+            ]
+            os.chdir(tree)
+            handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(handle, 1)
+            os.dup2(handle, 2)
+            os.environ["TMPDIR"] = tempfile.tempdir = str(scratch)
+            import pytest
+
+            code = pytest.main(
+                ["-x", "-q", "--no-header", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]
+            )
+            sys.stdout.flush()
+            os._exit(int(code))
+        finally:
+            os._exit(70)
+    status, late = None, False
+    while status is None:
+        done, found = os.waitpid(child, os.WNOHANG)
+        if done:
+            status = os.waitstatus_to_exitcode(found)
+        elif time.monotonic() - begun > seconds:
+            late = True
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            status = -signal.SIGKILL
+        else:
+            time.sleep(0.02)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+    took = round(time.monotonic() - begun, 1)
+    if status == 0:
+        return Outcome("survived", "", took, len(tests))
+    said = output.read_text(errors="replace").splitlines()
+    by = next((row for row in said if row.startswith(("FAILED", "ERROR"))), said[-1] if said else "")
+    return Outcome("killed", "out of time" if late else by[:300], took, len(tests))
+
+
+def known(rooms: list[str], count: int, seed: int) -> list[Fault]:
+    every = [
+        fault
+        for room in rooms
+        for path in sorted((ROOT / LIBRARY / room).rglob("*.py"))
+        for fault in faults(path, path.relative_to(ROOT / LIBRARY).as_posix())
+    ]
+    print(f"{len(every)} faults in {', '.join(rooms)}", flush=True)
+    random.Random(seed).shuffle(every)
+    return every[:count]
+
+
+def read(path: Path) -> list[dict]:
+    return [json.loads(row) for row in path.read_text().splitlines() if row.strip()] if path.exists() else []
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rooms", nargs="+", choices=ROOMS, metavar="ROOM", help=f"of {', '.join(ROOMS)}")
-    parser.add_argument("--count", type=int, default=20, help="faults a room (default: 20)")
+    parser.add_argument("rooms", nargs="*", metavar="ROOM", help=f"of {', '.join(ROOMS)}")
+    parser.add_argument("--count", type=int, default=30, help="how many faults (default: 30)")
     parser.add_argument("--seed", type=int, default=0, help="which ones (default: 0)")
-    parser.add_argument("--seconds", type=float, default=900.0, help="the longest run of the tests (default: 900)")
+    parser.add_argument("--faults", type=Path, help="a file of faults, those that were killed left out")
+    parser.add_argument("--state", type=Path, default=ROOT / "runs/mutation", help="where log and maps are kept")
+    parser.add_argument("--minutes", type=float, default=60.0, help="begin no further fault after (default: 60)")
     arguments = parser.parse_args()
+    if unknown := sorted(set(arguments.rooms) - set(ROOMS)):
+        parser.error(f"no room {', '.join(unknown)}; there are {', '.join(ROOMS)}")
+    begun = time.monotonic()
+    state: Path = arguments.state.resolve()
+    state.mkdir(parents=True, exist_ok=True)
+    log = state / "log.jsonl"
+    done = {Fault(**row["fault"]) for row in read(log)}
+    if arguments.faults:
+        rows = [row for row in read(arguments.faults) if row.get("outcome") != "killed"]
+        wanted = [Fault(**row["fault"]) for row in rows]
+    else:
+        wanted = known(arguments.rooms or list(ROOMS[:7]), arguments.count, arguments.seed)
+    left = [fault for fault in wanted if fault not in done]
+    os.environ["PYTHONDONTWRITEBYTECODE"], sys.dont_write_bytecode = "1", True
+    for name in HEAVY:
+        with contextlib.suppress(ImportError):
+            __import__(name)
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
-        skip = shutil.ignore_patterns(".git", "__pycache__", ".venv*", "*.ckpt")
-        shutil.copytree(ROOT, tree, ignore=skip)
-        made = left = 0
-        for room in arguments.rooms:
-            known = [fault for path in sorted((ROOT / LIBRARY / room).rglob("*.py")) for fault in faults(path)]
-            chosen = random.Random(f"{arguments.seed} {room}").sample(known, min(arguments.count, len(known)))
-            survivors = 0
-            for fault in chosen:
-                made += 1
-                if survives(tree, fault, [f"Testing/Python/{room}"], arguments.seconds):
-                    survivors += 1
-                    source = fault.path.read_bytes()
-                    before = source[fault.start : fault.end].decode()
-                    name = fault.path.relative_to(ROOT / LIBRARY)
-                    line = source.splitlines()[fault.line - 1].decode().strip()
-                    print(f"survived  {name}:{fault.line}  {before!r} -> {fault.text!r}  in: {line}", flush=True)
-            left += survivors
-            print(f"{room}: {survivors} of {len(chosen)} survived", flush=True)
-        print(f"{made - left} of {made} faults were noticed")
+        tree.mkdir()
+        copy_tree(tree)
+        maps: dict[str, Map] = {}
+        for fault in left:
+            if time.monotonic() - begun > arguments.minutes * 60:
+                break
+            room, _, file = fault.file.partition("/")
+            if room not in maps:
+                maps[room] = Map(tree, room, state)
+            outcome = meet(tree, fault, maps[room], file)
+            with log.open("a") as out:
+                out.write(json.dumps({"fault": fault.to_dict(), **vars(outcome)}) + "\n")
+            if outcome.outcome != "killed":
+                print(
+                    f"{outcome.outcome}  {fault.file}:{fault.line}\n  - {fault.before}\n  + {fault.after}", flush=True
+                )
+    summary(log, wanted)
     return 0
+
+
+def meet(tree: Path, fault: Fault, tests: Map, file: str) -> Outcome:
+    target = tree / LIBRARY / fault.file
+    source = target.read_text()
+    applied = fault.applied(source)
+    if applied is None:
+        return Outcome("gone")
+    line, changed = applied
+    try:
+        compile(changed, fault.file, "exec")
+    except SyntaxError:
+        return Outcome("gone")
+    chosen = tests.running(file, line)
+    if not chosen:
+        return Outcome("survived, no test runs it")
+    target.write_text(changed)
+    try:
+        return run_tests(tree, chosen, 60 + 4 * tests.seconds(chosen))
+    finally:
+        target.write_text(source)
+
+
+def summary(log: Path, wanted: list[Fault]) -> None:
+    """Counts a room, of the faults asked for."""
+    counts: dict[str, Counter] = {}
+    asked = set(wanted)
+    for row in read(log):
+        fault = Fault(**row["fault"])
+        if fault in asked:
+            counts.setdefault(fault.file.partition("/")[0], Counter())[row["outcome"].partition(",")[0]] += 1
+    whole = sum(counts.values(), Counter())
+    for room, count in [*sorted(counts.items()), ("together", whole)]:
+        met = count["killed"] + count["survived"]
+        print(f"{room}: {count['killed']} of {met} killed ({100 * count['killed'] / max(met, 1):.0f} %)")
+    print(f"{len(wanted) - whole.total()} of {len(wanted)} are left to do")
 
 
 if __name__ == "__main__":
