@@ -104,6 +104,29 @@ class Ours:
 
 
 @dataclass(frozen=True)
+class Quality:
+    """`voxelmorph register` as somebody types it, without any option (`best`), or with `--quality preview`. It aligns
+    the images in every case, whether they are aligned or not.
+    """
+
+    name: str
+    options: tuple[str, ...] = ()
+    has_linear_stage = True
+
+    def missing(self) -> str | None:
+        return None
+
+    def unsuitable(self, case: Case) -> str | None:
+        return None
+
+    def command(self, job: Job) -> list[str]:
+        return [*COMMAND, "register", str(job.fixed), str(job.moving), "-o", str(job.folder / "output"), *self.options]
+
+    def field(self, job: Job) -> DisplacementField:
+        return read_field(job.folder / "output" / "transform.h5")
+
+
+@dataclass(frozen=True)
 class Published(Ours):
     """The weights published with VoxelMorph (brain T1, MSE), converted once by this project, outside the timing."""
 
@@ -296,8 +319,9 @@ OTHERS: dict[str, Peer] = {
         PythonPeer("demons", "SimpleITK", "pip install SimpleITK", any_modality=False),
     )
 }
+QUALITIES = {peer.name: peer for peer in (Quality("ours"), Quality("ours-preview", ("--quality", "preview")))}
 OURS = {"ours-network": "off", "ours-fast": "fast", "ours-default": "default", "ours-accurate": "accurate"}
-NAMES = (*OURS, *OTHERS, "published")
+NAMES = (*QUALITIES, *OURS, *OTHERS, "published")
 
 
 def find(name: str, case: Case, chosen_models: list[str] | None, data: Path | None, cache: Path) -> list[Peer]:
@@ -306,8 +330,8 @@ def find(name: str, case: Case, chosen_models: list[str] | None, data: Path | No
     chosen_models: those named; None for the shipped ones that fit the case's dimension and anatomy. cache: a folder
     for converted weights. Raises BenchmarkError for an unknown name or model.
     """
-    if name in OTHERS:
-        return [OTHERS[name]]
+    if name in OTHERS or name in QUALITIES:
+        return [(OTHERS | QUALITIES)[name]]
     if name == "published":
         return [Published(name, str(cache / "published.pt"), weights=data and data / PUBLISHED)]
     if name not in OURS:

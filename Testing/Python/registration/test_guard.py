@@ -128,6 +128,12 @@ def test_labels_decide_before_images(comparison, dice, guided, kept):
     assert (guard.verdict((comparison,), dice, guided).reason == "") == kept
 
 
+@pytest.mark.parametrize(("pieces", "kept"), [((0.19, 2.7), True), ((0.35, 11.0), False), ((0.09, 2.0), False)])
+def test_what_lies_between_two_brains_is_kept_and_what_a_resection_draws_in_is_not(pieces, kept):
+    """The factors are measured: between brains of two people, and where a resection was; the last is its reverse."""
+    assert (guard.verdict((BETTER,), pieces=pieces).reason == "") == kept
+
+
 def test_moving_labels_that_the_fixed_map_lacks_do_not_count():
     fixed = ball_labels(ball(GRID))
     moving = fixed.with_array(np.where(GRID.positions()[..., 0] > 12, 7, fixed.array))

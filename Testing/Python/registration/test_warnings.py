@@ -24,7 +24,7 @@ def told(
     aligned=(0.4, 0.5),
     after=(0.5, 0.8),
     errors=None,
-    pieces=(0.4, 2.1),
+    pieces=(0.19, 2.7),
     **inside,
 ) -> list[str]:
     """The warnings of a result that is good in all that is not given."""
@@ -61,7 +61,7 @@ def test_good_result_has_no_warning():
             dict(checks={"network": {**GOOD, "similarity": WORSE["similarity"]}}, after=(0.5, 0.5)),
             "no more similar after the deformation",
         ),
-        (dict(count=2, any_corner_count=9, pieces=(0.1, 4)), "folds in 2 voxels"),
+        (dict(count=2, any_corner_count=9, pieces=(0.05, 4)), "folds in 2 voxels"),
         (dict(pieces=(0.35, 11.0)), "as no tissue does"),
         (dict(errors={"before": {"mean": 1.0}, "after": {"mean": 2.0}}), "further apart than before"),
     ],
