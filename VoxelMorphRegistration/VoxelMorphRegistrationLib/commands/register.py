@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError, SettingsError
-from .terminal import EXIT_OK, Progress, add_trust
+from .options import add_settings, settings_of
+from .terminal import EXIT_OK, Progress
 
 if TYPE_CHECKING:
     from ..images.image import Image
+    from ..registration.files import PairFiles
     from ..registration.settings import Settings
 
 
@@ -33,19 +35,7 @@ def add_register(commands) -> None:
         help="which DICOM series where a folder holds several, by its number in the list that is shown then: N for "
         "FIXED, M for MOVING (one number serves for both)",
     )
-    parser.add_argument("--settings", metavar="JSON", help="file with settings; the options below go before it")
-    parser.add_argument(
-        "--quality",
-        choices=("best", "preview"),
-        help="best: the most accurate result; preview: one within seconds (default: best)",
-    )
-    parser.add_argument(
-        "--model", metavar="NAME|FILE", help="shipped model, model file, auto or none (default: auto, by the quality)"
-    )
-    add_trust(parser)
-    parser.add_argument(
-        "--alignment", choices=("none", "centers", "mass", "rigid", "similarity", "affine"), help="default: affine"
-    )
+    add_settings(parser)
     parser.add_argument(
         "--initial-transform",
         metavar="FILE",
@@ -62,39 +52,13 @@ def add_register(commands) -> None:
         "no network runs again unless --model names one",
     )
     parser.add_argument(
-        "--passes", type=int, metavar="N", help="how often the network is applied (default: the model's)"
-    )
-    parser.add_argument(
-        "--refine",
-        choices=("auto", "off", "coarse", "fast", "default", "accurate"),
-        help="optimise for this pair (default: auto, by the quality); off: a network alone",
-    )
-    parser.add_argument(
-        "--similarity",
-        choices=("auto", "lncc", "mind", "mi", "mse"),
-        help="what the refinement compares: lncc for one modality, mind or mi for any (default: auto)",
-    )
-    parser.add_argument("--smoothness", type=float, metavar="X", help="of the refinement, a factor (default: 1)")
-    parser.add_argument("--label-weight", type=float, metavar="W", help="labels guide the refinement (default: 0)")
-    parser.add_argument(
-        "--landmark-weight", type=float, metavar="W", help="landmarks guide the refinement (default: 0)"
-    )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), help="default: auto")
-    parser.add_argument(
-        "--precision", choices=("auto", "float32"), help="auto: bfloat16 where the processor has it (default: auto)"
-    )
-    parser.add_argument("--working-spacing", type=float, metavar="MM", help="voxel size of the network's grid")
-    parser.add_argument("--label-interpolation", choices=("nearest", "linear"), help="default: nearest")
-    parser.add_argument(
         "--preview",
         metavar="DIR",
         help="folder for preview.nii.gz, the moving image as it improves, first after some seconds",
     )
-    parser.add_argument("--jacobian", choices=("total", "deformable"), help="with or without the linear part")
     parser.add_argument(
         "--inverse", action="store_true", help="also write the inverse transform, from MOVING to FIXED positions"
     )
-    parser.add_argument("--seed", type=int, help="of the alignment's sampling (default: 0)")
     parser.add_argument("--fixed-labels", metavar="FILE", help="label map of FIXED, to measure overlap")
     parser.add_argument("--moving-labels", metavar="FILE", help="label map of MOVING, to carry over and measure")
     parser.add_argument("--fixed-points", metavar="FILE", help="landmarks in FIXED, to measure the error")
@@ -104,61 +68,41 @@ def add_register(commands) -> None:
     parser.set_defaults(run=_register)
 
 
-# Options of the command line and the settings they set.
-_OPTIONS = {
-    "quality": "quality",
-    "model": "model",
-    "alignment": "alignment",
-    "passes": "passes",
-    "refine": "refinement",
-    "similarity": "similarity",
-    "smoothness": "smoothness",
-    "label_weight": "label_weight",
-    "landmark_weight": "landmark_weight",
-    "device": "device",
-    "precision": "precision",
-    "working_spacing": "working_spacing_mm",
-    "label_interpolation": "label_interpolation",
-    "jacobian": "jacobian",
-    "seed": "seed",
-}
-
-
 def _register(args: argparse.Namespace) -> int:
-    from ..registration.settings import Settings
     from ..results import outputs
     from ..results.preview import PreviewFolder
 
-    settings = _settings(args, Settings)
+    settings = _settings(args)
     preview = PreviewFolder(args.preview, args.overwrite) if args.preview else None
-    series = _series(args.series)
-    exist = Path(args.fixed).exists() and Path(args.moving).exists()
-    if exist and Path(args.fixed).samefile(args.moving) and series[0] == series[1]:
-        raise InputError("The fixed and the moving image are the same file. Give two different images.")
-    with outputs.reserved(
-        args.output, args.moving_labels is not None, args.overwrite, args.inverse, _inputs(args)
-    ) as place:
-        result = _into(place, args, settings, series, preview)
+    files = _files(args)
+    files.check_different()
+    read = [path for _, path in files.read_names()]
+    read += [path for path in (args.settings, args.model) if path is not None]
+    labels = args.moving_labels is not None
+    with outputs.reserved(args.output, labels, args.overwrite, args.inverse, read) as place:
+        result = _into(place, args, files, settings, preview)
     print(summary(result.report))
     print(f"Results are in {args.output}: {', '.join(outputs.names_of(result))}")
     return EXIT_OK
 
 
-def _start(args: argparse.Namespace, fixed, moving, told: list[str]):
-    """The start of the registration: None, a matrix (4, 4), or the displacement of what bends space."""
-    from ..images.grid import working_grid
+def _files(args: argparse.Namespace) -> PairFiles:
+    from ..registration.files import PairFiles
     from ..results import outputs
-    from ..transforms.reading import read_chain
 
-    names = args.initial_transform or []
+    starts = args.initial_transform or []
     if args.earlier:
-        if names:
+        if starts:
             raise InputError("--continue starts from the earlier result: leave --initial-transform out.")
-        names = [str(Path(args.earlier) / outputs.TRANSFORM)]
-    if not names:
-        return None
-    chain = read_chain(names, fixed=fixed, moving=moving, told=told)
-    return chain.matrix if chain.matrix is not None else chain.field_on(working_grid(fixed))
+        starts = [str(Path(args.earlier) / outputs.TRANSFORM)]
+    names = ("fixed_labels", "moving_labels", "fixed_points", "moving_points", "fixed_mask", "moving_mask")
+    return PairFiles(
+        args.fixed,
+        args.moving,
+        *_series(args.series),
+        **{name: getattr(args, name) for name in names},
+        initial_transform=tuple(starts),
+    )
 
 
 def _earlier_settings(folder: str, kind):
@@ -177,44 +121,30 @@ def _earlier_settings(folder: str, kind):
     return settings
 
 
-def _into(place, args: argparse.Namespace, settings, series, preview):
+def _into(place, args: argparse.Namespace, files: PairFiles, settings: Settings, preview):
     """Register, and write the results to the folder that is held."""
-    from ..images import landmarks
-    from ..images.files import read_image
     from ..registration.expected import in_words
     from ..registration.register import register
     from ..results import outputs
 
-    fixed = read_image(args.fixed, "fixed image", series[0]).renamed(args.fixed)
-    moving = read_image(args.moving, "moving image", series[1]).renamed(args.moving)
-    fixed_points, moving_points, told = landmarks.matched(
-        args.fixed_points and landmarks.read_landmarks(args.fixed_points, "fixed landmarks"),
-        args.moving_points and landmarks.read_landmarks(args.moving_points, "moving landmarks"),
-    )
-    extras = {
-        **_labels(args, fixed, moving),
-        "fixed_points": fixed_points,
-        "moving_points": moving_points,
-        "initial_transform": _start(args, fixed.grid, moving.grid, told),
-    }
-    fixed = fixed.with_told(told)
-    extras = {name: value for name, value in extras.items() if value is not None}
-    print(f"Expected: {in_words(_expected(settings, fixed, extras.get('fixed_mask')))}.", file=sys.stderr, flush=True)
+    pair = files.read()
+    expected = in_words(_expected(settings, pair.fixed, pair.extras.get("fixed_mask")))
+    print(f"Expected: {expected}.", file=sys.stderr, flush=True)
     with Progress() as progress:
         result = register(
-            fixed,
-            moving,
+            pair.fixed,
+            pair.moving,
             None,
             settings,
             progress,
             preview=preview,
             inverse=args.inverse,
             trust_model=args.trust_model,
-            **extras,
+            **pair.extras,
         )
         progress("writing", 0.0)
-        labels = extras.get("fixed_labels")
-        outputs.write_registration(result, fixed, moving, args.output, fixed_labels=labels, place=place)
+        labels = pair.extras.get("fixed_labels")
+        outputs.write_registration(result, pair.fixed, pair.moving, args.output, fixed_labels=labels, place=place)
         progress("writing", 1.0)
     return result
 
@@ -243,70 +173,15 @@ def _expected(settings: Settings, fixed: Image, mask: Image | None) -> float:
     return expected_seconds(settings, fixed.grid, probe, measured_region(fixed, mask), card)
 
 
-# Options that name files; none of these is ever an output.
-_INPUTS = (
-    "fixed",
-    "moving",
-    "settings",
-    "model",
-    "fixed_labels",
-    "moving_labels",
-    "fixed_points",
-    "moving_points",
-    "fixed_mask",
-    "moving_mask",
-)
+def _settings(args: argparse.Namespace) -> Settings:
+    from ..registration.settings import Settings
 
-
-def _inputs(args: argparse.Namespace) -> list[str]:
-    """The files that are read."""
-    from ..results import outputs
-
-    found = [getattr(args, name) for name in _INPUTS if getattr(args, name) is not None]
-    found += args.initial_transform or []
-    if args.earlier:
-        found.append(str(Path(args.earlier) / outputs.TRANSFORM))
-    return found
-
-
-def _settings(args: argparse.Namespace, kind):
-    settings = kind()
-    if args.earlier:
-        settings = _earlier_settings(args.earlier, kind)
-    if args.settings:
-        try:
-            settings = kind.from_json(Path(args.settings).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"The settings file {args.settings} cannot be read.") from error
-    given = {own: getattr(args, option) for option, own in _OPTIONS.items() if getattr(args, option) is not None}
-    if args.earlier and given.get("refinement", settings.refinement) != "off":
-        # It has run in the earlier result.
-        given.setdefault("model", "none")
-    return settings.replace(**given)
-
-
-def _labels(args: argparse.Namespace, fixed, moving) -> dict:
-    """Labels and masks on the grids of their images; segmentations of Slicer by nearest neighbour."""
-    from ..fields.warp import warp_labels
-    from ..images.labels import on_image
-    from ..images.segmentations import matched_by_name, read_labels, read_mask
-
-    images = {"fixed": fixed, "moving": moving}
-    found = {}
-    for what, read in (("labels", read_labels), ("mask", read_mask)):
-        for side in images:
-            if path := getattr(args, f"{side}_{what}"):
-                found[f"{side}_{what}"] = read(path, f"{side} {what}")
-    if "fixed_labels" in found and "moving_labels" in found:
-        found["moving_labels"] = matched_by_name(found["fixed_labels"], found["moving_labels"])
-    result = {}
-    for name, labels in found.items():
-        side, what = name.split("_")
-        image, own = images[side], labels.image.renamed(getattr(args, name))
-        if labels.is_segmentation and not own.grid.same_as(image.grid):
-            own = warp_labels(own, image.grid, mode="nearest").with_told(own.told)
-        result[name] = on_image(own, image, f"{side} {what}", f"{side} image")
-    return result
+    earlier = _earlier_settings(args.earlier, Settings) if args.earlier else Settings()
+    settings = settings_of(args, earlier)
+    if args.earlier and args.model is None and settings.refinement != "off":
+        # The network has run in the earlier result.
+        settings = settings.replace(model="none")
+    return settings
 
 
 def summary(report) -> str:

@@ -1,0 +1,89 @@
+"""The options that set settings, the same for every command that registers."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import SettingsError
+from .terminal import add_trust
+
+if TYPE_CHECKING:
+    from ..registration.settings import Settings
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--settings", metavar="JSON", help="file with settings; the options below go before it")
+    parser.add_argument(
+        "--quality",
+        choices=("best", "preview"),
+        help="best: the most accurate result; preview: one within seconds (default: best)",
+    )
+    parser.add_argument(
+        "--model", metavar="NAME|FILE", help="shipped model, model file, auto or none (default: auto, by the quality)"
+    )
+    add_trust(parser)
+    parser.add_argument(
+        "--alignment", choices=("none", "centers", "mass", "rigid", "similarity", "affine"), help="default: affine"
+    )
+    parser.add_argument(
+        "--passes", type=int, metavar="N", help="how often the network is applied (default: the model's)"
+    )
+    parser.add_argument(
+        "--refine",
+        choices=("auto", "off", "coarse", "fast", "default", "accurate"),
+        help="optimise for this pair (default: auto, by the quality); off: a network alone",
+    )
+    parser.add_argument(
+        "--similarity",
+        choices=("auto", "lncc", "mind", "mi", "mse"),
+        help="what the refinement compares: lncc for one modality, mind or mi for any (default: auto)",
+    )
+    parser.add_argument("--smoothness", type=float, metavar="X", help="of the refinement, a factor (default: 1)")
+    parser.add_argument("--label-weight", type=float, metavar="W", help="labels guide the refinement (default: 0)")
+    parser.add_argument(
+        "--landmark-weight", type=float, metavar="W", help="landmarks guide the refinement (default: 0)"
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), help="default: auto")
+    parser.add_argument(
+        "--precision", choices=("auto", "float32"), help="auto: bfloat16 where the processor has it (default: auto)"
+    )
+    parser.add_argument("--working-spacing", type=float, metavar="MM", help="voxel size of the network's grid")
+    parser.add_argument("--label-interpolation", choices=("nearest", "linear"), help="default: nearest")
+    parser.add_argument("--jacobian", choices=("total", "deformable"), help="with or without the linear part")
+    parser.add_argument("--seed", type=int, help="of the alignment's sampling (default: 0)")
+
+
+# Options of the command line and the settings they set.
+_OPTIONS = {
+    "quality": "quality",
+    "model": "model",
+    "alignment": "alignment",
+    "passes": "passes",
+    "refine": "refinement",
+    "similarity": "similarity",
+    "smoothness": "smoothness",
+    "label_weight": "label_weight",
+    "landmark_weight": "landmark_weight",
+    "device": "device",
+    "precision": "precision",
+    "working_spacing": "working_spacing_mm",
+    "label_interpolation": "label_interpolation",
+    "jacobian": "jacobian",
+    "seed": "seed",
+}
+
+
+def settings_of(args: argparse.Namespace, base: Settings) -> Settings:
+    """`base`, or the settings of the file that was given, with the options that were given. Raises SettingsError."""
+    from ..registration.settings import Settings
+
+    settings = base
+    if args.settings:
+        try:
+            settings = Settings.from_json(Path(args.settings).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"The settings file {args.settings} cannot be read.") from error
+    given = {own: getattr(args, option) for option, own in _OPTIONS.items() if getattr(args, option) is not None}
+    return settings.replace(**given)

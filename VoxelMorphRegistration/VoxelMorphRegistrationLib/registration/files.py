@@ -1,0 +1,103 @@
+"""The files of one pair, read: what command line and batch give to `register`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..fields.warp import warp_labels
+from ..images import landmarks
+from ..images.files import read_image
+from ..images.grid import working_grid
+from ..images.image import Image
+from ..images.labels import on_image
+from ..images.segmentations import matched_by_name, read_labels, read_mask
+from ..transforms.reading import Named, read_chain
+
+
+@dataclass(frozen=True)
+class PairFiles:
+    """Names of files. series: which DICOM series of a folder. initial_transform: a chain, as in transforms.reading."""
+
+    fixed: str
+    moving: str
+    fixed_series: str | None = None
+    moving_series: str | None = None
+    fixed_labels: str | None = None
+    moving_labels: str | None = None
+    fixed_points: str | None = None
+    moving_points: str | None = None
+    fixed_mask: str | None = None
+    moving_mask: str | None = None
+    initial_transform: tuple[str, ...] = ()
+
+    def read_names(self) -> Iterator[tuple[str, str]]:
+        """(what it is, file or folder) of everything that is read, in a fixed order."""
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if one.name == "initial_transform":
+                yield from ((one.name, str(Named.of(name).path)) for name in value)
+            elif value is not None and not one.name.endswith("series"):
+                yield one.name, value
+
+    def check_different(self) -> None:
+        """Raise InputError where both images are the same file."""
+        exist = Path(self.fixed).exists() and Path(self.moving).exists()
+        if exist and Path(self.fixed).samefile(self.moving) and self.fixed_series == self.moving_series:
+            raise InputError("The fixed and the moving image are the same file. Give two different images.")
+
+    def read(self) -> ReadPair:
+        """Everything in memory. Raises InputError."""
+        fixed = read_image(self.fixed, "fixed image", self.fixed_series).renamed(self.fixed)
+        moving = read_image(self.moving, "moving image", self.moving_series).renamed(self.moving)
+        fixed_points, moving_points, told = landmarks.matched(
+            self.fixed_points and landmarks.read_landmarks(self.fixed_points, "fixed landmarks"),
+            self.moving_points and landmarks.read_landmarks(self.moving_points, "moving landmarks"),
+        )
+        extras = {
+            **self._labels(fixed, moving),
+            "fixed_points": fixed_points,
+            "moving_points": moving_points,
+            "initial_transform": self._start(fixed, moving, told),
+        }
+        return ReadPair(
+            fixed.with_told(told), moving, {name: value for name, value in extras.items() if value is not None}
+        )
+
+    def _start(self, fixed: Image, moving: Image, told: list[str]):
+        """None, a matrix (4, 4), or the displacement of what bends space."""
+        if not self.initial_transform:
+            return None
+        chain = read_chain(self.initial_transform, fixed=fixed.grid, moving=moving.grid, told=told)
+        return chain.matrix if chain.matrix is not None else chain.field_on(working_grid(fixed.grid))
+
+    def _labels(self, fixed: Image, moving: Image) -> dict[str, Image]:
+        """Labels and masks on the grids of their images; segmentations of Slicer by nearest neighbour."""
+        images = {"fixed": fixed, "moving": moving}
+        found = {}
+        for what, read in (("labels", read_labels), ("mask", read_mask)):
+            for side in images:
+                if path := getattr(self, f"{side}_{what}"):
+                    found[f"{side}_{what}"] = read(path, f"{side} {what}")
+        if "fixed_labels" in found and "moving_labels" in found:
+            found["moving_labels"] = matched_by_name(found["fixed_labels"], found["moving_labels"])
+        result = {}
+        for name, labels in found.items():
+            side, what = name.split("_")
+            image, own = images[side], labels.image.renamed(getattr(self, name))
+            if labels.is_segmentation and not own.grid.same_as(image.grid):
+                own = warp_labels(own, image.grid, mode="nearest").with_told(own.told)
+            result[name] = on_image(own, image, f"{side} {what}", f"{side} image")
+        return result
+
+
+@dataclass(frozen=True, eq=False)
+class ReadPair:
+    """What was read. extras: the further arguments of `register` that there are, by name."""
+
+    fixed: Image
+    moving: Image
+    extras: dict[str, Any] = field(default_factory=dict)
