@@ -54,8 +54,8 @@ class PairFiles:
         fixed = read_image(self.fixed, "fixed image", self.fixed_series).renamed(self.fixed)
         moving = read_image(self.moving, "moving image", self.moving_series).renamed(self.moving)
         fixed_points, moving_points, told = landmarks.matched(
-            self.fixed_points and landmarks.read_landmarks(self.fixed_points, "fixed landmarks"),
-            self.moving_points and landmarks.read_landmarks(self.moving_points, "moving landmarks"),
+            landmarks.read_landmarks(self.fixed_points, "fixed landmarks") if self.fixed_points else None,
+            landmarks.read_landmarks(self.moving_points, "moving landmarks") if self.moving_points else None,
         )
         extras = {
             **self._labels(fixed, moving),
