@@ -14,11 +14,12 @@ import mrml_cases as cases
 import panel_cases as press
 import slicer
 import worker_cases
-from conftest import MODULE_FILE
+from rooms import MODULE_FOLDER
 from VoxelMorphRegistrationLib.mrml.table import results_node
 from VoxelMorphRegistrationLib.worker.messages import WorkerError
 
-PATHS = [str(MODULE_FILE.parent), str(MODULE_FILE.parents[1] / "Testing/Harness"), str(Path(__file__).parents[1])]
+MODULE_FILE = MODULE_FOLDER / "VoxelMorphRegistration.py"
+PATHS = [str(MODULE_FOLDER), str(MODULE_FOLDER.parent / "Testing/Harness"), str(Path(__file__).parents[1])]
 # A program that opens the panel with two volumes in an application of its own.
 STARTED_PANEL = f"""
 import sys
