@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 
 import pytest
+
+# Where tests run beside each other, each process and its children keep to one core.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "1")
 
 MODULE_FILE = Path(__file__).parents[2] / "VoxelMorphRegistration/VoxelMorphRegistration.py"
 

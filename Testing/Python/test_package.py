@@ -47,6 +47,13 @@ def test_tests_skip_nothing():
             assert word not in text, f"{path} holds {word}"
 
 
+def test_readme_guide_and_continuous_integration_run_the_same_tests():
+    texts = [(ROOT / name).read_text(encoding="utf-8") for name in (".ci/run", "README.md", "CONTRIBUTING.md")]
+    (command,) = re.findall(r"^pytest(?: .*)?$", texts[0], re.MULTILINE)
+    assert f'".[test]" && .venv-test/bin/{command}\n' in texts[1]
+    assert any(line.partition("#")[0].strip() == command for line in texts[2].splitlines())
+
+
 def test_wheel_tells_type_checkers_that_it_is_typed():
     assert (LIBRARY / "py.typed").is_file()
 
