@@ -83,9 +83,9 @@ def quick(model_file):
     return Settings(model=model_file, alignment="none", device="cpu", refinement="off")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def worker_client():
-    """The worker of panel and scripts, ended with the tests of a file, leaving nothing."""
+    """The worker of panel and scripts, ended with the last test, leaving nothing."""
     import worker_cases
     from VoxelMorphRegistrationLib.panel.run import shared_client
 

@@ -49,6 +49,7 @@ class Run:
         self.outcomes: list[tuple] = []
         self.progress: list[tuple] = []
         self.log: list[str] = []
+        self.previews: list[Image] = []
         self.number = client.submit(
             job,
             on_result=lambda result: self.outcomes.append(("result", result)),
@@ -56,6 +57,7 @@ class Run:
             on_cancelled=lambda: self.outcomes.append(("cancelled", None)),
             on_progress=lambda *values: self.progress.append(values),
             on_log=self.log.append,
+            on_preview=self.previews.append,
         )
 
     def wait(self) -> Run:

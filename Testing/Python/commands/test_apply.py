@@ -1,17 +1,13 @@
 """`voxelmorph apply`: images, labels and series through a transform; what is refused."""
 
 import json
-import os
-import resource
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
 from apply_cases import Files, array, pattern, refused
+from full_disk import files_up_to
 from registration_cases import pair
 from small_models import save_centroid_model
 from VoxelMorphRegistrationLib.__main__ import main
@@ -235,23 +231,15 @@ def test_the_transform_of_a_registration_remakes_its_image(tmp_path):
         (20_000, ["transform", "convert", "1Warp.nii.gz", "-o", "c.nrrd"]),
     ],
 )
-def test_a_full_disk_is_told_and_nothing_is_half_written(files, limit, arguments):
+def test_a_full_disk_is_told_and_nothing_is_half_written(files, limit, arguments, monkeypatch, capsys):
     rng = np.random.default_rng(0)
     files.image("m.nii.gz", rng.normal(size=files.s.moving.shape))
     np.savetxt(files.folder / "m.csv", rng.uniform(-5, 5, (500, 3)), delimiter=",")
     before = sorted(files.folder.iterdir())
-    library = Path(sys.modules["VoxelMorphRegistrationLib"].__file__).parents[1]
-    done = subprocess.run(
-        [sys.executable, "-m", "VoxelMorphRegistrationLib", *arguments],
-        cwd=files.folder,
-        env={**os.environ, "PYTHONPATH": str(library), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-        check=False,
-    )
-    assert done.returncode == 1, done.stderr
-    assert "Error: " in done.stderr and "Traceback" not in done.stderr
+    monkeypatch.chdir(files.folder)
+    with files_up_to(limit):
+        assert main(arguments) == 1
+    refused(capsys, "Error: ")
     assert sorted(files.folder.iterdir()) == before
 
 

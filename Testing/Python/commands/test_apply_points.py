@@ -80,6 +80,13 @@ def test_tables_of_other_programs_keep_frame_commas_and_gaps(files):
         assert np.abs([float(x.replace(",", ".")), float(y), float(z)] - point * LPS).max() < 0.01
 
 
+def test_a_table_whose_rows_run_over_lines_is_refused(files, capsys):
+    (files.folder / "m.csv").write_text('name,x,y,z\n"a\nb",1,2,3\nc,4,5,6\n')
+    assert files.apply(files.folder / "m.csv", "o.csv") == 1
+    refused(capsys, "m.csv cannot be carried: its rows run over several lines. Put each point into a line of its own.")
+    assert not (files.folder / "o.csv").exists()
+
+
 def test_points_that_are_not_placed_stay_as_they_are(files):
     _, moving = corresponding(files)
     points = [{"position": moving[0].tolist()}, {"position": [1, 2, 3], "positionStatus": "undefined"}]

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -28,19 +29,31 @@ def shell(line: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_a_request_to_end_is_what_ctrl_c_is(name, tmp_path, capsys):
-    before = signal.getsignal(signal.SIGTERM)
+def test_a_request_to_end_is_what_ctrl_c_is(name, tmp_path, capsys, request):
+    # Under nohup the tests themselves do not hear a closed terminal.
+    number = getattr(signal, name)
+    request.addfinalizer(partial(signal.signal, number, signal.signal(number, signal.SIG_DFL)))
 
     def command():
         with outputs.reserved(tmp_path / "out") as place:
             (place.path / "half").write_text("written")
-            os.kill(os.getpid(), getattr(signal, name))
+            os.kill(os.getpid(), number)
         return 0
 
     assert exit_code_of(command) == 130
     assert "Cancelled. Nothing was written." in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is signal.SIG_DFL
+
+
+def test_a_closed_terminal_does_not_end_what_nohup_started(request):
+    request.addfinalizer(partial(signal.signal, signal.SIGHUP, signal.signal(signal.SIGHUP, signal.SIG_IGN)))
+
+    def command():
+        os.kill(os.getpid(), signal.SIGHUP)
+        return 0
+
+    assert exit_code_of(command) == 0
 
 
 def test_a_full_standard_output_is_an_error_with_a_sentence():

@@ -1,5 +1,7 @@
 """Textured pairs with a known displacement between them."""
 
+from functools import cache
+
 import numpy as np
 
 from grids import make_grid
@@ -49,3 +51,15 @@ GRIDS = [
     (make_grid((56, 56, 56)), make_grid((60, 60, 60))),
     (make_grid((60, 50, 36), (1, 1.2, 1.6), (10, 25, -15), left_handed=True), make_grid((64, 64, 40), (1, 1, 1.5))),
 ]
+
+
+@cache
+def known(number=0):
+    """The known pair on `GRIDS[number]`, made once; nobody may change its arrays."""
+    return known_pair(*GRIDS[number])
+
+
+@cache
+def found(preset="default", number=0, **settings):
+    """The refinement of `known(number)`, run once for all tests that only look at it."""
+    return refined(*known(number), preset, **settings)

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from refinement_cases import GRIDS, known_pair, refined
+from refinement_cases import found, known, refined
 from VoxelMorphRegistrationLib.refinement.levels import Level, Options, Stage
 from VoxelMorphRegistrationLib.refinement.pair import Pair
 from VoxelMorphRegistrationLib.refinement.problem import Problem
@@ -11,17 +11,17 @@ from VoxelMorphRegistrationLib.refinement.refine import _descend
 
 
 def test_asking_once_a_stage_gives_what_asking_at_every_step_does(monkeypatch):
-    fixed, moving = known_pair(*GRIDS[0])
-    found = [refined(fixed, moving, "fast", similarity=similarity) for similarity in ("lncc", "mse")]
+    fixed, moving = known()
+    results = [found("fast", similarity=similarity) for similarity in ("lncc", "mse")]
     monkeypatch.setattr("VoxelMorphRegistrationLib.refinement.refine._answers_at_once", lambda device: False)
-    for before, similarity in zip(found, ("lncc", "mse"), strict=True):
+    for before, similarity in zip(results, ("lncc", "mse"), strict=True):
         after = refined(fixed, moving, "fast", similarity=similarity)
         assert after.report.refinement["steps"] == before.report.refinement["steps"]
         np.testing.assert_array_equal(after.field.displacement_ras, before.field.displacement_ras)
 
 
 def test_nothing_moves_far_from_what_counts_and_what_counts_moves_as_in_the_whole():
-    fixed, moving = known_pair(*GRIDS[0])
+    fixed, moving = known()
     mask = np.linalg.norm(fixed.grid.positions() - [12, 12, 12], axis=-1) < 8
     pair = Pair(fixed, moving, np.eye(4), ((0.0, 1e-3), (0.0, 1e-3)), mask)
     stage = Stage(Level(1, 1, 6, 6), "lncc")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from grids import make_grid, rotation
-from refinement_cases import GRIDS, displacement, known_pair, refined, textured
+from refinement_cases import GRIDS, displacement, found, known, known_pair, refined, textured
 from small_models import save_centroid_model
 from VoxelMorphRegistrationLib.errors import Cancelled, DeviceError, InputError, SettingsError
 from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
@@ -34,10 +34,9 @@ def errors(result, grid):
     return np.linalg.norm(points - truth, axis=1), np.linalg.norm(result.transform_points(points) - truth, axis=1)
 
 
-@pytest.mark.parametrize("grids", GRIDS)
-def test_known_deformation_is_found_without_a_network(grids):
-    fixed, moving = known_pair(*grids)
-    result = refined(fixed, moving)
+@pytest.mark.parametrize("number", range(len(GRIDS)))
+def test_known_deformation_is_found_without_a_network(number):
+    (fixed, _), result = known(number), found("default", number)
     before, after = errors(result, fixed.grid)
     # Interpolation and windows of five voxels blur the answer by a part of a voxel.
     assert before.mean() > 2.5 and after.mean() < 0.15 * before.mean()
@@ -46,7 +45,7 @@ def test_known_deformation_is_found_without_a_network(grids):
 
 
 def test_no_network_can_be_asked_for_in_the_call_as_in_the_settings():
-    fixed, moving = known_pair(*GRIDS[0])
+    fixed, moving = known()
     settings = Settings(refinement="fast", alignment="none", device="cpu")
     result = register(fixed, moving, "none", settings)
     assert result.report.model["name"] == "none" and result.report.settings["model"] == "none"
@@ -57,25 +56,25 @@ def test_no_network_can_be_asked_for_in_the_call_as_in_the_settings():
 def test_apple_gpu_leaves_the_refinement_to_the_cpu_and_says_so(monkeypatch):
     for user in ("register", "working"):
         monkeypatch.setattr(f"VoxelMorphRegistrationLib.registration.{user}.choose_device", lambda name: "mps")
-    report = refined(*known_pair(*GRIDS[0]), "fast").report
+    report = refined(*known(), "fast").report
     assert any("The refinement ran on the CPU" in text for text in report.warnings)
 
 
 def test_each_preset_is_at_least_as_good_as_the_one_before():
-    fixed, moving = known_pair(*GRIDS[0])
-    means = [errors(refined(fixed, moving, preset), fixed.grid)[1].mean() for preset in ("fast", "default", "accurate")]
+    grid = known()[0].grid
+    means = [errors(found(preset), grid)[1].mean() for preset in ("fast", "default", "accurate")]
     assert means[1] < means[0] * 1.02 and means[2] < means[1] * 1.02
 
 
 def test_other_contrast_is_registered_alike():
-    fixed, moving = known_pair(*GRIDS[0])
+    fixed, moving = known()
     inverted = moving.with_array(np.where(moving.array > 100, 900 - moving.array, 0).astype(np.float32))
     before, after = errors(refined(fixed, inverted), fixed.grid)
     assert after.mean() < 0.25 * before.mean()
 
 
 def test_linear_part_stays_in_front_of_the_field():
-    fixed, moving = known_pair(*GRIDS[0])
+    fixed, moving = known()
     matrix = np.eye(4)
     matrix[:3, :3] = rotation((0, 0, 20))
     matrix[:3, 3] = (5, -3, 2)
@@ -93,7 +92,7 @@ def test_linear_part_stays_in_front_of_the_field():
 
 def test_refinement_goes_on_from_the_network(tmp_path):
     path = save_centroid_model(tmp_path / "m.pt")
-    fixed, moving = known_pair(*GRIDS[0])
+    fixed, moving = known()
     settings = Settings(model=str(path), alignment="none", device="cpu", refinement="off")
     network = register(fixed, moving, settings=settings)
     both = register(fixed, moving, settings=settings.replace(refinement="default"))
@@ -114,8 +113,8 @@ def noisy(image, deviation, seed):
 
 
 def test_detail_is_taken_for_real_where_it_explains_what_was_left():
-    fixed, moving = known_pair(*GRIDS[0])
-    assert refined(fixed, moving).report.refinement["detailed"] is not None
+    fixed, moving = known()
+    assert found().report.refinement["detailed"] is not None
     # One person under a smooth warp, with noise that differs: fitting it would explain little.
     smooth = refined(noisy(fixed, 20, 1), noisy(moving, 20, 2))
     assert smooth.report.refinement["detailed"] is False
@@ -160,7 +159,7 @@ def test_in_detail_wide_windows_tell_apart_what_looks_alike_in_small_ones(seed):
 
 def test_what_a_start_has_explained_does_not_make_the_images_unlike(monkeypatch):
     """Wide windows lead smooth steps where the coarsest level explains little, unless a start did so before."""
-    fixed, moving = known_pair(*GRIDS[0])
+    fixed, moving = known()
     pair = Pair(fixed, moving, np.eye(4), ((0.0, 1e-3), (0.0, 1e-3)), np.ones(fixed.grid.shape, bool))
     monkeypatch.setattr("VoxelMorphRegistrationLib.refinement.levels.LEAD_EXPLAINED", 2.0)
     guided = []
@@ -178,7 +177,7 @@ def test_what_a_start_has_explained_does_not_make_the_images_unlike(monkeypatch)
 
 
 def test_noise_in_an_empty_background_is_no_structure():
-    fixed, moving = known_pair(*GRIDS[0])
+    fixed, moving = known()
     fixed = fixed.with_array(np.where(fixed.array > 40, fixed.array, 0).astype(np.float32))
     for similarity in ("lncc", "mind"):
         before, after = errors(refined(fixed, noisy(moving, 20, 1), similarity=similarity), fixed.grid)
@@ -219,7 +218,7 @@ def test_slices_are_refined():
 
 
 def test_what_lies_outside_the_moving_field_of_view_does_not_pull():
-    fixed, moving = known_pair(*GRIDS[0])
+    fixed, moving = known()
     half = Image(moving.array[:, :, :36], moving.grid.cropped([0, 0, 0], [36, 60, 60]), "half")
     result = refined(fixed, half)
     points = fixed.grid.positions()
@@ -243,7 +242,7 @@ def test_cancelling_is_heard_at_every_step():
             return len(steps) < 4
         return True
 
-    fixed, moving = known_pair(*GRIDS[0])
+    fixed, moving = known()
     settings = Settings(model="none", refinement="default", alignment="none", device="cpu")
     with pytest.raises(Cancelled):
         register(fixed, moving, settings=settings, progress=progress)
@@ -256,7 +255,7 @@ def test_progress_rises_to_its_end_whatever_is_left_out(monkeypatch, least):
     seen = []
     settings = Settings(model="none", refinement="default", alignment="none", device="cpu")
     report = register(
-        *known_pair(*GRIDS[0]),
+        *known(),
         settings=settings,
         progress=lambda stage, fraction: seen.append(fraction) if stage == "refining" else None,
     ).report
@@ -268,11 +267,11 @@ def test_progress_rises_to_its_end_whatever_is_left_out(monkeypatch, least):
 def test_too_little_memory_is_told(monkeypatch):
     monkeypatch.setattr("VoxelMorphRegistrationLib.registration.device.available_memory", lambda device: 1000)
     with pytest.raises(DeviceError, match="The refinement needs about"):
-        refined(*known_pair(*GRIDS[0]))
+        refined(*known())
 
 
 def test_memory_grows_with_the_labels_that_guide():
-    fixed, moving = known_pair(*GRIDS[0])
+    fixed, moving = known()
     pair = Pair(fixed, moving, np.eye(4), ((0.0, 1e-3), (0.0, 1e-3)), np.ones(fixed.grid.shape, bool))
     values = [image.with_array((image.array // 200).astype(np.uint8)) for image in (fixed, moving)]
     count = len(set(np.unique(values[0].array)) & set(np.unique(values[1].array)) - {0})
@@ -324,7 +323,7 @@ def other_contrast(image):
 
 
 def test_known_deformation_is_found_across_contrasts():
-    fixed, moving = known_pair(*GRIDS[0])
+    fixed, moving = known()
     other = other_contrast(moving)
     for similarity in ("mind", "mi"):
         before, after = errors(refined(fixed, other, similarity=similarity), fixed.grid)
@@ -332,7 +331,7 @@ def test_known_deformation_is_found_across_contrasts():
 
 
 def test_equal_intensities_are_found_by_their_difference():
-    fixed, moving = known_pair(*GRIDS[0])
+    fixed, moving = known()
     before, after = errors(refined(fixed, moving, similarity="mse"), fixed.grid)
     assert after.mean() < 0.2 * before.mean()
 
@@ -347,7 +346,7 @@ def test_equal_intensities_are_found_by_their_difference():
     ids=["gamma", "not monotone", "inverted"],
 )
 def test_similarity_is_chosen_by_the_contrasts(change, expected):
-    fixed, moving = known_pair(*GRIDS[0])
+    fixed, moving = known()
     moving = change(moving)
     report = refined(fixed, moving.with_array(moving.array.astype(np.float32)), "fast").report
     assert report.refinement["similarity"] == expected and report.settings["similarity"] == "auto"
@@ -379,7 +378,7 @@ def test_slices_are_refined_across_contrasts():
 
 
 def test_more_smoothness_gives_a_smoother_field():
-    fixed, moving = known_pair(*GRIDS[0])
+    fixed, moving = known()
     for similarity in ("lncc", "mind"):
         fields = [refined(fixed, moving, "fast", similarity=similarity, smoothness=s).field for s in (0.7, 2.5)]
         spread = [field.folding(np.ones(field.grid.shape, bool), field.grid).sd_log for field in fields]
@@ -444,7 +443,7 @@ def test_labels_without_a_common_value_are_told():
 
 
 def test_what_the_moving_mask_leaves_out_does_not_pull():
-    fixed, moving = known_pair(*GRIDS[0])
+    fixed, moving = known()
     spoilt = moving.array.copy()
     left = moving.grid.positions()[..., 0] > 4
     spoilt[left] = np.random.default_rng(0).uniform(0, 1000, np.count_nonzero(left))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from grids import make_grid
-from refinement_cases import known_pair, textured
+from refinement_cases import known, textured
 from registration_cases import SHIFT, ball, ball_labels, pair, settings
 from small_models import save_centroid_model
 from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
@@ -99,7 +99,7 @@ def test_what_a_moving_mask_leaves_out_does_not_count():
 
 
 def test_the_measure_is_chosen_as_the_refinement_chooses_it():
-    fixed, moving = known_pair(make_grid((56, 56, 56)), make_grid((60, 60, 60)))
+    fixed, moving = known()
     assert judge_of(fixed, moving).choose() == "lncc"
     assert judge_of(fixed, unlike(moving)).choose() == "mind"
 

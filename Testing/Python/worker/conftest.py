@@ -14,6 +14,7 @@ import worker_cases as cases
 from small_models import save_centroid_model
 from VoxelMorphRegistrationLib.networks.card import ModelCard
 from VoxelMorphRegistrationLib.networks.model import save_model
+from VoxelMorphRegistrationLib.panel.run import shared_client
 from VoxelMorphRegistrationLib.registration.settings import Settings
 from VoxelMorphRegistrationLib.worker.client import WorkerClient
 
@@ -54,6 +55,12 @@ def no_exception_in_a_slot():
     qt.slot_errors.clear()
     yield
     assert qt.slot_errors == []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_other_worker():
+    """The panel's, which tests in this process may have left running, is ended: here, files are counted."""
+    shared_client().shutdown()
 
 
 @pytest.fixture(scope="module")

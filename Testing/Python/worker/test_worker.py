@@ -132,12 +132,35 @@ def test_images_without_numbers_are_refused_at_once(client, quick):
     assert client.state == "ready"
 
 
+def test_previews_come_while_it_improves_and_stop_here_ends_it_with_what_there_is(client, patient):
+    fixed, moving = cases.images()
+    run = cases.Run(client, Job(fixed, moving, patient, previews=True))
+    cases.spin(lambda: run.outcomes or run.previews)
+    client.stop_here()
+    run.wait()
+    assert run.kind == "result" and run.value.report.stopped_at == "refining"
+    shown = []
+    register(fixed, moving, None, patient, preview=shown.append)
+    for preview, expected in zip(run.previews, shown, strict=False):
+        assert preview.grid.same_as(fixed.grid)
+        assert np.array_equal(preview.array, expected.warped.array)
+    # The next one goes on to its own end.
+    assert cases.Run(client, Job(fixed, moving, patient)).wait().value.report.stopped_at is None
+
+
+def test_stop_here_before_anything_was_done_is_a_cancel(client, quick):
+    client.stop_here()
+    run = cases.Run(client, Job(*cases.images(), quick))
+    client.stop_here()
+    assert run.wait().kind == "cancelled"
+
+
 # --- cancel ------------------------------------------------------------------------------------------------
 
 
-def test_cancel_at_a_progress_report_keeps_the_process(make_client, patient):
+def test_cancel_at_a_progress_report_keeps_the_process(client, patient, monkeypatch):
     # However busy the computer: a progress report comes within this time.
-    client = make_client(cancel_s=60)
+    monkeypatch.setattr(client, "_cancel_s", 60.0)
     run = cases.Run(client, Job(*cases.images(), patient))
     cases.spin(lambda: run.outcomes or any(stage == "refining" for stage, *_ in run.progress))
     pid = client.pid

@@ -47,13 +47,13 @@ def test_stopped_process_is_noticed_and_ended_with_its_launcher(make_client, fak
     assert client.state == "off"
 
 
-def test_shutdown_during_a_run_leaves_nothing(make_client, endless):
-    client = make_client()
+def test_shutdown_during_a_run_leaves_nothing(client, endless):
     run = cases.run_endlessly(client, endless)
     pid = client.pid
     client.shutdown()
     assert [kind for kind, _ in run.outcomes] == ["cancelled"]
     cases.wait_until_gone(pid)
+    assert cases.folders() == []
     client.shutdown()
 
 
@@ -122,14 +122,9 @@ def test_folders_that_no_process_holds_are_cleaned_up_whatever_their_numbers_say
     assert not own.path.exists()
 
 
-def test_a_lost_folder_means_a_new_process(make_client, quick):
-    others = cases.folders()
-    client = make_client()
-    ready = []
-    client.start(ready.append, pytest.fail)
-    cases.spin(lambda: ready)
+def test_a_lost_folder_means_a_new_process(client, quick):
     pid = client.pid
-    (folder,) = set(cases.folders()) - set(others)
+    (folder,) = cases.folders()
     shutil.rmtree(folder)
     assert cases.Run(client, Job(*cases.images(), quick)).wait().kind == "result"
     assert client.pid != pid

@@ -79,7 +79,10 @@ def read_table(text: str) -> Table:
                 reasons.append((len(rows[-1]), error))
                 continue
             used = [number for number, line in body if any(cell.strip() for cell in _cells(line, delimiter))]
-            return Table(found, columns.states_frame, text, used[-len(found) :], columns, delimiter)
+            # A quoted cell may go on in the next line: then a row has no line of its own.
+            one_each = len(rows) == len(used) + (head is not None)
+            places = used[-len(found) :] if one_each else []
+            return Table(found, columns.states_frame, text, places, columns, delimiter)
     # The reason of what parts the cells most is that of the delimiter which was meant.
     raise ValueError(*max(reasons, key=lambda reason: reason[0])[1].args)
 

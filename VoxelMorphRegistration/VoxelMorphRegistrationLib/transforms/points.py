@@ -41,7 +41,12 @@ def carried(path: str | Path, move: Move, frame: str | None = None) -> str:
     moved = points.copy()
     moved[placed] = move(points[placed] * flip) * flip
     if table is not None:
-        return table.rewritten(moved.tolist())
+        try:
+            return table.rewritten(moved.tolist())
+        except ValueError as error:
+            raise InputError(
+                f"{path.name} cannot be carried: {error}. Put each point into a line of its own."
+            ) from error
     return _markups(text, moved, path.name) if kind == ".json" else Fcsv.of(text).rewritten(moved.tolist())
 
 

@@ -1,0 +1,73 @@
+"""How long a registration is expected to take: each part by what it depends on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from grids import make_grid
+from VoxelMorphRegistrationLib.images import sampling
+from VoxelMorphRegistrationLib.networks.card import ModelCard
+from VoxelMorphRegistrationLib.registration import expected
+from VoxelMorphRegistrationLib.registration.expected import (
+    ALIGNMENT_UNITS,
+    PASS_UNITS,
+    REFINED_UNITS,
+    USUAL_PART,
+    WRITTEN_UNITS,
+    expected_seconds,
+    in_words,
+    probe_seconds,
+)
+from VoxelMorphRegistrationLib.registration.settings import Settings
+
+GRID = make_grid((128, 128, 64))
+MILLIONS = 128 * 128 * 64 / 1e6
+PLAIN = Settings(model="none", alignment="rigid", refinement="fast")
+
+
+def test_alignment_refinement_and_results_add_up_by_the_speed_of_the_device():
+    units = ALIGNMENT_UNITS["rigid"] + (WRITTEN_UNITS + REFINED_UNITS["fast"] * USUAL_PART) * MILLIONS
+    assert expected_seconds(PLAIN, GRID, 0.1) == pytest.approx(0.1 * units)
+    assert expected_seconds(PLAIN, GRID, 0.3) == pytest.approx(0.3 * units)
+
+
+def test_only_the_box_around_the_anatomy_is_refined():
+    region = np.zeros(GRID.shape, bool)
+    region[16:48, 32:96, 10] = region[20, 40, 10:74] = True
+    part = (32 / 64) * (64 / 128) * (64 / 128)
+    units = ALIGNMENT_UNITS["rigid"] + (WRITTEN_UNITS + REFINED_UNITS["fast"] * part) * MILLIONS
+    assert expected_seconds(PLAIN, GRID, 1.0, region) == pytest.approx(units)
+    # Nothing is known of an image without any.
+    empty = np.zeros(GRID.shape, bool)
+    assert expected_seconds(PLAIN, GRID, 1.0, empty) == expected_seconds(PLAIN, GRID, 1.0)
+
+
+def test_each_pass_of_a_network_counts_by_its_grid():
+    card = ModelCard("m", stride=16, spacing_mm=(2.0, 2.0, 2.0), passes=2)
+    once = ModelCard("m", stride=16, spacing_mm=(2.0, 2.0, 2.0))
+    chosen = Settings(model="m", alignment="none", refinement="off")
+    one, two = (expected_seconds(chosen, GRID, 1.0, card=each) for each in (once, card))
+    rest = ALIGNMENT_UNITS["none"] + WRITTEN_UNITS * MILLIONS
+    assert one - rest == pytest.approx(PASS_UNITS * 64 * 64 * 32 / 1e6)
+    assert two - rest == pytest.approx(2 * (one - rest))
+    # Three shipped models are tried where none is named, each on the box around the anatomy.
+    open_ = Settings(model="auto", alignment="none", refinement="off")
+    assert expected_seconds(open_, GRID, 1.0) - rest == pytest.approx(PASS_UNITS * 3 * MILLIONS * USUAL_PART)
+
+
+def test_the_probe_is_the_best_of_three_rounds(monkeypatch):
+    clock, rounds = iter([0.0, 5.0, 10.0, 12.0, 20.0, 29.0]), []
+    monkeypatch.setattr(expected.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(sampling, "warp", lambda volume, field: rounds.append((volume.shape, field.shape)))
+    assert probe_seconds() == 2.0
+    size = (expected.PROBE_SIZE,) * 3
+    assert rounds == [((1, 1, *size), (1, 3, *size))] * (3 * expected.PROBE_ROUNDS)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.2, "1 s"), (7.4, "7 s"), (9.6, "10 s"), (12.4, "10 s"), (13, "15 s"), (88, "90 s"), (90, "2 minutes")],
+)
+def test_durations_are_told_as_roughly_as_they_are_known(seconds, words):
+    assert in_words(seconds) == f"about {words}"
