@@ -1,6 +1,6 @@
 """The rooms of the library, read from its files: who imports whom, and how large they are.
 
-`python Testing/Python/rooms.py` prints the tables of docs/architecture.md.
+`python Testing/Python/rooms.py` brings the tables of docs/architecture.md up to date.
 """
 
 from __future__ import annotations
@@ -112,5 +112,13 @@ def tables() -> str:
     return "\n".join(rows)
 
 
+def update(page: Path) -> None:
+    """Put the tables of today in place of those of the page."""
+    text = page.read_text(encoding="utf-8")
+    head, rest = text.split("| room | files |", 1)
+    after = rest.split("| longest files |", 1)[1].partition("\n\n")[2]
+    page.write_text(f"{head}{tables()}\n" + (f"\n{after}" if after else ""), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    print(tables())
+    update(MODULE_FOLDER.parent / "docs" / "architecture.md")

@@ -10,6 +10,7 @@ import mrml_cases as cases
 import slicer
 from view_cases import GRID, Views, box_labels, flat_volume
 from VoxelMorphRegistrationLib.errors import InputError
+from VoxelMorphRegistrationLib.images.grid import Grid
 from VoxelMorphRegistrationLib.mrml import applying, check_views, display, view_state
 from VoxelMorphRegistrationLib.mrml.inputs import read_inputs
 from VoxelMorphRegistrationLib.mrml.labels import labels_from_node
@@ -119,6 +120,22 @@ def test_moving_volume_is_shown_as_it_lay_even_under_the_transform(scene, views,
     assert before is not moving_node
     assert before.GetImageData() is moving_node.GetImageData()
     assert image_from_node(before).grid.same_as(read.moving.grid, 1e-5)
+
+
+@pytest.mark.parametrize("parents", ["no parents", "both moved"])
+def test_before_is_where_an_initial_transform_had_brought_it(scene, views, parents):
+    """The report counts from there, too."""
+    fixed_node, moving_node = cases.make_nodes(scene, "oblique", parents)
+    brought = cases.affine(cases.rotation(5, -10, 15), (6, -4, 3))
+    start = scene.AddNewNodeByClass("vtkMRMLTransformNode", "start")
+    start.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(brought))
+    read = read_inputs(fixed_node, moving_node, initial_transform=start)
+    nodes = write_outputs(cases.make_registration(read.fixed, read.moving), read, Targets(jacobian=False))
+    check_views.show_before_after(moving_node, nodes.volume, nodes.transform)
+    before = scene.GetNodeByID(view_state.composite_nodes(scene)[0].GetForegroundVolumeID())
+    assert before is not moving_node and before.GetImageData() is moving_node.GetImageData()
+    expected = Grid(read.moving.grid.shape, brought @ read.moving.grid.ijk_to_ras)
+    assert image_from_node(before).grid.same_as(expected, 1e-5)
 
 
 # --- Jacobian -----------------------------------------------------------------------------------------------------

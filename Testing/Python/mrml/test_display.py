@@ -67,6 +67,8 @@ def test_range_of_the_colours_can_be_chosen_and_folds_keep_theirs(scene, change)
     assert (colors[2:, :3] != FOLD[:3]).any(axis=1).all()
     assert (colors[4, :3] == round(255 * display.UNCHANGED_GREY)).all()
     assert node.GetDisplayNode().GetWindowLevelMax() == pytest.approx(display.jacobian_range(change)[1])
+    # What is lost altogether counts as a fold, and the least that is left does not.
+    assert display.jacobian_color(0.0, change)[:3] == display.FOLD_COLOR != display.jacobian_color(1e-9, change)[:3]
     # Full colour at the end of the range, less half way. A colour spans a hundredth, a fifth of the smallest range.
     darkest = [round(255 * c) for c in display.jacobian_color(100.0, change)[:3]]
     assert np.abs(colors[7, :3] - darkest).max() <= 1
