@@ -67,7 +67,8 @@ def change_of_pieces(field: DisplacementField, mask: np.ndarray, grid: Grid) -> 
     for axis in range(3):
         if coarse.shape[axis] > 1:
             jacobian[..., 2 - axis] += np.gradient(voxels, axis=axis)
-    determinant = np.linalg.det(jacobian)
+    with np.errstate(invalid="ignore"):
+        determinant = np.linalg.det(jacobian)
     inside = resample(Image(mask.astype(np.uint8), grid), coarse, smooth=True).array >= 0.5
     found = determinant[inside & np.isfinite(determinant)]
     return (float(found.min()), float(found.max())) if found.size else (1.0, 1.0)
