@@ -11,8 +11,10 @@ import slicer
 from mrml_cases import add_label_map, add_segmentation, label_array
 from VoxelMorphRegistrationLib.errors import InputError
 from VoxelMorphRegistrationLib.images.grid import Grid
+from VoxelMorphRegistrationLib.images.image import Image
 from VoxelMorphRegistrationLib.mrml.inputs import read_inputs
-from VoxelMorphRegistrationLib.mrml.labels import labels_from_node
+from VoxelMorphRegistrationLib.mrml.labels import Label, Labels, labels_from_node
+from VoxelMorphRegistrationLib.mrml.steps import finish
 from VoxelMorphRegistrationLib.mrml.targets import Targets
 from VoxelMorphRegistrationLib.mrml.volumes import image_from_node, points_from_node
 from VoxelMorphRegistrationLib.mrml.writer import write_outputs
@@ -84,6 +86,15 @@ def test_segments_are_matched_by_name_whatever_their_order(scene):
     moving_segments.GetSegmentation().GetNthSegment(0).SetName("Lung")
     with pytest.raises(InputError, match="share no name"):
         read_inputs(fixed_node, moving_node, fixed_labels=fixed_segments, moving_labels=moving_segments)
+
+
+@pytest.mark.parametrize(("largest", "kind"), [(2**31 - 1, np.int32), (2**31, np.int64), (-(2**31), np.int64)])
+def test_other_numbers_are_held_by_a_type_that_holds_them(largest, kind):
+    array = np.array([[[0, 3, 9, 3]]], np.int16)
+    labels = Labels(Image(array, Grid(array.shape, np.eye(4))), {n: Label(str(n), (0, 0, 0)) for n in (3, 9)}, False)
+    found = finish(labels.renumbering({3: largest, 9: 1}))
+    assert found.image.array.dtype == kind and found.image.array.tolist() == [[[0, largest, 1, largest]]]
+    assert found.names() == {largest: "3", 1: "9"}
 
 
 def test_segmentation_on_a_coarser_grid_is_brought_onto_its_volume(scene):
