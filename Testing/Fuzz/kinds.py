@@ -204,7 +204,7 @@ def _config(path: Path):
 
 
 def _checkpoint(path: Path):
-    from VoxelMorphRegistrationLib.training.trainer import load_checkpoint
+    from VoxelMorphRegistrationLib.training.beginnings import load_checkpoint
 
     return load_checkpoint(path)
 

@@ -22,6 +22,7 @@ from VoxelMorphRegistrationLib.errors import SettingsError
 from VoxelMorphRegistrationLib.images.files import read_image, write_image
 from VoxelMorphRegistrationLib.images.image import Image
 from VoxelMorphRegistrationLib.training import curves
+from VoxelMorphRegistrationLib.training.beginnings import load_checkpoint
 from VoxelMorphRegistrationLib.training.curves import CURVES_NAME, read_columns, running_mean, write_curves
 from VoxelMorphRegistrationLib.training.experiments import one_pair, peers, run_time
 from VoxelMorphRegistrationLib.training.experiments.peers import NiftyReg
@@ -32,7 +33,7 @@ from VoxelMorphRegistrationLib.training.experiments.tables import formatted, spr
 from VoxelMorphRegistrationLib.training.experiments.training_size import default_sizes
 from VoxelMorphRegistrationLib.training.pairs import TrainingPair
 from VoxelMorphRegistrationLib.training.supervision import Structure, Supervision
-from VoxelMorphRegistrationLib.training.trainer import CHECKPOINT_NAME, Trainer, load_checkpoint
+from VoxelMorphRegistrationLib.training.trainer import CHECKPOINT_NAME, Trainer
 
 PNG = b"\x89PNG\r\n\x1a\n"
 CONFIG = """

@@ -14,12 +14,12 @@ from training_cases import tiny, write_config
 from VoxelMorphRegistrationLib.__main__ import main
 from VoxelMorphRegistrationLib.errors import InputError, OutputError, SettingsError
 from VoxelMorphRegistrationLib.networks.shelf import models_folder
+from VoxelMorphRegistrationLib.training.beginnings import load_checkpoint
 from VoxelMorphRegistrationLib.training.config import config_from_dict, load_config
 from VoxelMorphRegistrationLib.training.export import export_checkpoint
 from VoxelMorphRegistrationLib.training.trainer import (
     CHECKPOINT_NAME,
     Trainer,
-    load_checkpoint,
 )
 
 

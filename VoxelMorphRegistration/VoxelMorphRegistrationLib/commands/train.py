@@ -25,8 +25,15 @@ def add_train_parser(commands) -> None:
     parser.add_argument(
         "--continue", dest="go_on", action="store_true", help="go on from DIR/checkpoint.ckpt, with CONFIG's settings"
     )
-    parser.add_argument("--from", dest="start", metavar="CHECKPOINT", help="go on from this checkpoint instead")
-    parser.add_argument("--weights", metavar="CHECKPOINT", help="begin with the weights of this checkpoint, at step 0")
+    parser.add_argument(
+        "--from",
+        dest="start",
+        metavar="FILE",
+        help="go on from this checkpoint instead; or begin at step 0 with the weights of this model file (.pt)",
+    )
+    parser.add_argument(
+        "--weights", metavar="FILE", help="begin at step 0 with the weights of this checkpoint or model file"
+    )
     parser.add_argument("--data", metavar="DIR", help="folder of the training data, instead of the configuration's")
     parser.add_argument("--scans", metavar="DIR", help="folder of the scans of [scans], likewise")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="default: auto")
@@ -57,6 +64,7 @@ def add_export_parser(commands) -> None:
 
 def train(args: argparse.Namespace) -> int:
     """Run `voxelmorph train`."""
+    from ..training.beginnings import is_model_file
     from ..training.config import load_config, with_data, with_scans
     from ..training.trainer import CHECKPOINT_NAME, Trainer
 
@@ -65,6 +73,9 @@ def train(args: argparse.Namespace) -> int:
         raise SettingsError(f"--minutes must be positive, not {args.minutes:g}.")
     if sum(map(bool, (args.go_on, args.start, args.weights))) > 1:
         raise SettingsError("Give one of --continue, --from and --weights, not several.")
+    # A model file has no step and no moments of Adam to go on from.
+    if args.start and is_model_file(args.start):
+        args.start, args.weights = None, args.start
     config = with_data(config, args.data) if args.data else config
     config = with_scans(config, args.scans) if args.scans else config
     output = Path(args.output) if args.output else Path("runs") / config.name

@@ -10,9 +10,10 @@ from ..errors import InputError
 from ..networks.card import ModelCard
 from ..networks.model import save_model
 from ..networks.symmetric import Symmetric
+from .beginnings import load_checkpoint
 from .config import config_from_dict
 from .shapes import ShapeSource
-from .trainer import load_checkpoint, unet
+from .trainer import unet
 
 # What robust_range does on average in training.
 METHODS = {

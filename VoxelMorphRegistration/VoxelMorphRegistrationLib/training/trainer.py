@@ -21,13 +21,16 @@ from ..images.sampling import compose, integrate, warp
 from ..networks.symmetric import Symmetric
 from ..networks.unet import UNet
 from . import losses
+from .beginnings import CHECKPOINT_FORMAT, is_model_file, load_checkpoint, model_weights
 from .config import TrainingConfig, config_from_dict
 from .curves import Curves
 from .pairs import TRAINING_STREAM, VALIDATION_STREAM, PairSource, TrainingPair
+from .precision import bfloat16_fault
 from .shapes import doubled
 
-CHECKPOINT_FORMAT = "voxelmorph-training-checkpoint-1"
 CHECKPOINT_NAME = "checkpoint.ckpt"
+# Steps in a row without a finite gradient after which a run ends: single ones are skipped, a broken one has no others.
+MOST_SKIPPED = 25
 # Keeps the draws of passes apart from those of the pairs.
 PASSES_DRAW = 7
 
@@ -82,6 +85,9 @@ class Trainer:
         self.device = torch.device(device)
         self.step = 0
         self.seconds = 0.0
+        # Steps without a finite gradient: in all, and in a row up to now.
+        self.skipped = 0
+        self._skipped_in_a_row = 0
         self._logged = (0, 0.0)
         self._validated: Validation | None = None
         self._curves = Curves(self.output)
@@ -99,6 +105,10 @@ class Trainer:
         if self.ranks > 1:
             self._trained = torch.nn.parallel.DistributedDataParallel(self.model)
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=config.optimiser.learning_rate)
+        fault = bfloat16_fault(self.network, self.device) if config.precision == "bfloat16" else None
+        self.precision = "float32" if fault else config.precision
+        # Why the precision is not the configuration's, for who starts the run.
+        self.precision_note = fault and f"Training in float32, not in bfloat16: {fault}."
         # The next pair is drawn while the network works on this one.
         self._painter = ThreadPoolExecutor(1)
         self._drawn: dict[int, Future[TrainingPair]] = {}
@@ -110,6 +120,8 @@ class Trainer:
         """
         config = self.config
         if self.rank == 0:
+            if self.precision_note:
+                report(self.precision_note)
             self.output.mkdir(parents=True, exist_ok=True)
             self._trim_logs()
             if self.step == 0:
@@ -149,27 +161,54 @@ class Trainer:
         return bool(flag)
 
     def train_step(self) -> StepLosses:
-        """One step of Adam. VoxelMorphError when the loss is not finite: the weights stay as they were."""
+        """One step of Adam; one whose loss or gradient is not finite leaves the weights as they were and is counted.
+
+        VoxelMorphError after MOST_SKIPPED of those in a row.
+        """
         config = self.config
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(config, self.step)
         self.optimiser.zero_grad(set_to_none=True)
         rows: list[StepLosses] = []
+        finite = True
         for _ in range(config.batch):
             draw = np.random.default_rng((config.seed, self.step, len(rows), PASSES_DRAW))
             total, parts = self._loss(self._training_pair(len(rows)), int(draw.integers(config.passes)))
-            if not math.isfinite(parts.total):
-                raise VoxelMorphError(
-                    f"The training loss became {parts.total} at step {self.step + 1}. "
-                    "Lower optimiser.learning_rate and go on from the last checkpoint with --continue."
-                )
+            rows.append(parts)
+            # Of processes that train together each has its own losses. And no gradient of what is not finite is asked
+            # for: PyTorch's warp writes beside its memory where a position is NaN.
+            finite = self._all_agree(math.isfinite(parts.total))
+            if not finite:
+                break
             # Pairs of different sizes cannot be stacked: their gradients are added up.
             (total / config.batch).backward()
-            rows.append(parts)
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.optimiser.gradient_norm)
-        self.optimiser.step()
+        if finite and self._clipped():
+            self.optimiser.step()
+            self._skipped_in_a_row = 0
+        else:
+            self.skipped += 1
+            self._skipped_in_a_row += 1
+            if self._skipped_in_a_row >= MOST_SKIPPED:
+                raise VoxelMorphError(
+                    f"{MOST_SKIPPED} steps in a row had no finite loss or gradient ({self.precision}), up to step "
+                    f"{self.step + 1}. Lower optimiser.learning_rate and go on from the last checkpoint with --continue"
+                    + ('; or train with precision = "float32".' if self.precision == "bfloat16" else ".")
+                )
         self.step += 1
         return _means(StepLosses, rows)
+
+    def _clipped(self) -> bool:
+        """Cut the gradient to its greatest length; whether it is finite."""
+        length = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.optimiser.gradient_norm)
+        return bool(torch.isfinite(length))
+
+    def _all_agree(self, decision: bool) -> bool:
+        """Whether the decision is the same good one in all processes."""
+        if self.ranks == 1:
+            return decision
+        flag = torch.tensor([float(decision)], device=self.device)
+        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MIN)
+        return bool(flag)
 
     def _loss(self, pair: TrainingPair, passes_before: int = 0) -> tuple[torch.Tensor, StepLosses]:
         weights = self.config.loss
@@ -210,7 +249,7 @@ class Trainer:
     def predict(self, pair: TrainingPair, model: torch.nn.Module | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """What the network gives for `pair`, and the displacement; both (1, d, *S') in voxels of the flow's grid."""
         moving, fixed = (image.to(memory_format=self.memory_format) for image in (pair.moving, pair.fixed))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             flow = (model or self.model)(moving, fixed)
         flow = flow.float().contiguous()
         steps = self.config.network.integration_steps
@@ -263,6 +302,8 @@ class Trainer:
     def facts(self) -> dict:
         """What the card of an exported model says of the training, besides the configuration."""
         facts: dict = {"data": self.source.facts, "device": _device_name(self.device, self.ranks)}
+        if self.skipped:
+            facts["skipped_steps"] = self.skipped
         for name in ("spacing_mm", "normalization"):
             value = getattr(self.source, name, None)
             if value is not None:
@@ -308,14 +349,22 @@ class Trainer:
         trainer.network.load_state_dict(state["network"])
         trainer.optimiser.load_state_dict(state["optimiser"])
         trainer.step, trainer.seconds = state["step"], state["seconds"]
+        trainer.skipped = state.get("facts", {}).get("skipped_steps", 0)
         return trainer
 
     def start_from(self, path: Path) -> None:
-        """Take the weights, and nothing else, from the checkpoint at `path` (transfer learning)."""
-        state = load_checkpoint(path)
-        if layout(config_from_dict(state["config"])) != layout(self.config):
-            raise InputError(f"The configuration has another network than the checkpoint {path}.")
-        self.network.load_state_dict(state["network"])
+        """Take the weights, and nothing else, from a checkpoint or a model file of our own (transfer learning)."""
+        if is_model_file(path):
+            weights = model_weights(path)
+        else:
+            state = load_checkpoint(path)
+            weights = state["network"]
+            if layout(config_from_dict(state["config"])) != layout(self.config):
+                raise InputError(f"The configuration has another network than the checkpoint {path}.")
+        expected = self.network.state_dict()
+        if {k: w.shape for k, w in weights.items()} != {k: w.shape for k, w in expected.items()}:
+            raise InputError(f"The configuration has another network than the model file {path}.")
+        self.network.load_state_dict(weights)
 
     def _log_step(self, values: StepLosses, report: Report) -> None:
         rate = learning_rate(self.config, self.step - 1)
@@ -324,7 +373,8 @@ class Trainer:
         parts = "  ".join(f"{k} {v:.4f}" for k, v in asdict(values).items() if k != "total" and math.isfinite(v))
         rate = (self.step - self._logged[0]) / max(1e-9, self.seconds - self._logged[1])
         self._logged = self.step, self.seconds
-        report(f"step {self.step}/{self.config.steps}  loss {values.total:.4f}  {parts}  {rate:.2f} steps/s")
+        skipped = f"  {self.skipped} skipped" if self.skipped else ""
+        report(f"step {self.step}/{self.config.steps}  loss {values.total:.4f}  {parts}  {rate:.2f} steps/s{skipped}")
 
     def _validate_and_log(self, report: Report) -> None:
         result = self._validated = self.validate()
@@ -428,20 +478,6 @@ def folded_part(displacement: torch.Tensor) -> float:
     if displacement.dim() == 4:  # an image of one slice that nothing moves across
         displacement = F.pad(displacement[:, :, None], (0, 0, 0, 0, 0, 0, 1, 0))
     return float(torch.stack([voxel_determinant(flow) <= 0 for flow in displacement]).float().mean())
-
-
-def load_checkpoint(path: Path | str) -> dict:
-    """The state saved by Trainer.save, on the CPU."""
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"There is no checkpoint {path}.")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever its unpickler meets in a foreign file
-        raise InputError(f"{path} is no training checkpoint, or it is damaged.") from error
-    if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
-        raise InputError(f"{path} is no training checkpoint of this program.")
-    return state
 
 
 def _append(path: Path, row: dict) -> None:

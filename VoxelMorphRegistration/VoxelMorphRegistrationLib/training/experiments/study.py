@@ -15,13 +15,14 @@ import torch
 
 from ...errors import OutputError, SettingsError
 from ...networks.model import load_model
+from ..beginnings import load_checkpoint
 from ..config import TrainingConfig
 from ..curves import CURVES_NAME
 from ..export import export_checkpoint
 from ..images import ImageSource
 from ..pairs import VALIDATION_STREAM, TrainingPair
 from ..supervision import Supervision, SupervisionSection
-from ..trainer import CHECKPOINT_NAME, Trainer, load_checkpoint
+from ..trainer import CHECKPOINT_NAME, Trainer
 from .scores import PairScores, Registrar, network_registrar, pipeline_registrar, read_scores, score_pair, write_scores
 
 MODEL_NAME = "model.pt"
