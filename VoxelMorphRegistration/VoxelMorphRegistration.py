@@ -173,6 +173,7 @@ class VoxelMorphRegistrationParameterNode:
     seed: Annotated[int, WithinRange(0, 1000000), Default(0)]
     labelInterpolation: Annotated[str, Choice(["nearest", "linear"]), Default("nearest")]
     jacobianKind: Annotated[str, Choice(["total", "deformable"]), Default("total")]
+    expectedError: Annotated[str, Choice(["auto", "off", "quick", "full"]), Default("auto")]
     linear: Annotated[str, Choice(["inside", "separate"]), Default("inside")]
     jacobianRange: Annotated[float, WithinRange(0.05, 10.0), Default(1.0)]
     jacobianLegend: bool = True

@@ -18,7 +18,7 @@ STAIRCASE = (
     ("worker", "mrml"),
     ("training", "results"),
     ("registration",),
-    ("transforms",),
+    ("transforms", "trust"),
     ("refinement", "alignment"),
     ("fields",),
     ("networks", "images"),

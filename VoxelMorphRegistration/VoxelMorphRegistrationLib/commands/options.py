@@ -52,6 +52,12 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--working-spacing", type=float, metavar="MM", help="voxel size of the network's grid")
     parser.add_argument("--label-interpolation", choices=("nearest", "linear"), help="default: nearest")
     parser.add_argument("--jacobian", choices=("total", "deformable"), help="with or without the linear part")
+    parser.add_argument(
+        "--expected-error",
+        action="store_const",
+        const="full",
+        help="also write a map of the error in mm that is not exceeded with 90 %%; takes up to as long again",
+    )
     parser.add_argument("--seed", type=int, help="of the alignment's sampling (default: 0)")
 
 
@@ -71,6 +77,7 @@ _OPTIONS = {
     "working_spacing": "working_spacing_mm",
     "label_interpolation": "label_interpolation",
     "jacobian": "jacobian",
+    "expected_error": "expected_error",
     "seed": "seed",
 }
 

@@ -203,11 +203,19 @@ def summary(report) -> str:
         f"({inside['any_corner_count']} by the stricter count), in the volume: {report.folding['volume']['count']}",
         f"  determinant {inside['minimum']:.3f} to {inside['maximum']:.3f}, SDlogJ {inside['sd_log']:.3f}, "
         f"largest displacement {report.largest_displacement_mm:.1f} mm",
+        *_expected_line(report.expected_error),
         *_inverse_line(report.inverse),
         f"  model {report.model['name']}, {report.passes} pass(es), refinement {_refinement(report)}, "
         f"on {report.device}, {report.seconds['total']:.1f} s",
     ]
     return "\n".join([head, *lines, *tail, *(f"  Warning: {text}" for text in report.warnings)])
+
+
+def _expected_line(expected: dict | None) -> list[str]:
+    if not expected:
+        return []
+    under = ", ".join(f"{limit} mm in {expected[f'under_{limit}mm']:.0f} %" for limit in (1, 2, 5))
+    return [f"  expected error ({expected['effort']}), with 90 % under {under} of the anatomy"]
 
 
 def _refinement(report) -> str:

@@ -18,6 +18,7 @@ from ..errors import InputError
 from ..fields.displacement import DisplacementField
 from ..images.grid import Grid
 from ..results.written import Stored
+from .doubtful_points import describe, positions_of, undescribe
 from .hierarchy import place_beside
 from .names import (
     APPLIED_ROLE,
@@ -70,7 +71,8 @@ def side_of(transform_node, node) -> str:
     drawn_on = None
     if node.IsA("vtkMRMLSegmentationNode"):
         drawn_on = node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole())
-    for volumes, side in (((moving,), "moving"), ((fixed, results.volume, results.labels, results.jacobian), "fixed")):
+    on_fixed = (fixed, results.volume, results.labels, results.jacobian, results.expected_error)
+    for volumes, side in (((moving,), "moving"), (on_fixed, "fixed")):
         if any(volume is not None and (node is volume or drawn_on is volume) for volume in volumes):
             return side
     return ""
@@ -89,17 +91,23 @@ def _forward_of(inverse_node):
 def apply_transform(transform_node, nodes: Iterable) -> list:
     """Put nodes (volumes, segmentations, markups, models) under a registration's transform, or under its inverse.
 
-    They move from where they lie in the world; what was above them is noted, for take_off. Nodes that are under it
-    already stay. Returns the nodes that were moved. All or none: raises InputError before anything changes.
+    They move from where they lie in the world; what was above them is noted, for take_off. Control points then tell
+    the expected error, where the registration has a map of it. Nodes that are under it already stay. Returns the nodes
+    that were moved. All or none: raises InputError before anything changes.
     """
     grid_node, top = _resolved(transform_node)
     plan = [(node, _matrix_between(grid_node, top, node)) for node in nodes if not _is_under(grid_node, node)]
     if any(not node.IsA("vtkMRMLVolumeNode") for node, _ in plan):
         _check_inverse(grid_node, top)
+    inverse = grid_node.GetAttribute(DIRECTION_ATTRIBUTE) == "inverse"
+    forward = _forward_of(grid_node) if inverse else grid_node
     for node, between in plan:
-        above = node.GetParentTransformNode()
+        above, markups = node.GetParentTransformNode(), node.IsA("vtkMRMLMarkupsNode")
+        before = positions_of(node) if markups else np.empty((0, 3))
         put_under(node, grid_node, top if between is None else _between(top, between, node))
         _remove_if_unused(above)
+        if markups and forward is not None:
+            describe(forward, node, before if inverse else positions_of(node))
     return [node for node, _ in plan]
 
 
@@ -118,6 +126,7 @@ def take_off(nodes: Iterable) -> list:
         if left or (grid_node is not None and _is_under(grid_node, node)):
             node.SetAndObserveTransformNodeID(node.GetNodeReferenceID(FORMER_ROLE))
             _remove_if_unused(between)
+            undescribe([node])
             moved.append(node)
         _forget(node)
     return moved

@@ -171,7 +171,7 @@ def _byte_image(array: np.ndarray):
     return data
 
 
-def _check_node(scene, class_name: str, what: str):
+def check_node(scene, class_name: str, what: str):
     """A node made for a check, not saved with the scene; the one of an earlier check is used again."""
     for node in nodes_of(scene, class_name):
         if node.GetAttribute(CHECK_ATTRIBUTE) == what:
@@ -188,7 +188,7 @@ def _check_node(scene, class_name: str, what: str):
 
 def _check_volume(like, what: str):
     """A scalar volume for a check that lies as another volume does."""
-    node = _check_node(like.GetScene(), "vtkMRMLScalarVolumeNode", what)
+    node = check_node(like.GetScene(), "vtkMRMLScalarVolumeNode", what)
     node.CopyOrientation(like)
     node.SetAndObserveTransformNodeID(like.GetTransformNodeID())
     if node.GetDisplayNode() is None:
@@ -208,7 +208,7 @@ def show_before_after(moving_node, warped_node, transform_node=None) -> None:
     if started:
         before = _check_volume(moving_node, f"{moving_node.GetName()} before")
         before.SetAndObserveImageData(moving_node.GetImageData())
-        node = _check_node(moving_node.GetScene(), TRANSFORM_CLASS, "Position before")
+        node = check_node(moving_node.GetScene(), TRANSFORM_CLASS, "Position before")
         recorded = json.loads(transform_node.GetAttribute(PARENT_ATTRIBUTE) or "null")
         parent = np.eye(4) if recorded is None else np.array(recorded)
         to_world = np.linalg.solve(np.array(json.loads(started)), parent)
@@ -238,7 +238,7 @@ def _former_parent(moving_node, transform_node) -> str | None:
     recorded = transform_node.GetAttribute(PARENT_ATTRIBUTE)
     if former or not recorded or np.allclose(json.loads(recorded), np.eye(4)):
         return former
-    node = _check_node(moving_node.GetScene(), TRANSFORM_CLASS, "Position before")
+    node = check_node(moving_node.GetScene(), TRANSFORM_CLASS, "Position before")
     node.SetAndObserveTransformToParent(linear_transform(np.array(json.loads(recorded))))
     return node.GetID()
 
@@ -263,6 +263,12 @@ def remove_preview(scene) -> bool:
     for node in nodes:
         remove_shown(node)
     return bool(nodes)
+
+
+def remove_check(scene, class_name: str, what: str) -> None:
+    """Remove what check_node made, if it is there."""
+    for node in [n for n in nodes_of(scene, class_name) if n.GetAttribute(CHECK_ATTRIBUTE) == what]:
+        remove_shown(node)
 
 
 # --- the Jacobian ------------------------------------------------------------------------------------------------
@@ -377,7 +383,7 @@ def hide_outlines(scene) -> None:
 
 
 def _as_segmentation(label_node, side: str):
-    node = _check_node(label_node.GetScene(), "vtkMRMLSegmentationNode", f"Outlines of {side}")
+    node = check_node(label_node.GetScene(), "vtkMRMLSegmentationNode", f"Outlines of {side}")
     node.SetAndObserveTransformNodeID(label_node.GetTransformNodeID())
     array = slicer.util.arrayFromVolume(label_node)
     matrix = vtk.vtkMatrix4x4()

@@ -16,7 +16,8 @@ FORMER_ROLE = "VoxelMorph.FormerParent"
 # One text for all nodes, and the report, of one run.
 RUN_ATTRIBUTE = "VoxelMorph.Run"
 # On a transform: the nodes of its run, by kind, and what was given besides the volumes for each side.
-RESULT_ROLES = {kind: f"VoxelMorph.Result.{kind}" for kind in ("volume", "labels", "jacobian", "inverse")}
+RESULT_KINDS = ("volume", "labels", "jacobian", "expected_error", "inverse")
+RESULT_ROLES = {kind: f"VoxelMorph.Result.{kind}" for kind in RESULT_KINDS}
 SIDE_ROLES = {"fixed": "VoxelMorph.FixedSide", "moving": "VoxelMorph.MovingSide"}
 # Where the volumes lay: {"fixed": 4x4, "moving": 4x4} from voxels to the world, and the start that was given.
 PLACES_ATTRIBUTE = "VoxelMorph.Places"

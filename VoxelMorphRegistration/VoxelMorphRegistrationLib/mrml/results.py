@@ -45,6 +45,7 @@ class Results:
     volume: Volume | None = None
     labels: Shown | None = None
     jacobian: Volume | None = None
+    expected_error: Volume | None = None
     inverse: Placed | None = None
     table: Node | None = None
     fixed_side: tuple = ()

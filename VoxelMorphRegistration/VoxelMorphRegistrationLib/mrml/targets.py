@@ -22,6 +22,8 @@ LINEAR_CHOICES = (INSIDE, SEPARATE)
 class Targets:
     """Where results go: a node to update, None for a new node, False for none at all.
 
+    expected_error: written where there is a map of it.
+
     linear: "inside" puts the linear part into the grid transform, "separate" into a linear transform of its own,
     under which the moving volume goes. apply: put the moving volume under the transform. inverse: False by default.
     """
@@ -30,6 +32,7 @@ class Targets:
     volume: Target = None
     labels: Any = None
     jacobian: Target = None
+    expected_error: Target = None
     inverse: Target = False
     linear: str = INSIDE
     apply: bool = False
@@ -48,17 +51,19 @@ class Outputs:
     volume: Volume | None = None
     labels: Any = None
     jacobian: Volume | None = None
+    expected_error: Volume | None = None
     inverse: Placed | None = None
     report: Report | None = field(default=None, repr=False)
     run: str = ""
 
 
-TARGET_NAMES = ("transform", "volume", "labels", "jacobian", "inverse")
+TARGET_NAMES = ("transform", "volume", "labels", "jacobian", "expected_error", "inverse")
 _KINDS = {
     "transform": "a transform node that is empty or holds a displacement grid",
     "inverse": "a transform node that is empty or holds a displacement grid",
     "volume": "a scalar volume",
     "jacobian": "a scalar volume",
+    "expected_error": "a scalar volume",
     "labels": "a label map volume or a segmentation",
 }
 

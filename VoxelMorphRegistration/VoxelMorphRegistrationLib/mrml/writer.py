@@ -14,7 +14,7 @@ import vtk
 from ..errors import InputError, OutputError
 from ..images.image import Image
 from ..results.written import Wanted, fields_of
-from . import display
+from . import display, error_map
 from .hierarchy import place_beside
 from .names import (
     LINEAR_ROLE,
@@ -96,8 +96,13 @@ def _is_segmentation(node) -> bool:
 def _making(registration, inputs: Inputs, targets: Targets) -> Generator[None, None, dict]:
     """What the nodes will hold, by output."""
     content: dict = {}
-    for name, image in (("volume", registration.warped), ("jacobian", registration.jacobian)):
-        if getattr(targets, name) is not False:
+    doubt = registration.expected_error
+    for name, image in (
+        ("volume", registration.warped),
+        ("jacobian", registration.jacobian),
+        ("expected_error", None if doubt is None else doubt.bound),
+    ):
+        if image is not None and getattr(targets, name) is not False:
             content[name] = yield from making_image_data(_on_fixed(image, inputs).array)
     labels = registration.warped_labels
     if targets.labels is False or labels is None:
@@ -189,6 +194,11 @@ class _Writer:
             nodes["jacobian"] = self._node(targets.jacobian, "vtkMRMLScalarVolumeNode", name)
             self._set_voxels(nodes["jacobian"], content["jacobian"])
             display.show_as_jacobian(nodes["jacobian"])
+        if "expected_error" in content:
+            name = f"{self._moving_title()} expected error"
+            nodes["expected_error"] = self._node(targets.expected_error, "vtkMRMLScalarVolumeNode", name)
+            self._set_voxels(nodes["expected_error"], content["expected_error"])
+            error_map.show_as_error(nodes["expected_error"])
         if targets.apply:
             put_under(inputs.moving_node, grid_node, top)
         mark_results(self.run, grid_node, top, nodes, inputs)

@@ -12,6 +12,7 @@ from ..mrml.view_state import ViewState, composite_nodes
 from ..results.verdict import LOOK
 from .choices import keep_as_a
 from .colours import box
+from .doubt import DoubtControls
 from .messages import told
 from .shown import Shown, shown_result
 
@@ -43,12 +44,14 @@ class CheckSection:
             "checkerboard": ui.showCheckerboardButton,
             "before": ui.showBeforeButton,
             "jacobian": ui.showJacobianButton,
+            DoubtControls.MODE: ui.showErrorButton,
             "compare": ui.compareButton,
         }
         ui.showFadeButton.clicked.connect(lambda *_: self.show("fade"))
         ui.showCheckerboardButton.clicked.connect(lambda *_: self.show("checkerboard"))
         ui.showBeforeButton.clicked.connect(lambda *_: self.show("before"))
         ui.showJacobianButton.clicked.connect(lambda *_: self.show("jacobian"))
+        self._doubt = DoubtControls(ui, self._nodes, self.show, self._jump, told)
         ui.compareButton.clicked.connect(lambda *_: self.show("compare"))
         ui.keepButton.clicked.connect(self._on_keep)
         ui.fadeSlider.valueChanged.connect(self._on_fade)
@@ -108,8 +111,10 @@ class CheckSection:
             "checkerboard": warped,
             "before": warped and nodes.moving is not None,
             "jacobian": result and nodes.jacobian is not None,
+            DoubtControls.MODE: self._doubt.possible(result, nodes),
             "compare": warped and nodes.kept_warped is not None,
         }
+        self._doubt.update(result, nodes)
         for mode, button in self._modes.items():
             button.enabled = possible[mode] or button.checked
         self._ui.keepButton.enabled = result and nodes.kept is not nodes.transform
@@ -149,7 +154,7 @@ class CheckSection:
 
     @staticmethod
     def _subject_of(nodes) -> tuple:
-        shown = (nodes.transform, nodes.fixed, nodes.warped, nodes.jacobian)
+        shown = (nodes.transform, nodes.fixed, nodes.warped, nodes.jacobian, nodes.expected_error)
         return (*(None if node is None else node.GetID() for node in shown), nodes.report)
 
     def _put_back(self) -> None:
@@ -197,11 +202,13 @@ class CheckSection:
             self.update()
 
     def show(self, mode: str) -> None:
-        """Fill the slice views: "fade", "checkerboard", "before", "jacobian" or "compare" (with the kept result)."""
+        """Fill the slice views: "fade", "checkerboard", "before", "jacobian", "error" or "compare" (with the kept
+        result).
+        """
         nodes = self._nodes()
         self._remember()
         self._stop_flicker()
-        opacity = {"fade": 0.5, "jacobian": 0.6, "compare": 0.0}.get(mode, 1.0)
+        opacity = {"fade": 0.5, "jacobian": 0.6, "error": 0.6, "compare": 0.0}.get(mode, 1.0)
         with told(busy=mode == "checkerboard"):
             self._fill(mode, nodes, opacity)
             self._mode = mode
@@ -213,6 +220,7 @@ class CheckSection:
     def _fill(self, mode: str, nodes, opacity: float) -> None:
         if nodes.jacobian is not None and display.legend_node(nodes.jacobian) is not None:
             display.show_legend(nodes.jacobian, False)
+        self._doubt.hide(nodes)
         # Both lie on one grid: views that show either need not be fitted.
         known = {node.GetID() for node in (nodes.fixed, nodes.warped) if node is not None}
         new = any(view.GetBackgroundVolumeID() not in known for view in composite_nodes(slicer.mrmlScene))
@@ -224,6 +232,8 @@ class CheckSection:
             check_views.show_checkerboard(nodes.fixed, nodes.warped)
         elif mode == "before":
             check_views.show_before_after(nodes.moving, nodes.warped, nodes.transform)
+        elif mode == DoubtControls.MODE:
+            self._doubt.show(nodes, opacity, self._ui.legendCheckBox.checked)
         else:
             change, legend = self._ui.jacobianRangeSlider.value, self._ui.legendCheckBox.checked
             check_views.show_jacobian(nodes.fixed, nodes.jacobian, opacity, change, legend)
@@ -272,6 +282,7 @@ class CheckSection:
                 display.set_jacobian_range(jacobian, self._ui.jacobianRangeSlider.value)
 
     def _on_legend(self, *_unused) -> None:
+        self._doubt.show_legend(self._nodes(), self._ui.legendCheckBox.checked)
         jacobian = self._nodes().jacobian
         if self._mode == "jacobian" and jacobian is not None:
             display.show_legend(jacobian, self._ui.legendCheckBox.checked)

@@ -44,6 +44,7 @@ def settings_of(parameters) -> Settings:
         seed=parameters.seed,
         label_interpolation=parameters.labelInterpolation,
         jacobian=parameters.jacobianKind,
+        expected_error=parameters.expectedError,
     )
 
 

@@ -9,12 +9,13 @@ from ..mrml.applying import stored
 from ..mrml.names import REPORT_ATTRIBUTE
 from ..mrml.volumes import image_from_node
 from ..registration.report import Report
+from ..trust.error_map import ErrorMap
 from ..worker.messages import Task
 
 CAPTION = "Fixed, moving and warped volume, comparison before and after, Jacobian map"
 
 
-def overview_task(transform, warped_node, jacobian_node) -> Task | None:
+def overview_task(transform, warped_node, jacobian_node, error_node=None) -> Task | None:
     """What the worker is to draw; None where a volume of the result is gone or was changed since."""
     fixed_node = transform.GetNodeReference(transform.GetFixedNodeReferenceRole())
     moving_node = transform.GetNodeReference(transform.GetMovingNodeReferenceRole())
@@ -25,12 +26,17 @@ def overview_task(transform, warped_node, jacobian_node) -> Task | None:
         moving = image_from_node(moving_node, "moving volume", transform)
         warped = image_from_node(warped_node, "warped volume")
         jacobian = image_from_node(jacobian_node, "Jacobian map")
+        bound = None if error_node is None else image_from_node(error_node, "expected error")
         written = stored(transform)
     except InputError:
         # The numbers stand for themselves; what can no longer be drawn is left out.
         return None
-    if not (warped.grid.same_as(fixed.grid) and jacobian.grid.same_as(fixed.grid)):
+    images = (warped, jacobian, *([] if bound is None else [bound]))
+    if not all(image.grid.same_as(fixed.grid) for image in images):
         return None
     known = json.loads(transform.GetAttribute(REPORT_ATTRIBUTE))
     report = Report(**{name: value for name, value in known.items() if name in Report.__dataclass_fields__})
-    return Task(written, "overview", (fixed, moving, warped, jacobian, report))
+    doubt = None
+    if bound is not None and report.expected_error:
+        doubt = ErrorMap(bound, report.expected_error["effort"])
+    return Task(written, "overview", (fixed, moving, warped, jacobian, report, doubt))

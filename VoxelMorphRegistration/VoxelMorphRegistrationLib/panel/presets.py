@@ -27,6 +27,7 @@ NAMES = (
     "workingSpacing",
     "labelInterpolation",
     "jacobianKind",
+    "expectedError",
     "linear",
 )
 # Kept for the next scene, besides: what is specific to this computer, and which outputs are wanted.

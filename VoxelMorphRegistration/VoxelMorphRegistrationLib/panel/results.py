@@ -163,7 +163,7 @@ class ResultsSection:
         shown = shown_result(self._parameters)
         report = shown.report
         with told():
-            task = overview_task(shown.transform, shown.warped, shown.jacobian)
+            task = overview_task(shown.transform, shown.warped, shown.jacobian, shown.expected_error)
             if task is None:
                 _write(path, report, {})
                 return

@@ -12,6 +12,7 @@ from slicer.i18n import tr as _
 from ..errors import InputError, VoxelMorphError
 from ..mrml.inputs import Inputs, reading_inputs
 from ..mrml.pinned import start_from
+from ..mrml.results import results_of
 from ..mrml.steps import finish
 from ..mrml.targets import TARGET_NAMES, Outputs, Targets, check_targets
 from ..mrml.transforms import making_transforms
@@ -32,6 +33,7 @@ _WEIGHTS = {
     "registering": 25,
     "refining": 60,
     "warping": 8,
+    "estimating the error": 4,
     "inverting": 6,
     "measuring": 20,
     "returning the result": 3,
@@ -252,6 +254,8 @@ def prepared(
         volume=outputVolume,
         labels=outputLabels,
         jacobian=outputJacobian,
+        # Beside the transform that is written again, its map is, too.
+        expected_error=results_of(outputTransform or None).expected_error,
         inverse=outputInverse,
         linear=linear,
         apply=applyToMoving,

@@ -23,6 +23,7 @@ class Shown:
     moving: Any = None
     warped: Any = None
     jacobian: Any = None
+    expected_error: Any = None
     labels: dict = field(default_factory=dict)
     report: dict = field(default_factory=dict)
     kept: Any = None
@@ -43,6 +44,7 @@ def shown_result(parameters) -> Shown:
         moving=found.moving,
         warped=_present(found.volume),
         jacobian=_present(found.jacobian),
+        expected_error=_present(found.expected_error),
         labels={
             "fixed": _present(parameters.fixedLabels),
             "moving": _present(parameters.movingLabels),

@@ -31,7 +31,8 @@ COARSER = 2.0
 
 
 def resolved(settings: Settings, model: Model | None = None) -> Settings:
-    """The settings with a refinement that is not "auto", and a model that is "auto" only where one is to be picked.
+    """The settings with a refinement and an expected error that are not "auto", and a model that is "auto" only where
+    one is to be picked.
 
     model: a loaded network that was given, if any.
     """
@@ -41,7 +42,9 @@ def resolved(settings: Settings, model: Model | None = None) -> Settings:
         refinement = "default" if settings.quality == "best" else "off" if named else "coarse"
     if name == "auto" and not named and refinement != "off":
         name = "none"
-    return settings.replace(refinement=refinement, model=name)
+    # Off by itself as long as it was checked on known warps only (docs/expected-error.md).
+    expected = "off" if settings.expected_error == "auto" else settings.expected_error
+    return settings.replace(refinement=refinement, model=name, expected_error=expected)
 
 
 def picked(

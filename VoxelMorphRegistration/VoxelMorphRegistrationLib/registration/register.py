@@ -15,6 +15,7 @@ from ..networks.model import Model
 from . import heap
 from .choice import picked, resolved
 from .device import choose_device
+from .doubt import error_map_of, summary
 from .inputs import accepted
 from .inverting import inverse_of
 from .linear import linear_part
@@ -126,12 +127,22 @@ def register(
         if warped_labels is None and moving_labels is not None:
             mode = settings.label_interpolation
             warped_labels = warp_labels(moving_labels, inputs.fixed.grid, deformation, linear.matrix, mode)
+    doubt = None
+    if settings.expected_error != "off" and not run.stopping:
+        with run.stage("estimating the error"):
+            compared = refined["similarity"] if refined else None
+            doubt = error_map_of(inputs, pair, deformation, compared, facts["device"], settings, run)
     backward = accuracy = None
     if inverse:
         with run.stage("inverting"):
             backward, accuracy = inverse_of(inputs, deformation, linear.matrix, run.warnings)
     with run.stage("measuring"):
         found = measured(inputs, linear, deformation, warped_labels, checks.carried, settings, run)
+    told: dict = {}
+    if doubt is not None:
+        expected, least_certain = summary(doubt, inputs.region, inputs.fixed_labels or warped_labels)
+        told["expected_error"] = expected
+        found.report["worst_ras"]["expected_error"] = least_certain
     warn(run.warnings, found.report, found.gains, checks.found, linear.evidence)
     report = Report(
         linear=linear.matrix.tolist(),
@@ -143,8 +154,9 @@ def register(
         warnings=run.warnings,
         inverse=accuracy,
         stopped_at=run.stopped_at,
+        **told,
         **facts,
         **found.report,
     )
     run.finish()
-    return Registration(deformation, linear.matrix, warped, found.jacobian, report, warped_labels, backward)
+    return Registration(deformation, linear.matrix, warped, found.jacobian, report, warped_labels, backward, doubt)

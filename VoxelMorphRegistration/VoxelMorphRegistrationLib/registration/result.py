@@ -12,6 +12,7 @@ from ..images.grid import Grid
 from ..images.image import Image
 
 if TYPE_CHECKING:
+    from ..trust.error_map import ErrorMap
     from .report import Report
 
 
@@ -31,6 +32,7 @@ class Registration:
     field: u on the network's flow grid. linear: A (4, 4). warped: the moving image on the fixed grid.
     warped_labels: the moving labels on the fixed grid. jacobian: determinant map on the fixed grid. inverse: the
     displacement of T^-1, from moving to fixed positions, on a grid over the moving image, if it was asked for.
+    expected_error: the map of the error that is expected, if one was made.
     """
 
     field: DisplacementField
@@ -40,6 +42,7 @@ class Registration:
     report: Report
     warped_labels: Image | None = None
     inverse: DisplacementField | None = None
+    expected_error: ErrorMap | None = None
 
     def total_field(self, grid: Grid | None = None) -> DisplacementField:
         """The displacement of T, A (x + u(x)) - x, on the field's grid or another.

@@ -15,6 +15,7 @@ REFINEMENTS = ("auto", "off", "coarse", "fast", "default", "accurate")
 SIMILARITIES = ("auto", "lncc", "mind", "mi", "mse")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "float32")
+EXPECTED_ERRORS = ("auto", "off", "quick", "full")
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Settings:
     it) or float32. working_spacing_mm: voxel size of the network's grid (None: the model's). seed: of the
     alignment's sampling. background: value outside the moving image (None: its minimum). label_interpolation:
     nearest or linear. jacobian: "total" (as the written transform) or "deformable" (without the linear part).
+    expected_error: the map of the error that is expected: off, quick (a small part of the registration's time), full
+    (up to as long again) or auto (off: it was checked on known warps only, see docs/expected-error.md).
     """
 
     quality: str = "best"
@@ -53,6 +56,7 @@ class Settings:
     background: float | None = None
     label_interpolation: str = "nearest"
     jacobian: str = "total"
+    expected_error: str = "auto"
 
     def __post_init__(self) -> None:
         choices = {
@@ -64,6 +68,7 @@ class Settings:
             "precision": PRECISIONS,
             "label_interpolation": ("nearest", "linear"),
             "jacobian": ("total", "deformable"),
+            "expected_error": EXPECTED_ERRORS,
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .colours import FOLD_COLOUR, JACOBIAN_LIMIT, LESS_TO_MORE, jacobian_colours, ramp
+from .colours import (
+    DOUBT_CONTOUR_MM,
+    DOUBT_ENDS_MM,
+    FOLD_COLOUR,
+    JACOBIAN_LIMIT,
+    LESS_TO_MORE,
+    doubt_colours,
+    jacobian_colours,
+    ramp,
+)
 from .panels import DARKEST, GAP, nice
 
 if TYPE_CHECKING:
@@ -65,9 +74,16 @@ def draw_sideways(picture, text: str, box: tuple[int, int, int, int]) -> None:
 
 
 def draw_foot(
-    picture, left: dict[str, int], top: int, width: int, match: Match, pixels_per_mm: float, step_mm: float
+    picture,
+    left: dict[str, int],
+    top: int,
+    width: int,
+    match: Match,
+    pixels_per_mm: float,
+    step_mm: float,
+    doubt_scale: float,
 ) -> None:
-    """Scale, notes and colour bars below the panels."""
+    """Scale, notes and colour bars below the panels. doubt_scale: as colours.doubt_scale gives it."""
     from PIL import ImageDraw
 
     draw = ImageDraw.Draw(picture)
@@ -78,6 +94,8 @@ def draw_foot(
         middle = (left["after"] - GAP // 2, top + 10)
         draw.text(middle, "squares of fixed and moving in turn", _DIM, _font(_SMALL_SIZE), "ma")
     _draw_jacobian_bar(picture, left["jacobian"], top, width)
+    if "doubt" in left:
+        _draw_doubt_bar(picture, left["doubt"], top, width, doubt_scale)
     notes = (
         "Radiological convention: the patient's right and front are on the left.",
         f"Lines on the Jacobian: a grid of {step_mm:g} mm in the moving image, as the deformation",
@@ -135,3 +153,12 @@ def _draw_jacobian_bar(picture, left: int, top: int, room: int) -> None:
     draw = ImageDraw.Draw(picture)
     draw.rectangle((left, top + 12, left + 26, top + 31), fill=FOLD_COLOUR, outline=_DIM)
     draw.text((left + 13, top + 39), "fold", INK, _font(_SMALL_SIZE), "ma")
+
+
+def _draw_doubt_bar(picture, left: int, top: int, room: int, scale: float) -> None:
+    low, high = (math.log(end * scale) for end in DOUBT_ENDS_MM)
+    margin = 24
+    values = np.exp(np.linspace(low, high, room - 2 * margin))
+    ticks = [((math.log(v * scale) - low) / (high - low), f"{v * scale:g}") for v in (0.5, 1, 2, 5, 10)]
+    caption = f"mm; white line: {DOUBT_CONTOUR_MM * scale:g} mm"
+    _draw_bar(picture, left + margin, top + 12, doubt_colours(values, scale), ticks, caption)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import OutputError
-from .table import COLUMNS, NUMBERS, label_names, number_text, plain_report, rows
+from .table import COLUMNS, EXPECTED_ERROR, NUMBERS, label_names, number_text, plain_report, rows
 from .verdict import BAD, GOOD, LOOK, Verdict, verdict
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def html_report(
         _warnings(plain.get("warnings") or []),
         *_group_tables(lines, ("Similarity",)),
         _segment_table(plain, label_names(plain, names)),
-        *_group_tables(lines, ("Landmark error", "Deformation")),
+        *_group_tables(lines, ("Landmark error", EXPECTED_ERROR, "Deformation")),
         *([] if on_paper else shown),
         *_group_tables(lines, ("Run", "Time", "Settings")),
         _heading("Settings as JSON"),

@@ -25,19 +25,22 @@ JACOBIAN = "jacobian.nii.gz"
 REPORT = "report.json"
 OVERVIEW = "overview.png"
 INVERSE = "inverse.h5"
+EXPECTED_ERROR = "expected_error.nii.gz"
 # Of a voxel: what fields are rounded to. The last bits of determinants that are not written.
 FIELD_PARTS, MAP_BITS = 1000, 11
 
 
-def output_names(with_labels: bool, with_inverse: bool = False) -> list[str]:
+def output_names(with_labels: bool, with_inverse: bool = False, with_error: bool = False) -> list[str]:
     """The files that a registration writes."""
-    labels, inverse = ([name] if given else [] for name, given in ((LABELS, with_labels), (INVERSE, with_inverse)))
-    return [TRANSFORM, FIELD, *inverse, WARPED, *labels, JACOBIAN, REPORT, OVERVIEW]
+    given = {LABELS: with_labels, INVERSE: with_inverse, EXPECTED_ERROR: with_error}
+    every = [TRANSFORM, FIELD, INVERSE, WARPED, LABELS, JACOBIAN, EXPECTED_ERROR, REPORT, OVERVIEW]
+    return [name for name in every if given.get(name, True)]
 
 
 def names_of(registration: Registration) -> list[str]:
     """The files that this registration is written to."""
-    return output_names(registration.warped_labels is not None, registration.inverse is not None)
+    made = (registration.warped_labels, registration.inverse, registration.expected_error)
+    return output_names(*(part is not None for part in made))
 
 
 def check_folder(
@@ -68,7 +71,7 @@ def reserved(
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"The output {folder} is a file. Give a folder.")
-    names = output_names(True, True)
+    names = output_names(True, True, True)
     for path in map(Path, inputs):
         if path.is_dir() and _same(path, folder):
             raise OutputError(f"The folder {folder} is read as an input. Give another folder for the results.")
@@ -78,7 +81,8 @@ def reserved(
     with contextlib.ExitStack() as stack:
         staging = Staging(folder)
         stack.enter_context(staging)
-        names = output_names(with_labels, with_inverse)
+        # Whether the error is estimated is known later: the images may be too small.
+        names = output_names(with_labels, with_inverse, True)
         existing = [name for name in names if (folder / name).exists()]
         if existing and not overwrite:
             raise OutputError(
@@ -109,7 +113,7 @@ def write_registration(
     place: Staging | None = None,
 ) -> list[Path]:
     """Write transform (.h5), field (NIfTI), inverse transform (.h5, where it was made), warped image and labels,
-    Jacobian map, report and overview picture.
+    Jacobian map, expected error (its 90 % bound in mm, where it was estimated), report and overview picture.
 
     Fields are rounded to a thousandth of a voxel and determinants to four digits; a warped image of whole numbers of 16
     bits or more is written as such. The files are written under a temporary name, those that hold numbers are read
@@ -131,6 +135,8 @@ def write_registration(
         }
         if registration.warped_labels is not None:
             images[LABELS] = registration.warped_labels.renamed("warped labels")
+        if registration.expected_error is not None:
+            images[EXPECTED_ERROR] = rounded_map(registration.expected_error.bound)
         try:
             write_field(total, stage / TRANSFORM)
             write_field(total, stage / FIELD)
@@ -141,8 +147,8 @@ def write_registration(
             (stage / REPORT).write_text(registration.report.to_json() + "\n", encoding="utf-8")
             overview(registration, fixed, moving, stage / OVERVIEW, fixed_labels=fixed_labels)
             _verify({TRANSFORM: total, FIELD: total, INVERSE: backward}, images, stage)
-            # An older map of labels or inverse does not outlive the transform that it belongs to.
-            return place.swap(names_of(registration), (LABELS, INVERSE))
+            # An older map of labels or error, or inverse, does not outlive the transform that it belongs to.
+            return place.swap(names_of(registration), (LABELS, INVERSE, EXPECTED_ERROR))
         except OSError as error:
             raise OutputError(
                 f"The results could not be written to {folder}: {error.strerror}. Check the free space and "

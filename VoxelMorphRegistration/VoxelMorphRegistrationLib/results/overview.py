@@ -15,6 +15,7 @@ import numpy as np
 from ..errors import OutputError
 from ..images.image import Image
 from ..images.nodata import filled
+from .colours import doubt_scale
 from .drawing import (
     FOOT,
     HEAD,
@@ -52,6 +53,8 @@ class Overview:
 
 
 COLUMNS = ("fixed", "moving", "warped", "before", "after", "jacobian")
+# The last one, where there is a map of it.
+DOUBT = "doubt"
 
 
 def _titles(match: Match, report) -> dict[str, str]:
@@ -64,6 +67,7 @@ def _titles(match: Match, report) -> dict[str, str]:
         "before": f"{kind} before",
         "after": f"{kind} after",
         "jacobian": "Jacobian (total)" if total else "Jacobian",
+        DOUBT: "Expected error (90 %)",
     }
 
 
@@ -82,14 +86,16 @@ def draw_overview(
     pixels_per_mm, step_mm = CELL / longest_mm, nice(longest_mm / 14)
     shapes = [tuple(np.maximum(np.rint(row.plane.size_mm * pixels_per_mm).astype(int), 1)) for row in rows]
     width = max(NARROWEST, max(shape[1] for shape in shapes))
-    page_width = SIDE + len(COLUMNS) * (width + GAP) + GAP
+    columns = COLUMNS if registration.expected_error is None else (*COLUMNS, DOUBT)
+    scale = doubt_scale(longest_mm)
+    page_width = SIDE + len(columns) * (width + GAP) + GAP
     page_height = HEAD + sum(shape[0] + GAP for shape in shapes) + FOOT
     picture = Picture.new("RGB", (page_width, page_height), PAPER)
     draw = ImageDraw.Draw(picture)
-    left = {name: SIDE + n * (width + GAP) for n, name in enumerate(COLUMNS)}
+    left = {name: SIDE + n * (width + GAP) for n, name in enumerate(columns)}
     boxes, top = {}, HEAD
     for row, shape in zip(rows, shapes, strict=True):
-        for name, pixels in panels_of(row, windows, match, step_mm, shape).items():
+        for name, pixels in panels_of(row, windows, match, step_mm, scale, shape).items():
             x = left[name] + (width - shape[1]) // 2
             draw.rectangle((left[name], top, left[name] + width - 1, top + shape[0] - 1), fill=empty(name, match))
             picture.paste(Picture.fromarray(pixels), (x, top))
@@ -98,7 +104,7 @@ def draw_overview(
         draw_sideways(picture, row.plane.title, (8, top, 8, top + shape[0]))
         top += shape[0] + GAP
     _draw_head(draw, registration.report, _titles(match, registration.report), left, width)
-    draw_foot(picture, left, top, width, match, pixels_per_mm, step_mm)
+    draw_foot(picture, left, top, width, match, pixels_per_mm, step_mm, scale)
     return Overview(picture, boxes)
 
 
@@ -120,17 +126,19 @@ def _draw_head(draw, report, titles: dict[str, str], left: dict[str, int], width
     if report.dice:
         parts.append("Dice " + ", ".join(f"{report.dice[s]['mean']:.3f} {s}" for s in stages))
     parts.append(f"folds {inside['count']:,} (strict {inside['any_corner_count']:,}) of {inside['voxels']:,} voxels")
-    room = len(COLUMNS) * (width + GAP)
+    room = len(left) * (width + GAP)
     for line, (text, size) in enumerate(((first, TITLE_SIZE), ("   |   ".join(parts), TEXT_SIZE))):
         draw.text((SIDE, 12 + 44 * line), text, INK, fitting(text, size, room))
-    for name, text in titles.items():
+    for name in left:
+        text = titles[name]
         draw.text((left[name] + width // 2, HEAD - 8), text, INK, fitting(text, TEXT_SIZE, width), "md")
 
 
 def overview(
     registration: Registration, fixed: Image, moving: Image, path: str | Path, fixed_labels: Image | None = None
 ) -> None:
-    """Write one PNG: planes through the fixed anatomy (rows) by fixed, moving, warped, before, after, Jacobian.
+    """Write one PNG: planes through the fixed anatomy (rows) by fixed, moving, warped, before, after, Jacobian,
+    and the expected error where there is a map of it.
 
     fixed, moving: the images that were registered. fixed_labels: label map on the fixed grid; with it, its outlines
     are drawn on the fixed panel and those of the warped labels on the warped one. Where fixed and warped image are

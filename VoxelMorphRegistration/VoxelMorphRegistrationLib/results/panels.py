@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .colours import FOLD_COLOUR, JACOBIAN_LIMIT, LESS_TO_MORE, jacobian_colours, ramp
+from .colours import (
+    DOUBT_CONTOUR_MM,
+    FOLD_COLOUR,
+    JACOBIAN_LIMIT,
+    LESS_TO_MORE,
+    doubt_colours,
+    jacobian_colours,
+    ramp,
+)
 
 if TYPE_CHECKING:
     from .slices import Content, Match
@@ -69,6 +77,22 @@ def _jacobian_panel(row: Content, window: tuple[float, float], step_mm: float, s
     return panel
 
 
+def _doubt_panel(row: Content, window: tuple[float, float], scale: float, shape: tuple[int, int]) -> np.ndarray:
+    """The expected error's colours over the fixed anatomy, and a line at DOUBT_CONTOUR_MM."""
+    assert row.doubt is not None
+    anatomy = _grey(row.fixed, window, shape).astype(np.float64)
+    known = _resized((row.doubt > 0).astype(np.float32), shape) > 0.5
+    bound = np.exp(_resized(np.log(np.maximum(row.doubt, 1e-3 * scale)), shape))
+    colours = doubt_colours(bound, scale) * (DARKEST + (1 - DARKEST) * anatomy / 255.0)
+    panel = np.where(known[..., None], colours, 0.35 * anatomy)
+    over = known & (bound > DOUBT_CONTOUR_MM * scale)
+    edge = np.zeros(shape, bool)
+    edge[:-1] |= over[:-1] != over[1:]
+    edge[:, :-1] |= over[:, :-1] != over[:, 1:]
+    panel[edge] = 255.0
+    return np.rint(panel).astype(np.uint8)
+
+
 def nice(value: float) -> float:
     """The largest of 1, 2, 5 times a power of ten that is at most `value`."""
     power = 10.0 ** math.floor(math.log10(value))
@@ -117,13 +141,18 @@ def was_aligned(report) -> bool:
     return report.similarity["before"] != report.similarity["aligned"]
 
 
-def panels_of(row: Content, windows, match: Match, step_mm: float, shape: tuple[int, int]) -> dict[str, np.ndarray]:
+def panels_of(
+    row: Content, windows, match: Match, step_mm: float, doubt_scale: float, shape: tuple[int, int]
+) -> dict[str, np.ndarray]:
     fixed = _grey(row.fixed, windows["fixed"], shape)
     moving, warped = (_grey(values, windows["moving"], shape) for values in (row.moving, row.warped))
     if match.alike:
         before, after = (_difference(row.fixed, other, match, shape) for other in (row.moving, row.warped))
     else:
         before, after = (_checkerboard(fixed, other) for other in (moving, warped))
+    doubt = {}
+    if row.doubt is not None:
+        doubt["doubt"] = _doubt_panel(row, windows["fixed"], doubt_scale, shape)
     return {
         "fixed": _outlined(fixed, row.fixed_labels),
         "moving": moving,
@@ -131,4 +160,5 @@ def panels_of(row: Content, windows, match: Match, step_mm: float, shape: tuple[
         "before": before,
         "after": after,
         "jacobian": _jacobian_panel(row, windows["fixed"], step_mm, shape),
+        **doubt,
     }

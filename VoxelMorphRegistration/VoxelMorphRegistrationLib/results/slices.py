@@ -117,7 +117,8 @@ def _slices(page: Grid, foreground: np.ndarray) -> list[Slice]:
 class Content:
     """What the panels of one row show, each (rows, columns) of the slice, on the fixed image's voxels.
 
-    shift_mm: in-plane displacement (2, rows, columns), down and right.
+    shift_mm: in-plane displacement (2, rows, columns), down and right. doubt: expected error in mm, 0 where none is
+    told.
     """
 
     plane: Slice
@@ -129,11 +130,13 @@ class Content:
     shift_mm: np.ndarray
     fixed_labels: np.ndarray | None = None
     warped_labels: np.ndarray | None = None
+    doubt: np.ndarray | None = None
 
 
 def contents(registration: Registration, fixed: Image, moving: Image, fixed_labels: Image | None) -> list[Content]:
     """fixed, moving: with data everywhere (images.nodata)."""
     volume, page = page_view(fixed.array, fixed.grid)
+    doubt = registration.expected_error
     views = {
         name: page_view(image.array, image.grid)[0]
         for name, image in (
@@ -141,6 +144,7 @@ def contents(registration: Registration, fixed: Image, moving: Image, fixed_labe
             ("jacobian", registration.jacobian),
             ("fixed_labels", fixed_labels),
             ("warped_labels", registration.warped_labels if fixed_labels is not None else None),
+            ("doubt", None if doubt is None else doubt.bound),
         )
         if image is not None
     }

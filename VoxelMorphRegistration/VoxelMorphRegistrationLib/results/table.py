@@ -69,7 +69,8 @@ def label_names(report: Report | Mapping, names: Mapping[int, str] | None = None
     for part in (plain.get("dice"), plain.get("hd95_mm")):
         for label in ((part or {}).get("after") or {}).get("labels", {}):
             found[label] = known.get(label, f"Label {label}")
-    for label in plain.get("volume_change_percent") or {}:
+    expected = (plain.get("expected_error") or {}).get("labels") or {}
+    for label in (*(plain.get("volume_change_percent") or {}), *expected):
         found[label] = known.get(label, f"Label {label}")
     return found
 
@@ -83,6 +84,7 @@ def rows(report: Report | Mapping, names: Mapping[int, str] | None = None) -> li
         *_segment_rows("Dice", plain.get("dice"), named, "", 3),
         *_segment_rows("Surface distance (95 %)", plain.get("hd95_mm"), named, "mm", 2),
         *_landmark_rows(plain.get("tre_mm")),
+        *_expected_rows(plain.get("expected_error"), named),
         *_deformation_rows(plain),
         *_volume_rows(plain.get("volume_change_percent"), named),
         *(Row("Time", stage, after=seconds, unit="s", digits=1) for stage, seconds in plain["seconds"].items()),
@@ -130,6 +132,22 @@ def _volume_rows(changes: dict | None, named: dict[str, str]) -> list[Row]:
         Row("Volume change", named[label], after=percent, unit="%", text="moving against fixed", digits=1)
         for label, percent in (changes or {}).items()
     ]
+
+
+EXPECTED_ERROR = "Expected error (90 %)"
+
+
+def _expected_rows(expected: dict | None, named: dict[str, str]) -> list[Row]:
+    """Of the bound that the error stays under with 90 %."""
+    if not expected:
+        return []
+    entries = [("median of the anatomy", "median", "mm", 2), ("largest tenth of the anatomy, from", "p90", "mm", 2)]
+    entries += [(f"anatomy under {limit} mm", f"under_{limit}mm", "%", 0) for limit in (1, 2, 5)]
+    result = [Row(EXPECTED_ERROR, name, after=expected.get(key), unit=unit, digits=d) for name, key, unit, d in entries]
+    for label, values in (expected.get("labels") or {}).items():
+        for name, key in (("mean", "mean"), ("largest", "max")):
+            result.append(Row(EXPECTED_ERROR, f"{named[label]}, {name}", after=values[key], unit="mm", digits=2))
+    return result
 
 
 def _deformation_rows(plain: dict) -> list[Row]:

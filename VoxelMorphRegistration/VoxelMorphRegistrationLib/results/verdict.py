@@ -25,6 +25,10 @@ _MANY_FOLDS = 1.0
 _LITTLE_COVERED = 50.0
 
 
+# Percent of the anatomy where the error stays under 5 mm with 90 %: below, the least certain place wants a look.
+_SURE = 75.0
+
+
 @dataclass(frozen=True)
 class Verdict:
     """level: GOOD, LOOK or BAD. reason: one sentence or two."""
@@ -75,6 +79,12 @@ def _doubts(plain: dict) -> Iterator[str]:
     count = _inside(plain).get("count") or _inside(plain).get("any_corner_count")
     if count:
         yield f"The deformation folds in {count:,} voxels: jump to the smallest determinant and look at the map."
+    sure = (plain.get("expected_error") or {}).get("under_5mm")
+    if sure is not None and sure < _SURE:
+        yield (
+            f"The error is expected to stay under 5 mm in {sure:.0f} % of the anatomy only: jump to the least certain "
+            "place and look at the map."
+        )
     yield from plain.get("warnings") or []
 
 
@@ -87,7 +97,11 @@ def _gains(plain: dict) -> str:
     before, after = (((plain.get("similarity") or {}).get(stage) or {}).get("ncc") for stage in ("before", "after"))
     if not parts and before is not None and after is not None and after > before:
         parts.append(f"Correlation {before:.2f} to {after:.2f}")
-    return ", ".join([*parts, "no folds" if parts else "No folds"]) + "."
+    parts.append("no folds" if parts else "No folds")
+    expected = plain.get("expected_error")
+    if expected:
+        parts.append(f"error expected under 2 mm in {expected['under_2mm']:.0f} % of the anatomy")
+    return ", ".join(parts) + "."
 
 
 def _change(part: dict, unit: str, digits: int) -> str:

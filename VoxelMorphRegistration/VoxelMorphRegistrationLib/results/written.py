@@ -17,6 +17,7 @@ from ..images.image import Image
 from ..registration.inverting import inverse_over
 from ..registration.report import Report
 from ..registration.result import Registration
+from ..trust.error_map import ErrorMap
 from .overview import overview as draw
 
 INSIDE, SEPARATE = "inside", "separate"
@@ -60,12 +61,13 @@ class Product:
     jacobian: Image
     report: Report
     warped_labels: Image | None = None
+    expected_error: ErrorMap | None = None
 
 
 def product_of(registration: Registration, wanted: Wanted) -> Product:
     """Compute what is wanted. Raises FieldError where the inverse fails."""
     r = registration
-    return Product(fields_of(r, wanted), r.warped, r.jacobian, r.report, r.warped_labels)
+    return Product(fields_of(r, wanted), r.warped, r.jacobian, r.report, r.warped_labels, r.expected_error)
 
 
 def fields_of(registration: Registration, wanted: Wanted) -> Fields:
@@ -111,9 +113,11 @@ class Stored:
         """As inverse_field."""
         return inverse_field(self.deformation(), self.linear, moving, fixed_to_world)
 
-    def overview(self, fixed: Image, moving: Image, warped: Image, jacobian: Image, report: Report) -> np.ndarray:
-        """The overview of overview.py: the bytes of a PNG, as uint8."""
-        registration = Registration(self.deformation(), self.linear, warped, jacobian, report)
+    def overview(
+        self, fixed: Image, moving: Image, warped: Image, jacobian: Image, report: Report, error: ErrorMap | None = None
+    ) -> np.ndarray:
+        """The overview of overview.py: the bytes of a PNG, as uint8. error: the expected error, if there is a map."""
+        registration = Registration(self.deformation(), self.linear, warped, jacobian, report, expected_error=error)
         with tempfile.TemporaryDirectory(prefix="voxelmorph-overview-") as folder:
             path = Path(folder) / "overview.png"
             draw(registration, fixed, moving, path)

@@ -25,6 +25,7 @@ from ..registration.report import Report
 from ..registration.result import Registration
 from ..registration.settings import Settings
 from ..results.written import Fields, Product, Stored, Wanted
+from ..trust.error_map import ErrorMap
 
 PROTOCOL = 1
 # A report with thousands of landmarks stays far below it.
@@ -73,7 +74,21 @@ class Task:
     arguments: tuple = ()
 
 
-_KINDS = (Grid, Image, DisplacementField, Settings, Report, Registration, Wanted, Fields, Product, Stored, Job, Task)
+_KINDS = (
+    Grid,
+    Image,
+    DisplacementField,
+    Settings,
+    Report,
+    Registration,
+    Wanted,
+    Fields,
+    Product,
+    Stored,
+    Job,
+    Task,
+    ErrorMap,
+)
 _TYPES = {kind.__name__: kind for kind in _KINDS}
 _NUMBER = (int, float)
 _FIELDS: dict[str, dict] = {

@@ -1,0 +1,278 @@
+"""The expected error where all that is known is what people drew: `python Testing/Calibration/outside.py DATA CASES`.
+
+DATA is a folder with brain/ (T1 with 30 structures, aligned), prostate_mr_us/ (landmarks and gland) and so on; it is
+no part of the repository. CASES: brain (people), hole (a cavity in one of them), half (one of them cut off), prostate.
+
+Of structures, the distance of the surfaces after warping is an error that is real, and a lower one: a surface that
+slides along itself goes unseen. Of landmarks, it is the whole error, with that of the drawing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from VoxelMorphRegistrationLib.images.files import read_image
+from VoxelMorphRegistrationLib.images.grid import Grid, working_grid
+from VoxelMorphRegistrationLib.images.image import Image, resample
+from VoxelMorphRegistrationLib.registration import doubt
+from VoxelMorphRegistrationLib.registration.evaluation import label_values
+from VoxelMorphRegistrationLib.registration.inputs import accepted
+from VoxelMorphRegistrationLib.registration.intensity import measured_region
+from VoxelMorphRegistrationLib.registration.refining import pair_of
+from VoxelMorphRegistrationLib.registration.register import register
+from VoxelMorphRegistrationLib.registration.result import Registration
+from VoxelMorphRegistrationLib.registration.settings import Settings
+from VoxelMorphRegistrationLib.results.overview import draw_overview
+from VoxelMorphRegistrationLib.trust.error_map import EFFORTS, bound_at, error_map
+
+PEOPLE = (("1012", "1013"), ("1014", "1015"), ("1017", "1018"))
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """labels: of both images, or None. changed: (K, J, I) of the fixed grid, where something has no counterpart."""
+
+    fixed: Image
+    moving: Image
+    labels: tuple[Image, Image] | None = None
+    changed: np.ndarray | None = None
+
+
+def coarser(image: Image, spacing: float | None, labels: bool = False) -> Image:
+    if spacing is None:
+        return image
+    grid = working_grid(image.grid, np.maximum(image.grid.spacing, spacing))
+    if not labels:
+        return resample(image, grid, smooth=True)
+    kji = np.rint(image.grid.to_ijk(grid.positions())).astype(int)[..., ::-1]
+    kji = np.clip(kji, 0, np.array(image.grid.shape) - 1)
+    return Image(image.array[tuple(np.moveaxis(kji, -1, 0))], grid, image.name)
+
+
+def people(data: Path, names: tuple[str, str], spacing: float | None) -> Pair:
+    images = [coarser(read_image(data / "brain" / f"{n}_t1.nii.gz"), spacing) for n in names]
+    labels = [coarser(read_image(data / "brain" / f"{n}_labels30.nii.gz"), spacing, True) for n in names]
+    return Pair(images[0], images[1], (labels[0], labels[1]))
+
+
+def with_hole(pair: Pair) -> Pair:
+    """A cavity of 4 cm in the moving brain, filled as fluid is, in the right frontal lobe of the fixed one."""
+    size = np.array(pair.fixed.grid.shape)
+    place = pair.fixed.grid.positions()
+    anatomy = pair.fixed.array > 0.1 * np.percentile(pair.fixed.array, 99)
+    low, high = place[anatomy].min(0), place[anatomy].max(0)
+    centre = low + np.array([0.75, 0.72, 0.6]) * (high - low)
+    moving = pair.moving
+    away = np.linalg.norm(moving.grid.positions() - centre, axis=-1)
+    hole = away < 20.0
+    noise = np.random.default_rng(0).normal(scale=3, size=moving.array.shape)
+    dark = 0.15 * np.percentile(moving.array, 99)
+    array = np.where(hole & (moving.array > 0), dark + noise, moving.array).astype(np.float32)
+    changed = (np.linalg.norm(place - centre, axis=-1) < 20.0) & anatomy
+    assert size.min() > 1
+    return replace(pair, moving=moving.with_array(array), changed=changed)
+
+
+def with_half(pair: Pair) -> Pair:
+    """The moving image without its upper half."""
+    moving = pair.moving
+    up = int(np.abs(moving.grid.directions[2]).argmax())
+    axis = 2 - up
+    n = moving.array.shape[axis]
+    middle = n // 2
+    rises = moving.grid.directions[2, up] > 0
+    keep = slice(0, middle) if rises else slice(middle, n)
+    index = [slice(None)] * 3
+    index[axis] = keep
+    start, count = np.zeros(3, int), moving.grid.size.copy()
+    start[up], count[up] = keep.start, keep.stop - keep.start
+    cut = Image(np.ascontiguousarray(moving.array[tuple(index)]), moving.grid.cropped(start, count), moving.name)
+    inside = cut.grid.contains(pair.fixed.grid.positions())
+    anatomy = pair.fixed.array > 0.1 * np.percentile(pair.fixed.array, 99)
+    return Pair(pair.fixed, cut, None, ~inside & anatomy)
+
+
+def surface_errors(
+    result: Registration, bound: np.ndarray, labels: Image
+) -> dict[int, tuple[float, float, float, float]]:
+    """For each structure: mean and 90th percentile of the surfaces' distance in mm, mean bound there, and the percent
+    of the fixed surface that is nearer than the bound."""
+    assert result.warped_labels is not None
+    found = {}
+    for label in label_values(labels):
+        own, other = labels.array == label, result.warped_labels.array == label
+        if own.sum() < 50 or not other.any():
+            continue
+        distance = _distance(_surface(other), labels.grid)
+        surface = _surface(own) & (bound > 0)
+        values, limits = distance[surface], bound[surface]
+        if values.size:
+            found[label] = (
+                float(values.mean()),
+                float(np.percentile(values, 90)),
+                float(limits.mean()),
+                100 * float(np.mean(values <= limits)),
+            )
+    return found
+
+
+def _surface(mask: np.ndarray) -> np.ndarray:
+    inner = mask.copy()
+    for axis in range(3):
+        for shift in (1, -1):
+            inner &= np.roll(mask, shift, axis)
+    return mask & ~inner
+
+
+def _distance(mask: np.ndarray, grid: Grid) -> np.ndarray:
+    image = sitk.GetImageFromArray(mask.astype(np.uint8))
+    image.SetSpacing(grid.spacing.tolist())
+    return np.maximum(sitk.GetArrayFromImage(sitk.SignedMaurerDistanceMap(image, False, False, True)), 0.0)
+
+
+def run(name: str, case: Pair, efforts: list[str], out: Path, points=None) -> None:
+    """One registration, and the map of each effort: a line of JSON and a picture of each."""
+    settings = Settings(expected_error="off", device="cpu")
+    # Labels of both would decide what is kept.
+    extras = {} if case.labels is None else {"moving_labels": case.labels[1]}
+    begun = time.process_time()
+    result = register(case.fixed, case.moving, None, settings, **extras)
+    seconds = time.process_time() - begun
+    peak = _peak_mb()
+    inputs = accepted(case.fixed, case.moving, settings, [])
+    pair = pair_of(inputs, result.linear)
+    assert result.report.refinement is not None
+    for effort in efforts:
+        begun = time.process_time()
+        region = measured_region(inputs.moving, None)
+        found = error_map(pair, result.field, result.report.refinement["similarity"], region, effort)
+        own = time.process_time() - begun
+        told, worst = doubt.summary(found, inputs.region, None)
+        line: dict = {
+            "case": name,
+            "effort": effort,
+            "registration_cpu_s": round(seconds, 1),
+            "map_cpu_s": round(own, 1),
+            "peak_mb": [peak, _peak_mb()],
+            **{key: round(told[key], 2) for key in ("median", "p90", "under_1mm", "under_2mm", "under_5mm")},
+            **_of_structures(found.bound, result, case),
+            **_of_changed(found.bound, case, worst),
+            **_of_points(found.bound, result, points),
+        }
+        drawn = draw_overview(replace(result, expected_error=found), case.fixed, case.moving)
+        drawn.picture.save(out / f"{name}-{effort}.png")
+        print(json.dumps(line), flush=True)
+
+
+def _peak_mb() -> int:
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def _of_structures(bound: Image, result: Registration, case: Pair) -> dict:
+    if case.labels is None:
+        return {}
+    rows = surface_errors(result, bound.array, case.labels[0])
+    table = np.array(list(rows.values()))
+    ranks = [np.argsort(np.argsort(column)) for column in (table[:, 0], table[:, 2])]
+    return {
+        "structures": len(rows),
+        "surface_mm": round(float(table[:, 0].mean()), 2),
+        "surface_p90_mm": round(float(table[:, 1].mean()), 2),
+        "bound_mm": round(float(table[:, 2].mean()), 2),
+        "nearer_than_bound": round(float(table[:, 3].mean()), 1),
+        "lowest_structure": round(float(table[:, 3].min()), 1),
+        "rank": round(float(np.corrcoef(*ranks)[0, 1]), 2),
+        "each": {label: [round(v, 2) for v in values] for label, values in rows.items()},
+    }
+
+
+def _of_changed(bound: Image, case: Pair, worst: list[float]) -> dict:
+    """Of what has no counterpart, and whether the least certain place is in it."""
+    if case.changed is None:
+        return {}
+    known = bound.array > 0
+    i, j, k = np.rint(case.fixed.grid.to_ijk(worst)).astype(int)
+    return {
+        "bound_changed": round(float(np.median(bound.array[case.changed & known])), 2),
+        "bound_rest": round(float(np.median(bound.array[~case.changed & known])), 2),
+        "worst_is_there": bool(case.changed[k, j, i]),
+    }
+
+
+def _of_points(bound: Image, result: Registration, points) -> dict:
+    if points is None:
+        return {}
+    errors = np.linalg.norm(result.transform_points(points[0]) - points[1], axis=1)
+    limits = bound_at(bound, points[0])
+    known = np.isfinite(limits)
+    return {
+        "error_mm": [round(float(e), 2) for e in errors],
+        "bound_at_mm": [round(float(e), 2) for e in limits],
+        "under": round(100 * float(np.mean(errors[known] <= limits[known])), 1) if known.any() else None,
+    }
+
+
+def prostate(data: Path, number: int) -> tuple[Pair, tuple[np.ndarray, np.ndarray]]:
+    """Ultrasound onto MR; the landmarks' centres in both."""
+    folder = data / "prostate_mr_us"
+    images = [_channel(folder / f"{kind}_images_case{number:06d}.nii.gz", None)[0] for kind in ("mr", "us")]
+    marks = [
+        _channel(folder / f"{kind}_labels_case{number:06d}.nii.gz", images[n].grid)[1]
+        for n, kind in enumerate(("mr", "us"))
+    ]
+    both = [n for n in sorted(marks[0]) if n in marks[1] and n > 0]
+    points = np.array([marks[0][n] for n in both]), np.array([marks[1][n] for n in both])
+    return Pair(images[0], images[1]), points
+
+
+def _channel(path: Path, grid: Grid | None) -> tuple[Image, dict[int, np.ndarray]]:
+    import nibabel
+
+    loaded = nibabel.load(path)
+    array = np.asarray(loaded.dataobj)
+    if array.ndim == 3:
+        kji = np.ascontiguousarray(array.transpose(2, 1, 0))
+        own = grid or Grid(kji.shape, loaded.affine)
+        return Image(kji.astype(np.float32), own), {}
+    centres = {}
+    assert grid is not None
+    for n in range(array.shape[-1]):
+        inside = np.argwhere(array[..., n] > 0)
+        if len(inside):
+            centres[n] = grid.to_ras(inside.mean(0))
+    return Image(np.zeros(grid.shape, np.float32), grid), centres
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("cases", nargs="+", help="brain:N, hole:N, half:N (N: 0 to 2), prostate:N (0 to 7)")
+    parser.add_argument("--spacing", type=float, help="coarser voxels for brains, mm")
+    parser.add_argument("--effort", nargs="+", default=list(EFFORTS), choices=EFFORTS)
+    parser.add_argument("--out", type=Path, required=True, help="folder for pictures")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for name in arguments.cases:
+        kind, number = name.split(":")
+        points = None
+        if kind == "prostate":
+            pair, points = prostate(arguments.data, int(number))
+        else:
+            pair = people(arguments.data, PEOPLE[int(number)], arguments.spacing)
+            if kind == "hole":
+                pair = with_hole(pair)
+            if kind == "half":
+                pair = with_half(pair)
+        run(name.replace(":", "-"), pair, arguments.effort, arguments.out, points)
+
+
+if __name__ == "__main__":
+    main()
