@@ -128,9 +128,13 @@ def test_labels_decide_before_images(comparison, dice, guided, kept):
     assert (guard.verdict((comparison,), dice, guided).reason == "") == kept
 
 
-@pytest.mark.parametrize(("pieces", "kept"), [((0.19, 2.7), True), ((0.35, 11.0), False), ((0.09, 2.0), False)])
+@pytest.mark.parametrize(
+    ("pieces", "kept"), [((0.19, 2.7), True), ((0.35, 11.0), False), ((0.09, 6.0), True), ((0.04, 2.0), False)]
+)
 def test_what_lies_between_two_brains_is_kept_and_what_a_resection_draws_in_is_not(pieces, kept):
-    """The factors are measured: between brains of two people, and where a resection was; the last is its reverse."""
+    """The first two are measured: between brains of two people, and where a resection was. The third is told only, as
+    between a young brain and an old one; the last is believed of nothing.
+    """
     assert (guard.verdict((BETTER,), pieces=pieces).reason == "") == kept
 
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from ..fields.displacement import DisplacementField
-from ..fields.folding import POSSIBLE, change_of_pieces
+from ..fields.folding import BELIEVED, change_of_pieces
 from ..fields.warp import warp_image, warp_labels
 from ..images.boxes import box_sum
 from ..images.grid import Grid, bounding_box
@@ -142,7 +142,7 @@ def verdict(
         for comparison in comparisons:
             if comparison.worse:
                 return Verdict(comparisons, dice, f"the images are less similar ({comparison})")
-        if pieces[0] < POSSIBLE[0] or pieces[1] > POSSIBLE[1]:
+        if pieces[0] < BELIEVED[0] or pieces[1] > BELIEVED[1]:
             factors = f"{pieces[0]:.2g} to {pieces[1]:.2g}"
             reason = f"it changed the volume of pieces of the anatomy by factors of {factors}, as no tissue does"
             return Verdict(comparisons, dice, reason)
