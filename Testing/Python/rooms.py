@@ -22,6 +22,7 @@ STAIRCASE = (
     ("refinement", "alignment"),
     ("fields",),
     ("networks", "images"),
+    ("apart",),
     ("errors",),
 )
 

@@ -13,10 +13,10 @@ import pytest
 import qt
 import VoxelMorphRegistrationLib
 from VoxelMorphRegistrationLib import errors
+from VoxelMorphRegistrationLib.apart import find_python
 from VoxelMorphRegistrationLib.registration.report import Report
 from VoxelMorphRegistrationLib.worker import files, messages
-from VoxelMorphRegistrationLib.worker.messages import TorchMissingError, WorkerError
-from VoxelMorphRegistrationLib.worker.process import find_python
+from VoxelMorphRegistrationLib.worker.messages import TorchMissingError
 
 LIBRARY = Path(VoxelMorphRegistrationLib.__file__).parent
 HARNESS = Path(qt.__file__).parent
@@ -92,8 +92,7 @@ def test_python_is_found_beside_the_application(tmp_path, monkeypatch):
     slicer = tmp_path / "bin" / name
     folders = [str(tmp_path), str(slicer.parent)]
     assert find_python(folders, "/usr/bin/python3.12") == "/usr/bin/python3.12"
-    with pytest.raises(WorkerError, match="PythonSlicer"):
-        find_python(folders, "/opt/Slicer/bin/SlicerApp-real")
+    assert find_python(folders, "/opt/Slicer/bin/SlicerApp-real") is None
     slicer.parent.mkdir()
     slicer.write_text("")
     slicer.chmod(0o755)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .. import apart
 from ..errors import InputError, OutputError
 from ..images.files import grid_from_sitk, set_sitk_geometry
 from ..images.grid import Grid
@@ -75,13 +76,21 @@ def read_field(path: str | Path) -> DisplacementField:
 
     Raises InputError.
     """
-    import SimpleITK as sitk
-
     path = Path(path)
     if not path.is_file():
         raise InputError(f"The displacement field cannot be read: there is no file {path}.")
     if is_nifti_name(path):
         return field_of_nifti(read_nifti(path, f"displacement field {path.name}"), path.name)
+    # libhdf5 may crash on a damaged file, or never come back.
+    is_hdf5 = path.suffix == ".h5"
+    (matrix,), (array,) = apart.call(read_here, path) if is_hdf5 else read_here(path)
+    return DisplacementField(array, Grid(array.shape[:3], np.array(matrix)))
+
+
+def read_here(path: Path) -> tuple[tuple[list], list[np.ndarray]]:
+    """The grid's matrix and the displacements (K, J, I, 3) in RAS mm of a file of ITK. Raises InputError."""
+    import SimpleITK as sitk
+
     try:
         if path.suffix in (".h5", ".tfm"):
             transform = sitk.ReadTransform(str(path))
@@ -90,12 +99,12 @@ def read_field(path: str | Path) -> DisplacementField:
             vectors = sitk.DisplacementFieldTransform(transform).GetDisplacementField()
         else:
             vectors = sitk.ReadImage(str(path))
-    except RuntimeError as error:
+    except (RuntimeError, UnicodeDecodeError) as error:
         raise InputError(f"{path.name} holds no displacement field, or it is damaged.") from error
     if vectors.GetNumberOfComponentsPerPixel() != 3 or vectors.GetDimension() != 3:
         raise InputError(f"{path.name} holds no 3D displacement field (three values a voxel are due).")
     array = sitk.GetArrayFromImage(vectors).astype(np.float32) * _FLIP
-    return DisplacementField(array, grid_from_sitk(vectors))
+    return (grid_from_sitk(vectors).ijk_to_ras.tolist(),), [array]
 
 
 def field_of_nifti(content: NiftiContent, name: str) -> DisplacementField:

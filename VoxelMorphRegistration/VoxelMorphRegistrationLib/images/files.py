@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .. import apart
 from ..errors import InputError, OutputError
 from .dicom import is_dicom_file, read_dicom
 from .grid import LPS_FROM_RAS, Grid, check_right_angles
@@ -129,29 +130,68 @@ def open_image(path: Path, label: str):
     """
     import SimpleITK as sitk
 
-    early = f"The {label} cannot be read from {path}: the file is damaged, it ends early."
     if path.suffix.lower() in (".tif", ".tiff") and ends_early(path):
-        raise InputError(early)
+        raise _refusal(path, label, _EARLY[0])
+    if not _is_hdf5(path):
+        try:
+            return sitk.ReadImage(str(path))
+        except RuntimeError as error:
+            raise _refusal(path, label, str(error)) from error
+        except UnicodeDecodeError as error:
+            raise _refusal(path, label, "") from error
+    # HDF5 and MINC: libhdf5 may crash on a damaged file, or never come back.
+    told, arrays = apart.call(read_here, path)
+    if not arrays:
+        raise _refusal(path, label, told)
+    image = sitk.GetImageFromArray(arrays[0], isVector=told["vectors"])
+    image.SetOrigin(told["origin"])
+    image.SetSpacing(told["spacing"])
+    image.SetDirection(told["direction"])
+    return image
+
+
+def read_here(path: Path) -> tuple[dict | str, list[np.ndarray]]:
+    """Geometry and voxels of a file that SimpleITK reads; where it does not, what it says, and no voxels."""
+    import SimpleITK as sitk
+
     try:
-        return sitk.ReadImage(str(path))
+        image = sitk.ReadImage(str(path))
     except RuntimeError as error:
-        text = str(error)
-        if "orthonormal" in text:
-            raise InputError(
-                f"The {label} ({path}) has sheared axes, which image files here cannot express. "
-                "Resample it onto a grid with right angles first."
-            ) from error
-        if any(words in text for words in _EARLY):
-            raise InputError(early) from error
-        if "domain axes" in text:
-            raise InputError(
-                f"The {label} cannot be read from {path}: it has more axes than space (a time series, or several "
-                "volumes in one file). Extract one volume and register that."
-            ) from error
-        raise InputError(
-            f"The {label} cannot be read from {path}: it is no image in a format known here "
-            "(NIfTI, NRRD, MetaImage, TIFF, DICOM, ...), or the file is damaged."
-        ) from error
+        return str(error), []
+    geometry = {"origin": image.GetOrigin(), "spacing": image.GetSpacing(), "direction": image.GetDirection()}
+    return {**geometry, "vectors": image.GetNumberOfComponentsPerPixel() > 1}, [sitk.GetArrayFromImage(image)]
+
+
+def _is_hdf5(path: Path) -> bool:
+    """By the signature, which lies at 0, 512, 1024, 2048, ... (HDF5 File Format Specification 3.0, II.A)."""
+    size, place = path.stat().st_size, 0
+    with path.open("rb") as file:
+        while place < size:
+            file.seek(place)
+            if file.read(8) == b"\x89HDF\r\n\x1a\n":
+                return True
+            place = max(512, 2 * place)
+    return False
+
+
+def _refusal(path: Path, label: str, text: str) -> InputError:
+    """The sentence for what SimpleITK says of a file."""
+    if "orthonormal" in text:
+        return InputError(
+            f"The {label} ({path}) has sheared axes, which image files here cannot express. "
+            "Resample it onto a grid with right angles first."
+        )
+    if any(words in text for words in _EARLY):
+        return InputError(f"The {label} cannot be read from {path}: the file is damaged, it ends early.")
+    if "domain axes" in text:
+        return InputError(
+            f"The {label} cannot be read from {path}: it has more axes than space (a time series, or several "
+            "volumes in one file). Extract one volume and register that."
+        )
+    return InputError(
+        f"The {label} cannot be read from {path}: it is no image in a format known here "
+        "(NIfTI, NRRD, MetaImage, TIFF, DICOM, ...), or the file is damaged."
+    )
 
 
 def _from_nifti(content: NiftiContent, label: str) -> Image:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .. import apart
 from ..errors import ModelError
 from .card import MOST_FACTS_BYTES
 
@@ -18,9 +19,25 @@ MOST_LAYERS, MOST_NUMBERS = 200, 50_000_000
 def read_layers(path: Path) -> tuple[dict, dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The configuration of a VxmDense network, its kernels and its biases, by the layers' short names.
 
-    Nothing outside of the file is read. Needs h5py. Raises ModelError for another file, for numbers that lie in other
-    files, and for numbers that are none.
+    Nothing outside of the file is read, and that in a process of its own: libhdf5 may never come back from a damaged
+    file. Needs h5py. Raises ModelError for another file, for numbers that lie in other files, and for numbers that are
+    none.
     """
+    (config, names), values = apart.call(read_here, path, ModelError)
+    kernels: dict[str, np.ndarray] = {}
+    biases: dict[str, np.ndarray] = {}
+    for key, value in zip(names, values, strict=True):
+        parts = key.split("/")
+        if len(parts) < 2 or parts[-1] not in ("kernel:0", "bias:0"):
+            raise ModelError(f"{path.name} holds a Keras network of another layout than VoxelMorph's U-Net (VxmDense).")
+        layer = parts[-2].split("_unet_")[-1]
+        layer = "flow" if layer.endswith("flow") else layer
+        (kernels if parts[-1] == "kernel:0" else biases)[layer] = value
+    return config, kernels, biases
+
+
+def read_here(path: Path) -> tuple[tuple[dict, list[str]], list[np.ndarray]]:
+    """The configuration, the arrays' names and the arrays, in this process. Raises ModelError."""
     try:
         import h5py
     except ImportError as error:
@@ -37,22 +54,12 @@ def read_layers(path: Path) -> tuple[dict, dict[str, np.ndarray], dict[str, np.n
                 raise ModelError(wrong)
             found: list[tuple[str, h5py.Dataset]] = []
             _collect(file["model_weights"], "", found, path)
-            values = {key: _numbers(item, path) for key, item in found}
+            return (config, [name for name, _ in found]), [_numbers(item, path) for _, item in found]
     except ModelError:
         raise
     except Exception as error:
         # h5py raises whatever its library meets in a damaged file, of a dozen kinds.
         raise ModelError(wrong) from error
-    kernels: dict[str, np.ndarray] = {}
-    biases: dict[str, np.ndarray] = {}
-    for key, value in values.items():
-        parts = key.split("/")
-        if len(parts) < 2 or parts[-1] not in ("kernel:0", "bias:0"):
-            raise ModelError(f"{path.name} holds a Keras network of another layout than VoxelMorph's U-Net (VxmDense).")
-        layer = parts[-2].split("_unet_")[-1]
-        layer = "flow" if layer.endswith("flow") else layer
-        (kernels if parts[-1] == "kernel:0" else biases)[layer] = value
-    return config, kernels, biases
 
 
 def _collect(group, prefix: str, found: list, path: Path, depth: int = 0) -> None:

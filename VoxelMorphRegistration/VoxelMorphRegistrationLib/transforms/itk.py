@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .. import apart
 from ..alignment.fit import matrix_of
 from ..errors import InputError
 from ..fields.displacement import DisplacementField
@@ -17,6 +18,8 @@ from .parts import Bent, Matrix
 from .spline import SplineField
 
 FLIP = np.array([-1.0, -1.0, 1.0], np.float32)
+# A part as it is handed from process to process: "matrix", "field" or "spline", and a matrix (4, 4).
+Described = tuple[str, list]
 # Slicer's names for the inverse of a transform that is not computed; the file holds the transform itself.
 _INVERSES = (b"InverseDisplacementFieldTransform_", b"InverseBSplineTransform_")
 # By words in the names of their classes: what SimpleITK cannot read.
@@ -32,21 +35,40 @@ _FOREIGN = {
 
 def read(path: Path) -> Chain:
     """Raises InputError."""
+    parts = _read_parts(path)
+    if parts is not None:
+        return Chain.of(parts)
+    inverse = _uncomputed_inverse(path)
+    if inverse is not None:
+        return inverse
+    raise InputError(_why_not(path))
+
+
+def _read_parts(path: Path) -> list[Matrix | Bent] | None:
+    """The parts of a file that SimpleITK reads, else None. What is no text is read in a process of its own."""
+    with path.open("rb") as file:
+        is_text = b"\0" not in file.read(1 << 16)
+    described, arrays = read_here(path) if is_text else apart.call(read_here, path)
+    if described is None:
+        return None
+    return [_part(kind, values, arrays) for kind, values in described]
+
+
+def read_here(path: Path) -> tuple[list[Described] | None, list[np.ndarray]]:
+    """The parts of a file, described, and their arrays; None for what is no transform file. Raises InputError."""
     import SimpleITK as sitk
 
     try:
-        return Chain.of(_parts(sitk.ReadTransform(str(path)), path))
-    except RuntimeError as error:
-        inverse = _uncomputed_inverse(path)
-        if inverse is not None:
-            return inverse
-        raise InputError(_why_not(path)) from error
+        transform = sitk.ReadTransform(str(path))
+    except (RuntimeError, UnicodeDecodeError):
+        # The latter where the message quotes the file.
+        return None, []
+    arrays: list[np.ndarray] = []
+    return _described(transform, path, arrays), arrays
 
 
 def _uncomputed_inverse(path: Path) -> Chain | None:
     """What Slicer writes of an inverted node: the transform under another name. None for any other file."""
-    import SimpleITK as sitk
-
     content = path.read_bytes()
     found = [name for name in _INVERSES if name in content]
     if len(found) != 1 or content.count(found[0]) != 1 or b"CompositeTransform" in content:
@@ -61,11 +83,8 @@ def _uncomputed_inverse(path: Path) -> Chain | None:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / path.name
         copy.write_bytes(content[:start] + plain.ljust(end - start, filler) + content[end:])
-        try:
-            parts = _parts(sitk.ReadTransform(str(copy)), path)
-        except RuntimeError:
-            return None
-    return Chain.of(parts).inverse()
+        parts = _read_parts(copy)
+    return None if parts is None else Chain.of(parts).inverse()
 
 
 def _why_not(path: Path) -> str:
@@ -79,7 +98,8 @@ def _why_not(path: Path) -> str:
     )
 
 
-def _parts(transform, path: Path) -> list[Matrix | Bent]:
+def _described(transform, path: Path, arrays: list[np.ndarray]) -> list[Described]:
+    """The parts of a SimpleITK transform in RAS, the first one applied first; their arrays are put behind `arrays`."""
     import SimpleITK as sitk
 
     if transform.GetName() == "CompositeTransform":
@@ -88,18 +108,32 @@ def _parts(transform, path: Path) -> list[Matrix | Bent]:
         return [
             part
             for number in reversed(range(whole.GetNumberOfTransforms()))
-            for part in _parts(whole.GetNthTransform(number), path)
+            for part in _described(whole.GetNthTransform(number), path, arrays)
         ]
     if transform.IsLinear():
-        return [Matrix(check_matrix(LPS_FROM_RAS @ matrix_of(transform) @ LPS_FROM_RAS, f"transform in {path}"))]
+        matrix = check_matrix(LPS_FROM_RAS @ matrix_of(transform) @ LPS_FROM_RAS, f"transform in {path}")
+        return [("matrix", matrix.tolist())]
     if transform.GetName() == "DisplacementFieldTransform":
-        return [Bent(from_vectors(sitk.DisplacementFieldTransform(transform).GetDisplacementField(), path.name))]
+        field = from_vectors(sitk.DisplacementFieldTransform(transform).GetDisplacementField(), path.name)
+        arrays.append(field.displacement_ras)
+        return [("field", field.grid.ijk_to_ras.tolist())]
     if transform.GetName() == "BSplineTransform":
-        return [Bent(_spline(sitk.BSplineTransform(transform), path))]
+        spline = _spline(sitk.BSplineTransform(transform), path)
+        arrays.append(spline.coefficients_ras)
+        return [("spline", spline.grid.ijk_to_ras.tolist())]
     raise InputError(
         f"The transform in {path.name} is a {transform.GetName()}, which is not known here. Convert it to a "
         "displacement field with the program that made it."
     )
+
+
+def _part(kind: str, matrix: list, arrays: list[np.ndarray]) -> Matrix | Bent:
+    """A part that _described has described; takes its array from the front of `arrays`."""
+    if kind == "matrix":
+        return Matrix(np.array(matrix))
+    array = arrays.pop(0)
+    grid = Grid(array.shape[:3], np.array(matrix))
+    return Bent(DisplacementField(array, grid) if kind == "field" else SplineField(array, grid))
 
 
 def from_vectors(vectors, name: str) -> DisplacementField:

@@ -7,7 +7,6 @@ not run while Slicer's event loop waits.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
 from collections import deque
@@ -17,6 +16,7 @@ from typing import Any
 
 import qt
 
+from ..apart import find_python
 from ..errors import VoxelMorphError
 from . import files, messages
 from .family import Family
@@ -25,31 +25,16 @@ from .messages import PrintedLine, ProtocolError, WorkerError
 _TICKS = 10
 
 
-def find_python(folders: list[str], executable: str) -> str:
-    """The Python to run: Slicer's own in one of `folders` or on the PATH, else `executable` if it is a Python.
-
-    python-real before PythonSlicer: Slicer's environment is set already, and a launcher in between might keep the
-    standard input to itself and outlive its child. Raises WorkerError when there is none: inside an application,
-    sys.executable may be the application itself.
-    """
-    suffix = ".exe" if sys.platform == "win32" else ""
-    for name in (f"python-real{suffix}", f"PythonSlicer{suffix}"):
-        for folder in folders:
-            if os.access(Path(folder) / name, os.X_OK):
-                return str(Path(folder) / name)
-        found = shutil.which(name)
-        if found:
-            return found
-    if Path(executable).name.lower().startswith("python"):
-        return executable
-    raise WorkerError("The registration process needs Slicer's PythonSlicer, which was not found. Reinstall Slicer.")
-
-
 def default_python() -> str:
     """The Python that belongs to this program. Raises WorkerError."""
     application = qt.QCoreApplication.applicationDirPath()
     folders = [application, str(Path(application).parent / "bin"), str(Path(sys.executable or ".").parent)]
-    return find_python(folders, sys.executable or "")
+    python = find_python(folders, sys.executable or "")
+    if python is None:
+        raise WorkerError(
+            "The registration process needs Slicer's PythonSlicer, which was not found. Reinstall Slicer."
+        )
+    return python
 
 
 class Slices:
