@@ -16,7 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -82,7 +82,7 @@ def find_python(folders: list[str], executable: str) -> str | None:
     return executable if Path(executable).name.lower().startswith("python") else None
 
 
-def received(stream: BinaryIO, path: Path, error: type[VoxelMorphError]) -> tuple[Any, list[np.ndarray]]:
+def received(stream: IO[bytes], path: Path, error: type[VoxelMorphError]) -> tuple[Any, list[np.ndarray]]:
     """What `answer` wrote. Raises the reader's error, and `error` when the answer is not whole."""
     try:
         line = stream.readline()
@@ -93,7 +93,7 @@ def received(stream: BinaryIO, path: Path, error: type[VoxelMorphError]) -> tupl
             raise getattr(errors, message["error"])(message["text"])
         arrays = [np.empty(shape, kind) for kind, shape in message["arrays"]]
         for array in arrays:
-            rest = memoryview(array.reshape(-1).view(np.uint8))
+            rest = array.reshape(-1).view(np.uint8).data
             while rest:
                 count = stream.readinto(rest)  # type: ignore[attr-defined]
                 if not count:
@@ -106,7 +106,7 @@ def received(stream: BinaryIO, path: Path, error: type[VoxelMorphError]) -> tupl
     return message["value"], arrays
 
 
-def answer(reader: Reader, path: Path, stream: BinaryIO) -> None:
+def answer(reader: Reader, path: Path, stream: IO[bytes]) -> None:
     """Write what the reader returns or raises: a line of JSON, and the bytes of the arrays."""
     arrays: list[np.ndarray] = []
     try:
