@@ -22,8 +22,11 @@ class ModelError(VoxelMorphError):
 class UntrustedModelError(ModelError):
     """A model file is a program with operators that networks do not need; nothing of it was run.
 
-    Whoever trusts the file may load it all the same (trust_model).
+    Whoever trusts the file may load it all the same (trust_model). HOW: the end of its sentence, for commands and
+    scripts.
     """
+
+    HOW = " Only if you trust who made it, run it all the same: --trust-model on the command line, or trust_model=True."
 
 
 class DeviceError(VoxelMorphError):

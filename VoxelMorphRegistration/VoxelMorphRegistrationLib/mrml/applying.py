@@ -7,7 +7,6 @@ of the moving side is carried from where it lies in the world. What was above a 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 
 import numpy as np
@@ -31,6 +30,7 @@ from .names import (
     RUN_ATTRIBUTE,
     SETTINGS_ATTRIBUTE,
 )
+from .records import recorded_matrix
 from .results import results_of
 from .transforms import (
     TRANSFORM_CLASS,
@@ -257,7 +257,7 @@ def _matrix_between(grid_node, top, node) -> np.ndarray | None:
         here, there = ("moving", "transform") if inverse else ("fixed", "inverse transform")
         raise InputError(f"{name} lies on the {here} side of '{grid_node.GetName()}'. Put it under the {there}.")
     recorded = grid_node.GetAttribute(PARENT_ATTRIBUTE)
-    replaced = np.array(json.loads(recorded)) if recorded else np.eye(4)
+    replaced = recorded_matrix(grid_node, PARENT_ATTRIBUTE) if recorded else np.eye(4)
     # A node under another registration's transform goes straight from where it lay before that.
     earlier = node.GetNodeReference(APPLIED_ROLE)
     between = np.linalg.solve(replaced, parent_to_world(node, f"node {name}", earlier))
@@ -351,8 +351,8 @@ def stored(grid_node) -> Stored:
     transform, grid = _oriented_grid(grid_node), _grid_of(grid_node)
     values = vtk_to_numpy(transform.GetDisplacementGrid().GetPointData().GetScalars()).reshape(*grid.shape, 3)
     field = DisplacementField(values * np.float32(transform.GetDisplacementScale()), grid)
-    parent = np.array(json.loads(grid_node.GetAttribute(PARENT_ATTRIBUTE)))
-    linear = np.array(json.loads(grid_node.GetAttribute(REPORT_ATTRIBUTE))["linear"])
+    parent = recorded_matrix(grid_node, PARENT_ATTRIBUTE)
+    linear = recorded_matrix(grid_node, REPORT_ATTRIBUTE, "linear")
     companion = grid_node.GetNodeReference(LINEAR_ROLE)
     after = vtk.vtkMatrix4x4()
     if companion is not None:
@@ -374,7 +374,7 @@ def inverse_job(transform_node) -> tuple[Stored, Grid, np.ndarray]:
             f"The moving volume of '{grid_node.GetName()}' is no longer in the scene; the inverse is made over it. "
             "Load it and register again."
         )
-    parent = np.array(json.loads(grid_node.GetAttribute(PARENT_ATTRIBUTE)))
+    parent = recorded_matrix(grid_node, PARENT_ATTRIBUTE)
     to_ras = vtk.vtkMatrix4x4()
     moving_node.GetIJKToRASMatrix(to_ras)
     moving = Grid(moving_node.GetImageData().GetDimensions()[::-1], parent @ matrix_from_vtk(to_ras))

@@ -6,8 +6,6 @@ transform without new voxels is the work of applying.py.
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy
@@ -21,6 +19,7 @@ from .display import show_like, show_segments_like
 from .hierarchy import place_beside
 from .labels import Label
 from .names import DIRECTION_ATTRIBUTE, PARENT_ATTRIBUTE
+from .records import recorded_matrix
 from .results import results_of
 from .segments_in import BINARY, layers_of
 from .segments_out import building
@@ -123,7 +122,7 @@ def _chain(grid_node, top, fixed_node):
     fixed_node.GetIJKToRASMatrix(to_ras)
     slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(fixed_node.GetParentTransformNode(), None, to_world)
     top.GetTransformFromWorld(from_world)
-    parent = np.array(json.loads(grid_node.GetAttribute(PARENT_ATTRIBUTE)))
+    parent = recorded_matrix(grid_node, PARENT_ATTRIBUTE)
     chain = vtk.vtkGeneralTransform()
     chain.PostMultiply()
     for link in (to_ras, to_world, from_world, linear_transform(parent)):

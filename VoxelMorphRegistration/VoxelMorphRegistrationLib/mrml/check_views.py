@@ -21,11 +21,13 @@ from . import display
 from .label_views import quiet_labels
 from .labels import Label
 from .names import FORMER_ROLE, PARENT_ATTRIBUTE, START_ATTRIBUTE
+from .records import recorded_matrix
 from .segments_out import building, releasing, values_in
 from .steps import finish
 from .transforms import TRANSFORM_CLASS, image_data, linear_transform, matrix_from_vtk
 from .view_state import (
     CHECK_ATTRIBUTE,
+    LOOK,
     OUTLINE_ATTRIBUTE,
     composite_nodes,
     crosshair_of,
@@ -39,7 +41,6 @@ from .view_state import (
 if TYPE_CHECKING:
     from .nodes import Shown
 
-_OUTLINE = ("Visibility", "Visibility2DFill", "Visibility2DOutline", "Opacity2DOutline", "SliceIntersectionThickness")
 OUTLINE_COLORS = {"fixed": (1.0, 0.85, 0.1), "moving": (0.25, 0.65, 1.0), "warped": (1.0, 0.25, 0.45)}
 GRID, ARROWS = "grid", "arrows"
 PREVIEW = "Preview"
@@ -209,9 +210,9 @@ def show_before_after(moving_node, warped_node, transform_node=None) -> None:
         before = _check_volume(moving_node, f"{moving_node.GetName()} before")
         before.SetAndObserveImageData(moving_node.GetImageData())
         node = check_node(moving_node.GetScene(), TRANSFORM_CLASS, "Position before")
-        recorded = json.loads(transform_node.GetAttribute(PARENT_ATTRIBUTE) or "null")
-        parent = np.eye(4) if recorded is None else np.array(recorded)
-        to_world = np.linalg.solve(np.array(json.loads(started)), parent)
+        recorded = transform_node.GetAttribute(PARENT_ATTRIBUTE)
+        parent = recorded_matrix(transform_node, PARENT_ATTRIBUTE) if recorded else np.eye(4)
+        to_world = np.linalg.solve(recorded_matrix(transform_node, START_ATTRIBUTE), parent)
         node.SetAndObserveTransformToParent(linear_transform(to_world))
         before.SetAndObserveTransformNodeID(node.GetID())
         display.show_like(before, moving_node)
@@ -235,11 +236,13 @@ def _is_below(transform_node, node) -> bool:
 def _former_parent(moving_node, transform_node) -> str | None:
     """The transform that the moving volume was under, or one made from the record on the registration's transform."""
     former = moving_node.GetNodeReferenceID(FORMER_ROLE)
-    recorded = transform_node.GetAttribute(PARENT_ATTRIBUTE)
-    if former or not recorded or np.allclose(json.loads(recorded), np.eye(4)):
+    if former or not transform_node.GetAttribute(PARENT_ATTRIBUTE):
+        return former
+    recorded = recorded_matrix(transform_node, PARENT_ATTRIBUTE)
+    if np.allclose(recorded, np.eye(4)):
         return former
     node = check_node(moving_node.GetScene(), TRANSFORM_CLASS, "Position before")
-    node.SetAndObserveTransformToParent(linear_transform(np.array(json.loads(recorded))))
+    node.SetAndObserveTransformToParent(linear_transform(recorded))
     return node.GetID()
 
 
@@ -360,7 +363,7 @@ def show_outlines(nodes: Mapping[str, Shown | None], width: int = 1) -> None:
         shown = segmentation.GetDisplayNode()
         editing = shown.StartModify()
         if not shown.GetAttribute(OUTLINE_ATTRIBUTE):
-            former = {name: getattr(shown, f"Get{name}")() for name in _OUTLINE}
+            former = {name: getattr(shown, f"Get{name}")() for name in LOOK}
             shown.SetAttribute(OUTLINE_ATTRIBUTE, json.dumps(former))
         shown.SetVisibility(True)
         shown.SetVisibility2DFill(False)

@@ -14,6 +14,7 @@ import numpy as np
 import slicer
 
 from ..errors import InputError
+from .records import recorded
 from .view_state import CHECK_ATTRIBUTE, restore_fill, restore_outline
 
 if TYPE_CHECKING:
@@ -75,6 +76,13 @@ def jacobian_color_node(scene):
     for n in range(scene.GetNumberOfNodesByClass("vtkMRMLColorTableNode")):
         node = scene.GetNthNodeByClass(n, "vtkMRMLColorTableNode")
         if node.GetAttribute(JACOBIAN_COLORS_ATTRIBUTE):
+            try:
+                change = recorded(node, JACOBIAN_COLORS_ATTRIBUTE)
+            except InputError:
+                change = None
+            if not isinstance(change, (int, float)) or not SMALLEST_CHANGE <= change <= LARGEST_CHANGE:
+                # Of another version, or damaged.
+                _fill_jacobian_colors(node, 1.0)
             return node
     node = scene.CreateNodeByClass("vtkMRMLColorTableNode")
     node.UnRegister(None)

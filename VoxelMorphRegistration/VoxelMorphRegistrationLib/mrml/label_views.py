@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import json
 
-from .view_state import CHECK_ATTRIBUTE, OUTLINE_ATTRIBUTE, QUIET_ATTRIBUTE, composite_nodes, nodes_of, slice_nodes
+from .records import recorded_look
+from .view_state import (
+    CHECK_ATTRIBUTE,
+    LOOK,
+    OUTLINE_ATTRIBUTE,
+    QUIET_ATTRIBUTE,
+    composite_nodes,
+    nodes_of,
+    slice_nodes,
+)
 
 _FILL, _OUTLINE = "Visibility2DFill", "Visibility2DOutline"
 
@@ -18,11 +27,11 @@ def quiet_labels(scene) -> None:
         shown = node.GetDisplayNode()
         if shown is None or node.GetAttribute(CHECK_ATTRIBUTE) or shown.GetAttribute(QUIET_ATTRIBUTE):
             continue
-        outlined = json.loads(shown.GetAttribute(OUTLINE_ATTRIBUTE) or "{}")
-        filled = outlined[_FILL] if outlined else shown.GetVisibility2DFill()
+        outlined = recorded_look(shown, OUTLINE_ATTRIBUTE, LOOK)
+        filled = outlined.get(_FILL, shown.GetVisibility2DFill())
         if not filled:
             continue
-        former = outlined[_OUTLINE] if outlined else shown.GetVisibility2DOutline()
+        former = outlined.get(_OUTLINE, shown.GetVisibility2DOutline())
         editing = shown.StartModify()
         shown.SetAttribute(QUIET_ATTRIBUTE, json.dumps({_FILL: bool(filled), _OUTLINE: bool(former)}))
         if outlined:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +10,7 @@ import vtk
 from ..fields.displacement import DisplacementField
 from .applying import stored
 from .names import LINEAR_ROLE, PARENT_ATTRIBUTE
+from .records import recorded_matrix
 
 
 def carried_to_moving(grid_node, point_ras: Sequence[float]) -> np.ndarray:
@@ -21,7 +21,7 @@ def carried_to_moving(grid_node, point_ras: Sequence[float]) -> np.ndarray:
     top.GetTransformFromWorld(general)
     local = general.TransformPoint([float(one) for one in point_ras])
     # The transform leads to the moving volume's own space; its parent transform at the time leads on.
-    parent = np.array(json.loads(grid_node.GetAttribute(PARENT_ATTRIBUTE)))
+    parent = recorded_matrix(grid_node, PARENT_ATTRIBUTE)
     return parent[:3, :3] @ local + parent[:3, 3]
 
 

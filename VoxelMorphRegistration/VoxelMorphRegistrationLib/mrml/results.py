@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from ..errors import InputError
 from ..images.grid import Grid
@@ -22,6 +19,7 @@ from .names import (
     RUN_ATTRIBUTE,
     SIDE_ROLES,
 )
+from .records import recorded_matrix
 from .volumes import world_grid
 
 if TYPE_CHECKING:
@@ -139,11 +137,11 @@ def moved_since(transform_node) -> list[str]:
     ):
         if node is not None and node.GetImageData() is not None:
             shape = node.GetImageData().GetDimensions()[::-1]
-            then = Grid(shape, np.array(json.loads(recorded)[side]))
             try:
+                then = Grid(shape, recorded_matrix(grid_transform, PLACES_ATTRIBUTE, side))
                 same = world_grid(node, shape, side, own).same_as(then)
             except InputError:
-                # Under a deformation.
+                # Under a deformation, or nobody knows.
                 same = False
             if not same:
                 moved.append(side)

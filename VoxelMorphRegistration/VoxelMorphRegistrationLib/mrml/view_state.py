@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import vtk
 
+from .records import recorded_look
 from .segments_out import releasing
 from .steps import finish
 from .transforms import TRANSFORM_CLASS
@@ -21,6 +21,14 @@ CHECK_ATTRIBUTE = "VoxelMorph.Check"
 OUTLINE_ATTRIBUTE = "VoxelMorph.BeforeOutline"
 # The same before it was made an outline in its own colours.
 QUIET_ATTRIBUTE = "VoxelMorph.BeforeQuiet"
+# What they hold.
+LOOK = {
+    "Visibility": bool,
+    "Visibility2DFill": bool,
+    "Visibility2DOutline": bool,
+    "Opacity2DOutline": float,
+    "SliceIntersectionThickness": int,
+}
 
 
 def nodes_of(scene, class_name: str) -> list:
@@ -164,9 +172,8 @@ def remove_check_nodes(scene) -> None:
 
 def restore_fill(display_node) -> None:
     """Fill segments again that a check made quiet."""
-    former = display_node.GetAttribute(QUIET_ATTRIBUTE)
-    if former:
-        for name, value in json.loads(former).items():
+    if display_node.GetAttribute(QUIET_ATTRIBUTE):
+        for name, value in recorded_look(display_node, QUIET_ATTRIBUTE, LOOK).items():
             getattr(display_node, f"Set{name}")(value)
         display_node.RemoveAttribute(QUIET_ATTRIBUTE)
 
@@ -177,7 +184,7 @@ def restore_outline(node) -> None:
     if shown is None or not shown.GetAttribute(OUTLINE_ATTRIBUTE):
         return
     editing = shown.StartModify()
-    for name, value in json.loads(shown.GetAttribute(OUTLINE_ATTRIBUTE)).items():
+    for name, value in recorded_look(shown, OUTLINE_ATTRIBUTE, LOOK).items():
         getattr(shown, f"Set{name}")(value)
     for n in range(node.GetSegmentation().GetNumberOfSegments()):
         shown.UnsetSegmentOverrideColor(node.GetSegmentation().GetNthSegmentID(n))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from ..images.grid import Grid, check_matrix, check_right_angles
 from ..images.image import Image
 from ..images.landmarks import Landmarks
 from .names import LINEAR_ROLE, PARENT_ATTRIBUTE
+from .records import recorded_matrix
 from .steps import copying, finish
 from .transforms import is_moved_by, matrix_between, matrix_from_vtk
 
@@ -57,7 +57,7 @@ def parent_to_world(node, name: str, replaced=None) -> np.ndarray:
     if parent is None:
         return np.eye(4)
     if replaced is not None and is_moved_by(replaced, node):
-        recorded = np.array(json.loads(replaced.GetAttribute(PARENT_ATTRIBUTE)))
+        recorded = recorded_matrix(replaced, PARENT_ATTRIBUTE)
         if parent in (replaced, replaced.GetNodeReference(LINEAR_ROLE)):
             return recorded
         return recorded @ matrix_between(parent, parent.GetParentTransformNode())

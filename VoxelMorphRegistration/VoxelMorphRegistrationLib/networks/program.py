@@ -54,8 +54,7 @@ def check_program(archive: Archive) -> None:
         listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         raise UntrustedModelError(
             f"{source} is a program that uses {listed}, which registration networks do not need; such a program could "
-            "read or overwrite files. It was not run. Only if you trust who made it, run it all the same: "
-            "--trust-model on the command line, or trust_model=True."
+            f"read or overwrite files. It was not run.{UntrustedModelError.HOW}"
         )
 
 

@@ -17,6 +17,7 @@ from ..mrml.results import results_of
 from ..mrml.view_state import CHECK_ATTRIBUTE
 from ..worker.messages import Task
 from .messages import tell, told
+from .plain import plain
 from .run import shared_client
 from .shown import shown_result
 
@@ -148,7 +149,7 @@ class ApplySection:
         }
         question = _("Nothing tells which volume '{name}' belongs to. It lies on:").format(name=node.GetName())
         answer = qt.QInputDialog.getItem(
-            slicer.util.mainWindow(), _("Apply to other nodes"), question, list(sides), 0, False
+            slicer.util.mainWindow(), _("Apply to other nodes"), plain(question), list(sides), 0, False
         )
         return sides.get(answer if isinstance(answer, str) else answer[0], "")
 
@@ -166,9 +167,9 @@ class ApplySection:
         nodes = [node for node in self._candidates() if self._is_applied(transform, node)]
         names = ", ".join(node.GetName() for node in nodes)
         question = _("Write the transform into {names} for good? It cannot be taken off afterwards.")
-        if nodes and slicer.util.confirmOkCancelDisplay(question.format(names=names)):
+        if nodes and slicer.util.confirmOkCancelDisplay(plain(question.format(names=names))):
             with told(busy=True):
                 refused = applying.harden(nodes)
                 if refused:
-                    slicer.util.infoDisplay("\n\n".join(refused))
+                    slicer.util.infoDisplay(plain("\n\n".join(refused)))
             self.update_soon()

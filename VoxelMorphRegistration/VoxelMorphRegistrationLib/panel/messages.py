@@ -10,6 +10,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from ..errors import VoxelMorphError
+from .plain import plain
 
 
 @contextmanager
@@ -34,4 +35,4 @@ def told(busy: bool = False) -> Iterator[None]:
 def tell(error: VoxelMorphError) -> None:
     """Show an error, once the event that found it is over."""
     text = str(error)
-    qt.QTimer.singleShot(0, lambda: slicer.util.errorDisplay(text))
+    qt.QTimer.singleShot(0, lambda: slicer.util.errorDisplay(plain(text)))

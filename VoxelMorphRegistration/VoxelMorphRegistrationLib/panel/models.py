@@ -13,7 +13,10 @@ from ..errors import ModelError
 from ..networks.model import read_card
 from ..networks.shelf import find_model, model_names
 from .messages import tell
+from .plain import plain
 from .remembered import recalled, remember
+
+_ENDINGS = (".pt", ".pt2")
 
 
 class ModelList:
@@ -34,7 +37,7 @@ class ModelList:
         if self._box.findData(name) < 0:
             self._add(name)
         self._box.setCurrentIndex(self._box.findData(name))
-        self._box.toolTip = self._descriptions[name]
+        self._box.toolTip = plain(self._descriptions[name])
         self._updating = False
 
     def obstacle(self, name: str) -> str:
@@ -46,8 +49,8 @@ class ModelList:
     def _add(self, name: str) -> None:
         description = self._describe(name)
         self._descriptions[name] = description
-        self._box.addItem(Path(name).stem if name.endswith(".pt") else name, name)
-        self._box.setItemData(self._box.count - 1, description, qt.Qt.ToolTipRole)
+        self._box.addItem(Path(name).stem if name.endswith(_ENDINGS) else name, name)
+        self._box.setItemData(self._box.count - 1, plain(description), qt.Qt.ToolTipRole)
 
     def _describe(self, name: str) -> str:
         if name == "none":
@@ -59,7 +62,7 @@ class ModelList:
         except ModelError as error:
             return str(error)
         text = f"{card.name}: {card.description}" if card.description else card.name
-        lines = [text, card.limits, name if name.endswith(".pt") else ""]
+        lines = [text, card.limits, name if name.endswith(_ENDINGS) else ""]
         return "\n".join(line for line in lines if line)
 
     def _on_index(self, *_unused) -> None:
@@ -68,7 +71,7 @@ class ModelList:
 
     def _on_add(self, *_unused) -> None:
         path = qt.QFileDialog.getOpenFileName(
-            slicer.util.mainWindow(), _("Add a model file"), "", _("Model files") + " (*.pt)"
+            slicer.util.mainWindow(), _("Add a model file"), "", _("Model files") + " (*.pt *.pt2)"
         )
         if not path:
             return

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 from ..errors import InputError
 from ..mrml.applying import stored
-from ..mrml.names import REPORT_ATTRIBUTE
+from ..mrml.records import report_of
 from ..mrml.volumes import image_from_node
 from ..registration.report import Report
 from ..trust.error_map import ErrorMap
@@ -27,14 +25,13 @@ def overview_task(transform, warped_node, jacobian_node, error_node=None) -> Tas
         warped = image_from_node(warped_node, "warped volume")
         jacobian = image_from_node(jacobian_node, "Jacobian map")
         bound = None if error_node is None else image_from_node(error_node, "expected error")
-        written = stored(transform)
+        written, known = stored(transform), report_of(transform)
     except InputError:
         # The numbers stand for themselves; what can no longer be drawn is left out.
         return None
     images = (warped, jacobian, *([] if bound is None else [bound]))
     if not all(image.grid.same_as(fixed.grid) for image in images):
         return None
-    known = json.loads(transform.GetAttribute(REPORT_ATTRIBUTE))
     report = Report(**{name: value for name, value in known.items() if name in Report.__dataclass_fields__})
     doubt = None
     if bound is not None and report.expected_error:

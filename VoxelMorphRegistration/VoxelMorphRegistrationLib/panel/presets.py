@@ -11,6 +11,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from .plain import plain
 from .remembered import recalled, remember
 
 # The choices that a preset holds: all that decide a result, and none that name a node or this computer.
@@ -122,7 +123,7 @@ class Presets:
         if not name or self._parameters is None:
             return
         if name in built_in():
-            slicer.util.errorDisplay(_("'{name}' comes with the module. Choose another name.").format(name=name))
+            slicer.util.errorDisplay(plain(_("'{name}' comes with the module. Choose another name.").format(name=name)))
             return
         remember("presets", {**recalled("presets"), name: {one: getattr(self._parameters, one) for one in NAMES}})
         self._fill()

@@ -16,7 +16,9 @@ from ..errors import VoxelMorphError
 from ..registration.choice import resolved
 from .colours import ERROR, ink
 from .messages import tell, told
+from .plain import plain
 from .run import NodeRun, whole_fraction
+from .trust import trusts
 
 # Seconds without news of a running registration before the panel says so.
 QUIET_S = 30.0
@@ -84,7 +86,7 @@ class RegisterSection:
             # Not to the next widget, as it would by itself.
             button.clearFocus()
         button.enabled = not obstacle
-        button.toolTip = obstacle or _("Deform the moving volume onto the fixed volume (Ctrl+Return)")
+        button.toolTip = plain(obstacle) or _("Deform the moving volume onto the fixed volume (Ctrl+Return)")
         self._show_hint(obstacle or self._hint())
         if self._told_of is not None and self._told_of != self._subject():
             self.forget()
@@ -141,6 +143,7 @@ class RegisterSection:
         finally:
             self._starting = False
             if self.run is not None:
+                self.run.trusts = trusts
                 self._begin()
             self.update()
         return self.run is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,15 @@ import slicer
 from slicer.i18n import tr as _
 
 from ..errors import OutputError, VoxelMorphError
-from ..mrml.names import REPORT_ATTRIBUTE
+from ..mrml.records import report_of
 from ..mrml.table import write_results
 from ..results.html import html_report, write_html_report
 from ..results.table import Row, rows
-from ..results.verdict import LOOK, verdict
+from ..results.verdict import BAD, LOOK, verdict
 from .colours import box
 from .messages import tell, told
 from .pictures import CAPTION, overview_task
+from .plain import plain
 from .remembered import recalled, remember
 from .run import shared_client
 from .shown import shown_result
@@ -36,7 +36,7 @@ class ResultsSection:
     def __init__(self, ui) -> None:
         self._ui = ui
         self._parameters: Any = None
-        self._shown: tuple[dict, dict] = ({}, {})
+        self._shown: tuple[dict, dict, str] = ({}, {}, "")
         titles = [_("Measure"), _("Before"), _("Aligned"), _("After"), _("After, A")]
         ui.resultsTable.setColumnCount(len(titles))
         ui.resultsTable.setHorizontalHeaderLabels(titles)
@@ -66,17 +66,17 @@ class ResultsSection:
         shown = shown_result(self._parameters)
         kept = shown.kept_report if shown.kept is not shown.transform else {}
         self._ui.resultsCollapsibleButton.enabled = bool(shown.report)
-        if (shown.report, kept) == self._shown:
+        if (shown.report, kept, shown.refused) == self._shown:
             return
-        self._shown = (shown.report, kept)
-        self._fill_warnings(shown.report)
+        self._shown = (shown.report, kept, shown.refused)
+        self._fill_warnings(shown.report, shown.refused)
         self._fill_table(shown.report, kept)
 
-    def _fill_warnings(self, report: dict) -> None:
+    def _fill_warnings(self, report: dict, refused: str) -> None:
         """The verdict above all sections, and in the section what is left of the warnings."""
         if not report:
-            for label in (self._ui.verdictLabel, self._ui.warningsLabel):
-                _show(label, "", LOOK)
+            _show(self._ui.verdictLabel, escape(refused), BAD)
+            _show(self._ui.warningsLabel, "", LOOK)
             return
         found = verdict(report)
         text = f"<b>{escape(_(found.title))}:</b> {escape(found.reason)}"
@@ -115,14 +115,14 @@ class ResultsSection:
         table.insertRow(number)
         said = not row.unit or row.unit in row.name.split(", ")[0].split()
         name = qt.QTableWidgetItem(row.name if said else f"{row.name} ({row.unit})")
-        name.setToolTip(name.text())
+        name.setToolTip(plain(name.text()))
         table.setItem(number, 0, name)
         numbers = [row.number(column) for column in ("before", "aligned", "after")]
         if kept is not None:
             self._add_number(number, _KEPT_COLUMN, kept.number("after"))
         if row.text and not any(numbers):
             item = qt.QTableWidgetItem(row.text)
-            item.setToolTip(row.text)
+            item.setToolTip(plain(row.text))
             table.setItem(number, 1, item)
             table.setSpan(number, 1, 1, 3)
             return
@@ -201,7 +201,7 @@ def _show(label, text: str, kind: str) -> None:
 
 def write_table(transform):
     """The numbers of a registration's transform as its table node in the scene."""
-    return write_results(transform, rows(json.loads(transform.GetAttribute(REPORT_ATTRIBUTE))))
+    return write_results(transform, rows(report_of(transform)))
 
 
 def _write(path: str | Path, report: dict, pictures: dict[str, bytes]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
-from ..errors import InputError, VoxelMorphError
+from ..errors import InputError, UntrustedModelError, VoxelMorphError
 from ..mrml.inputs import Inputs, reading_inputs
 from ..mrml.pinned import start_from
 from ..mrml.results import results_of
@@ -90,6 +90,8 @@ class NodeRun:
         self._on_finished, self._on_error, self._on_cancelled = on_finished, on_error, on_cancelled
         self._on_progress, self._on_log, self._on_preview = on_progress, on_log, on_preview
         self._reason: VoxelMorphError | None = None
+        # Asked when the model is a program that is not run unasked; with a yes the job is sent once more.
+        self.trusts: Callable[[UntrustedModelError, str], bool] = lambda error, model: False
         self._stopped = False
         self._steps: Any = None
         # "reading", "computing", "writing", then "over".
@@ -133,15 +135,16 @@ class NodeRun:
             self._end()
         self.cancel()
 
-    def _submit(self, inputs: Inputs) -> None:
+    def _submit(self, inputs: Inputs, trusted: bool = False) -> None:
         self._phase, self._inputs = "computing", inputs
         preview = self._on_preview
         wanted = wanted_fields(inputs, self._targets)
+        arguments = {**inputs.arguments(), **({"trust_model": True} if trusted else {})}
         try:
             self._client.submit(
-                Job(inputs.fixed, inputs.moving, self.settings, inputs.arguments(), wanted, preview is not None),
+                Job(inputs.fixed, inputs.moving, self.settings, arguments, wanted, preview is not None),
                 on_result=self._write,
-                on_error=self._fail,
+                on_error=self._refused,
                 on_cancelled=self._cancelled,
                 on_progress=lambda *values: self._on_progress(*values),
                 on_log=lambda line: self._on_log(line),
@@ -150,6 +153,16 @@ class NodeRun:
         except VoxelMorphError as error:
             if self._steps is None:
                 raise
+            self._fail(error)
+
+    def _refused(self, error: VoxelMorphError) -> None:
+        """The job failed. Where that was for want of trust, the user is asked, and may cancel or close the scene."""
+        trusted = isinstance(error, UntrustedModelError) and self.trusts(error, self.settings.model)
+        if self._stopped:
+            self._cancelled()
+        elif trusted:
+            self._submit(self._inputs, trusted=True)
+        else:
             self._fail(error)
 
     def _on_close(self) -> None:

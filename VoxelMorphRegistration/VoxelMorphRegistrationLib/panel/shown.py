@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..errors import InputError
 from ..mrml.names import REPORT_ATTRIBUTE
+from ..mrml.records import report_of
 from ..mrml.results import results_of
 from .choices import kept_of_this_pair, named_outputs
 
@@ -15,7 +16,8 @@ from .choices import kept_of_this_pair, named_outputs
 class Shown:
     """Nodes of the result that are in the scene, None for the others. labels: by side, "fixed", "moving", "warped".
 
-    transform: None without a result. report: its numbers. kept, kept_warped, kept_report: of the result A.
+    transform: None without a result. report: its numbers; refused: why they
+    cannot be shown. kept, kept_warped, kept_report: of the result A.
     """
 
     transform: Any = None
@@ -26,6 +28,7 @@ class Shown:
     expected_error: Any = None
     labels: dict = field(default_factory=dict)
     report: dict = field(default_factory=dict)
+    refused: str = ""
     kept: Any = None
     kept_warped: Any = None
     kept_report: dict = field(default_factory=dict)
@@ -38,6 +41,7 @@ def shown_result(parameters) -> Shown:
     if transform is None:
         return Shown()
     found = results_of(transform, named_outputs(parameters))
+    report, refused = _report_and_refusal(transform)
     return Shown(
         transform=transform,
         fixed=found.fixed,
@@ -50,17 +54,20 @@ def shown_result(parameters) -> Shown:
             "moving": _present(parameters.movingLabels),
             "warped": _present(found.labels),
         },
-        report=report_of(transform),
+        report=report,
+        refused=refused,
         kept=kept,
         kept_warped=None if kept is None else _present(results_of(kept).volume),
-        kept_report=report_of(kept),
+        kept_report=_report_and_refusal(kept)[0],
     )
 
 
-def report_of(transform) -> dict:
-    """The report that a registration left on its transform; empty without one."""
-    text = transform.GetAttribute(REPORT_ATTRIBUTE) if transform is not None else None
-    return json.loads(text) if text else {}
+def _report_and_refusal(transform) -> tuple[dict, str]:
+    """The report on a transform, and why it cannot be shown."""
+    try:
+        return report_of(transform), ""
+    except InputError as error:
+        return {}, str(error)
 
 
 def _with_report(transform):

@@ -1,0 +1,28 @@
+"""Texts of strangers (names of nodes and files, descriptions of models) as they are, where Qt would take HTML for such.
+
+Labels, tooltips and message boxes show a text as HTML when it looks like it: a name could change what the panel says,
+or bring a picture from elsewhere.
+"""
+
+from __future__ import annotations
+
+from html import escape
+
+import qt
+
+# Their HTML is written here, from escaped parts.
+_WRITTEN_HERE = ("verdictLabel", "warningsLabel")
+
+
+def plain(text: str) -> str:
+    """The text for a tooltip, a message box or a question, which cannot be told that it is plain."""
+    if "<" not in text:
+        return text
+    return f'<p style="white-space: pre-wrap">{escape(text)}</p>'
+
+
+def show_plain_texts(widgets: dict) -> None:
+    """Let the labels among the panel's widgets, by their names, show their texts as they are."""
+    for name, widget in widgets.items():
+        if name not in _WRITTEN_HERE and getattr(widget, "inherits", None) and widget.inherits("QLabel"):
+            widget.setTextFormat(qt.Qt.PlainText)
