@@ -24,13 +24,13 @@ def add_models(commands) -> None:
     importing = actions.add_parser(
         "import",
         help="convert a model from elsewhere",
-        description="Converts published VoxelMorph Keras weights (.h5), or a TorchScript network that returns a flow "
-        "or (moved, field), to a model file with its facts inside.",
+        description="Converts published VoxelMorph Keras weights (.h5), or a network of TorchScript (.pt) or "
+        "torch.export (.pt2) that returns a flow or (moved, field), to a model file with its facts inside.",
     )
     importing.add_argument("file", metavar="FILE")
     importing.add_argument("-o", "--output", metavar="OUT", required=True, help="model file to write (.pt)")
     importing.add_argument("--name", help="name of the model (default: the file's)")
-    importing.add_argument("--facts", metavar="JSON", help="facts of a TorchScript network (see the README)")
+    importing.add_argument("--facts", metavar="JSON", help="facts of a network of others (see the README)")
     importing.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     add_trust(importing)
     importing.set_defaults(run=_models_import)
@@ -91,7 +91,7 @@ def _facts(args: argparse.Namespace) -> dict:
     path = Path(args.facts) if args.facts else Path(args.file).with_suffix(".json")
     if not path.exists():
         raise ModelError(
-            f"A TorchScript network does not say what it expects, and there is no {path}. Give its facts as a JSON "
+            f"A network of others does not say what it expects, and there is no {path}. Give its facts as a JSON "
             "file with --facts (dimension, spacing_mm, output, output_scale, returns, shape, ...)."
         )
     return read_facts(path)

@@ -1,4 +1,4 @@
-"""The zip archive of a TorchScript file, read within limits and written anew with nothing but what was read.
+"""The zip archive of a model file, read within limits and written anew with nothing but what was read.
 
 A model file is somebody else's: a few megabytes may unpack to more than the memory holds, and two readers of one zip
 may see different files in it. So everything is bounded, and PyTorch gets the records that were checked, not the file.
@@ -10,6 +10,7 @@ import io
 import re
 import zipfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import ModelError
@@ -18,6 +19,7 @@ from ..errors import ModelError
 MOST_RECORDS = 20_000
 MOST_TEXT_BYTES = 4 * 2**20
 MOST_FACTS_BYTES = 2**20
+MOST_GRAPH_BYTES = 64 * 2**20
 # What PyTorch runs a network from; there are others, such as the examples of a trace and where the code came from.
 _NEEDED = re.compile(
     r"(data|constants)(\.pkl|/[0-9]+)|version|byteorder|\.data/(version|serialization_id)|code/__torch__[A-Za-z0-9_/]*\.py"
@@ -26,7 +28,7 @@ _UNREADABLE = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError
 
 
 class Archive:
-    """The records of a TorchScript file, by their names within its folder. Raises ModelError for what is none."""
+    """The records of a model file, by their names within its folder. Raises ModelError for what is none."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -38,7 +40,12 @@ class Archive:
             raise ModelError(f"{path.name} is no TorchScript model file, or it is damaged.") from error
         folders = {entry.filename.partition("/")[0] for entry in entries}
         if len(folders) != 1 or len(entries) > MOST_RECORDS or sum(e.compress_size for e in entries) > size:
-            raise ModelError(f"{path.name} is no TorchScript model file, or it is damaged: it is another archive.")
+            if "serialized_exported_program.json" in {entry.filename for entry in entries}:
+                raise ModelError(
+                    f"{path.name} was exported by PyTorch before 2.8, which put its weights into pickles, that is, "
+                    "programs. Export it again with a later one, or as TorchScript."
+                )
+            raise ModelError(f"{path.name} is no model file, or it is damaged: it is another archive.")
         self._entries: dict[str, zipfile.ZipInfo] = {}
         for entry in entries:
             name = entry.filename.partition("/")[2]
@@ -61,6 +68,9 @@ class Archive:
         if entry is None:
             raise ModelError(f"{self.path.name} is damaged: it lacks {name}.")
         limit = MOST_FACTS_BYTES if name.startswith("extra/") else MOST_TEXT_BYTES
+        if name.startswith("models/"):
+            # Of torch.export: a call takes some 3,000 bytes, most of them where it was in the source.
+            limit = MOST_GRAPH_BYTES
         if name.startswith(("data/", "constants/")):
             # PyTorch stores tensors as they are.
             limit = entry.compress_size
@@ -85,6 +95,16 @@ class Archive:
                 text = self.read(name).decode("latin-1")
                 found[name.removeprefix("code/").removesuffix(".py").replace("/", ".")] = text
         return found
+
+    def copy(self, path: Path, numbers: Iterable[str], more: dict[str, bytes]) -> None:
+        """Write a file of torch.export with these records of numbers, those of JSON, and more. Raises OSError."""
+        names = [name for name in self._entries if name.endswith(".json") and not name.startswith("extra/")]
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
+            for name in (*names, *numbers):
+                file.writestr(f"model/{name}", self.read(name))
+            more = {"archive_format": b"pt2", "archive_version": b"0", "byteorder": b"little", **more}
+            for name, data in more.items():
+                file.writestr(f"model/{name}", data)
 
     def rewritten(self) -> io.BytesIO:
         """A TorchScript file of these records alone."""

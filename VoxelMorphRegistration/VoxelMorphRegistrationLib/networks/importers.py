@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from ..errors import ModelError
 from .archive import Archive
 from .card import ModelCard
+from .exported import is_exported
 from .facts import is_whole
-from .model import Model, check_model, scripted_network
+from .model import Model, check_model, exported_network, scripted_network
 
 if TYPE_CHECKING:
     import torch
@@ -98,8 +99,8 @@ KERAS_WHITE_MATTER = 110 / 255
 
 def import_foreign(
     path: str | Path, facts: Mapping, name: str | None = None, *, trust: bool = False
-) -> tuple[torch.jit.ScriptModule, ModelCard]:
-    """A foreign TorchScript network with facts from JSON as a network and card that `save_model` writes.
+) -> tuple[torch.nn.Module, ModelCard]:
+    """A foreign network (TorchScript, torch.export) with facts from JSON as a network and card for `save_model`.
 
     A network that returns (moved, field) keeps doing so; the card says it. A traced network is locked to the shape
     it was traced with: `facts` must name it as "shape". Raises ModelError when network and facts disagree, and
@@ -111,6 +112,9 @@ def import_foreign(
     card = ModelCard.from_dict({"name": name or path.stem, **facts}, f"the facts given for {path.name}")
     if name:
         card = replace(card, name=name)
-    network = scripted_network(Archive(path), "cpu", trust)
+    archive = Archive(path)
+    network = (
+        exported_network(archive, card, trust) if is_exported(archive) else scripted_network(archive, "cpu", trust)
+    )
     check_model(Model(network, card, "cpu", path))
     return network, card

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..errors import ModelError, OutputError
 from .archive import Archive
 from .card import CARD_FILE, ModelCard, facts_from, read_facts
+from .exported import is_exported, read_program, used_records
 from .program import check_program
 from .shelf import find_model
 from .weights import plain_network
@@ -107,10 +108,10 @@ def _archive_of(path: Path) -> Archive:
             f"voxelmorph models import {path.name} -o model.pt"
         )
     archive = Archive(path)
-    if not archive.is_program():
+    if not archive.is_program() and not is_exported(archive):
         raise ModelError(
-            f"{path.name} is an archive, but no TorchScript model. Export the network with torch.jit.script "
-            "or torch.jit.trace (a state dict or a checkpoint is not enough)."
+            f"{path.name} is an archive, but no model. Export the network with torch.jit.script, torch.jit.trace or "
+            "torch.export (a state dict or a checkpoint is not enough)."
         )
     return archive
 
@@ -144,7 +145,7 @@ def load_model(
     path = find_model(name_or_path)
     archive = _archive_of(path)
     card = _card_of(path, archive)
-    network = plain_network(archive, card)
+    network = exported_network(archive, card, trust) if is_exported(archive) else plain_network(archive, card)
     if network is None:
         network = scripted_network(archive, device, trust)
     network.to(device).eval()
@@ -158,6 +159,26 @@ def load_model(
             if weight.dim() == card.dimension + 2:
                 weight.data = weight.data.contiguous(memory_format=layout)
     return Model(network, card, device, path, "bfloat16" if reduced else "float32", trusted=trust)
+
+
+def exported_network(archive: Archive, card: ModelCard, trust: bool) -> torch.nn.Module:
+    """The network of a file of torch.export, looked through unless it is trusted. Raises ModelError."""
+    from .exported_network import ExportedNetwork, TrustedNetwork
+
+    program = read_program(archive, trust)
+    if program.refused:
+        try:
+            return TrustedNetwork(archive.path)
+        except Exception as error:
+            # PyTorch's reader raises of all kinds.
+            raise ModelError(f"{archive.path.name} cannot be loaded by PyTorch ({last_line(error)}).") from error
+    network = ExportedNetwork(program, archive)
+    if network.sizes is not None and network.sizes[2:] != card.shape:
+        raise ModelError(
+            f"{archive.path.name} was exported for images of {'x'.join(map(str, network.sizes[2:]))} voxels: its facts "
+            f'must say so ("shape": {list(network.sizes[2:])}).'
+        )
+    return network
 
 
 def scripted_network(archive: Archive, device: str, trust: bool) -> torch.jit.ScriptModule:
@@ -201,12 +222,14 @@ def check_model(model: Model) -> dict:
             f"The model '{card.name}' returned a flow of {tuple(flow.shape[2:])} voxels for {shape}; its output scale "
             f"{card.output_scale:g} lets {expected} expect."
         )
-    parameters = sum(p.numel() for p in model.network.parameters())
+    # Those of torch.export are no parameters any more, but numbers.
+    weights = list(model.network.parameters()) or list(model.network.buffers())
+    parameters = sum(weight.numel() for weight in weights)
     return {"input": list(shape), "output": list(flow.shape[2:]), "parameters": parameters}
 
 
 def save_model(network: torch.nn.Module, card: ModelCard, path: str | Path) -> None:
-    """Export a network as a TorchScript model file with its card inside.
+    """Export a network as a TorchScript model file with its card inside; one of torch.export stays such a file.
 
     The network is scripted on the CPU in evaluation mode; the file is read back and checked before it takes its
     place, so that no half-written model is left. Raises ModelError or OutputError.
@@ -217,7 +240,8 @@ def save_model(network: torch.nn.Module, card: ModelCard, path: str | Path) -> N
 
     path = Path(path)
     scripted = network
-    if not isinstance(network, torch.jit.ScriptModule):
+    exported = getattr(network, "archive", None)
+    if exported is None and not isinstance(network, torch.jit.ScriptModule):
         try:
             scripted = torch.jit.script(copy.deepcopy(network).cpu().eval())
         except RuntimeError as error:
@@ -225,8 +249,11 @@ def save_model(network: torch.nn.Module, card: ModelCard, path: str | Path) -> N
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.jit.save(scripted, str(part), _extra_files={CARD_FILE: card.to_json()})
-        _drop_debug_records(part)
+        if exported is not None:
+            exported.copy(part, used_records(network.program), {f"extra/{CARD_FILE}": card.to_json().encode()})
+        else:
+            torch.jit.save(scripted, str(part), _extra_files={CARD_FILE: card.to_json()})
+            _drop_debug_records(part)
     except (RuntimeError, OSError) as error:
         with contextlib.suppress(OSError):
             part.unlink()

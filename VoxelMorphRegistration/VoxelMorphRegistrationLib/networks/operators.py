@@ -80,9 +80,11 @@ _LISTS = """
     popitem __getitem__ _set_item __contains__ Delete __range_length __derive_index range sorted format
     percentFormat str join lower upper startswith endswith strip replace find isdigit ord chr warn
 """
-OPERATORS = frozenset(
-    " ".join((_CONVOLUTIONS, _NORMS, _ACTIVATIONS, _POOLING, _SHAPES, _NUMBERS, _MAKING, _FACTS, _LISTS)).split()
+# What works on tensors; the rest is of TorchScript's own lists and texts.
+TENSOR_OPERATORS = frozenset(
+    " ".join((_CONVOLUTIONS, _NORMS, _ACTIVATIONS, _POOLING, _SHAPES, _NUMBERS, _MAKING, _FACTS)).split()
 )
+OPERATORS = TENSOR_OPERATORS | frozenset(_LISTS.split())
 # Of the namespace prim, as ops.prim.NAME or as an attribute.
 _PRIMITIVES = """
     dtype device layout is_cuda is_cpu is_mps is_xpu is_meta is_sparse is_quantized is_mkldnn is_nested is_vulkan
