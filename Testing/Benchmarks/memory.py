@@ -38,7 +38,7 @@ def measure(size: str, model: str, refine: str, inverse: bool) -> None:
     from VoxelMorphRegistrationLib.images.grid import Grid
     from VoxelMorphRegistrationLib.images.image import Image
     from VoxelMorphRegistrationLib.refinement import levels
-    from VoxelMorphRegistrationLib.registration import device
+    from VoxelMorphRegistrationLib.registration import device, refining
     from VoxelMorphRegistrationLib.registration.register import register
     from VoxelMorphRegistrationLib.registration.settings import Settings
 
@@ -53,13 +53,14 @@ def measure(size: str, model: str, refine: str, inverse: bool) -> None:
     matrix = np.diag([*spacing[::-1], 1.0])
     grid = Grid(shape, matrix)
     fixed, moving = (
-        Image(ball(shape, spacing, s, n), grid, name) for n, (s, name) in enumerate(((0, "f"), (0.06, "m")))
+        Image(ball(shape, shift, n), grid, name) for n, (shift, name) in enumerate(((0.0, "f"), (0.06, "m")))
     )
     stages: dict[str, int] = {}
     now = [""]
     estimates: list[int] = []
-    check = device.check_memory
-    device.check_memory = lambda needed, what: estimates.append(needed) or check(needed, what)
+    for module in (device, refining):
+        check = module.check_memory
+        module.check_memory = lambda needed, what, check=check: estimates.append(needed) or check(needed, what)
 
     def status(key: str) -> int:
         with Path("/proc/self/status").open() as file:

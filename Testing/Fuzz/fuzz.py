@@ -26,7 +26,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "VoxelMorphRegistration")]
 
-SECONDS, MEMORY, SLICE = 40, 6 * 2**30, 200
+SECONDS, MEMORY, SLICE = 40, 6 * 2**30, 1000
 
 
 class TooSlow(BaseException):

@@ -1,12 +1,14 @@
 """Kills registrations at random moments: nothing may be lost, mixed, or left after the next run.
 
-    python Testing/Fuzz/kills.py register [--kills 200] [--seed 0]
-    python Testing/Fuzz/kills.py worker [--kills 100] [--seed 0]
+    python Testing/Fuzz/kills.py register [--kills 200] [--seed 0] [--seconds 500] [--record FILE]
+    python Testing/Fuzz/kills.py worker [--kills 100] [--seed 0] [--seconds 500] [--record FILE]
 
 register: two registrations whose files are known byte by byte are written in turn over each other into one folder,
 and each run is killed. Afterwards, and after the next run looked at the folder, it holds all files of one of them.
 worker: a client submits jobs whose process is killed; each job ends with one answer, the next one works, and no folder
 of a worker is left.
+
+With --record what was done is written down after each kill, and the next call goes on from there.
 """
 
 from __future__ import annotations
@@ -56,13 +58,35 @@ def _state(out: Path) -> dict[str, str]:
     return found
 
 
-def kill_register(kills: int, seed: int) -> None:
+class Record:
+    """What the kills of one kind came to, over several calls. left(): whether more are wanted, and there is time."""
+
+    def __init__(self, what: str, kills: int, seconds: float, path: Path | None) -> None:
+        self._what, self._kills, self._path = what, kills, path
+        self._end = time.monotonic() + seconds
+        self._all = json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else {}
+        self.counts: dict[str, int] = self._all.setdefault(what, {"kills": 0})
+
+    def left(self) -> bool:
+        return self.counts["kills"] < self._kills and time.monotonic() < self._end
+
+    def add(self, *endings: str) -> None:
+        for name in ("kills", *endings):
+            self.counts[name] = self.counts.get(name, 0) + 1
+        if self._path:
+            self._path.write_text(json.dumps(self._all), encoding="utf-8")
+
+    def print(self, verdict: str) -> None:
+        told = ", ".join(f"{name} {count}" for name, count in self.counts.items() if name != "kills")
+        print(f"{self.counts['kills']} of {self._kills} kills of {self._what}: {told}; {verdict}")
+
+
+def kill_register(record: Record, seed: int) -> None:
     """A child is forked for each run: the libraries are loaded once."""
     from small_models import save_centroid_model
     from VoxelMorphRegistrationLib.results import outputs
 
-    moments = random.Random(seed)
-    ended = {"former": 0, "new": 0, "left over": 0}
+    moments = random.Random(seed + record.counts["kills"])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _images(folder)
@@ -75,7 +99,9 @@ def kill_register(kills: int, seed: int) -> None:
             whole[each] = _state(folder / "out")
         assert whole["a"] != whole["b"] and len(whole["b"]) == len(whole["a"]) + 1, "the two are not told apart"
         now = "b"
-        for number in range(kills):
+        number = 0
+        while record.left():
+            number += 1
             other = "a" if now == "b" else "b"
             child = _start(folder, other)
             # Half of the kills in the last quarter, where files are written and swapped.
@@ -84,18 +110,15 @@ def kill_register(kills: int, seed: int) -> None:
             os.kill(child, signal.SIGKILL)
             _wait(child)
             left = [path for path in (folder / "out").iterdir() if path.name.startswith(".voxelmorph")]
-            ended["left over"] += bool(left)
             # The next run looks at the folder first.
             outputs.check_folder(folder / "out", overwrite=True)
             state = _state(folder / "out")
             if state not in whole.values():
                 raise SystemExit(f"kill {number}: the folder holds {sorted(state)}, mixed of two runs")
-            ended["new" if state == whole[other] else "former"] += 1
+            ending = "new files" if state == whole[other] else "former files"
+            record.add(ending, *(["something that the next run cleared away"] if left else []))
             now = other if state == whole[other] else now
-    print(
-        f"{kills} kills of register: {ended['former']} times the former files, {ended['new']} times the new ones, "
-        f"{ended['left over']} times something that the next run cleared away; nothing lost, mixed or left."
-    )
+    record.print("nothing lost, mixed or left.")
 
 
 def _start(folder: Path, name: str) -> int:
@@ -117,7 +140,7 @@ def _wait(child: int) -> None:
     os.waitpid(child, 0)
 
 
-def kill_worker(kills: int, seed: int) -> None:
+def kill_worker(record: Record, seed: int) -> None:
     import qt
     import worker_cases as cases
     from small_models import save_centroid_model
@@ -125,13 +148,12 @@ def kill_worker(kills: int, seed: int) -> None:
     from VoxelMorphRegistrationLib.worker.client import WorkerClient
     from VoxelMorphRegistrationLib.worker.messages import Job
 
-    moments = random.Random(seed)
-    ended = {"result": 0, "error": 0}
+    moments = random.Random(seed + record.counts["kills"])
     with tempfile.TemporaryDirectory() as name:
         path = save_centroid_model(Path(name) / "model.pt")
         settings = Settings(model=str(path), alignment="none", refinement="off", device="cpu")
         client = WorkerClient()
-        for _ in range(kills):
+        while record.left():
             run = cases.Run(client, Job(*cases.images(), settings))
             cases.spin(lambda: client.pid is not None, 300)
             pid = client.pid
@@ -152,7 +174,7 @@ def kill_worker(kills: int, seed: int) -> None:
             assert len(run.outcomes) == 1, run.outcomes
             kill()
             cases.spin(lambda: client.state in ("off", "ready"), 300)
-            ended[run.kind] += 1
+            record.add("jobs with a result" if run.kind == "result" else "jobs with a sentence")
         last = cases.Run(client, Job(*cases.images(), settings))
         cases.spin(lambda: last.outcomes, 300)
         assert last.kind == "result", last.value
@@ -160,10 +182,7 @@ def kill_worker(kills: int, seed: int) -> None:
     left = cases.folders()
     if left:
         raise SystemExit(f"left: {left}")
-    print(
-        f"{kills} kills of the worker: {ended['error']} jobs ended with a sentence, {ended['result']} with a result; "
-        "each had one answer, the next process worked, and no folder is left."
-    )
+    record.print("each job had one answer, the next process worked, and no folder is left.")
 
 
 def main() -> None:
@@ -171,11 +190,11 @@ def main() -> None:
     parser.add_argument("what", choices=("register", "worker"))
     parser.add_argument("--kills", type=int)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="kill nothing any more after so many")
+    parser.add_argument("--record", type=Path, help="file of what is done, to go on from")
     args = parser.parse_args()
-    if args.what == "register":
-        kill_register(args.kills or 200, args.seed)
-    else:
-        kill_worker(args.kills or 100, args.seed)
+    kill, kills = {"register": (kill_register, 200), "worker": (kill_worker, 100)}[args.what]
+    kill(Record(args.what, args.kills or kills, args.seconds, args.record), args.seed)
 
 
 if __name__ == "__main__":

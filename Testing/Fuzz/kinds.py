@@ -131,6 +131,8 @@ def made() -> dict[str, bytes]:
         nibabel.save(nibabel.Nifti2Image(np.ones((4, 5, 6), np.float32), np.eye(4)), place / "a2.nii")
         sitk.WriteTransform(sitk.AffineTransform(3), str(place / "a.tfm"))
         sitk.WriteTransform(sitk.Euler3DTransform(), str(place / "a.h5"))
+        sitk.WriteTransform(sitk.AffineTransform(3), str(place / "a.mat"))
+        sitk.WriteImage(image, str(place / "a.vtk"))
         torch.manual_seed(0)
         network = UNet(3, (4, 6), (6, 6, 4))
         facts = {"encoder": [4, 6], "decoder": [6, 6, 4], "half_resolution": True}
@@ -151,6 +153,28 @@ def made() -> dict[str, bytes]:
         for path in place.iterdir():
             found[path.name] = path.read_bytes()
     return found
+
+
+@cache
+def exported() -> bytes:
+    """A network of torch.export with its facts inside; making it takes seconds."""
+    import torch
+
+    class Network(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = torch.nn.Conv3d(2, 4, 3, padding=1), torch.nn.Conv3d(4, 3, 3, padding=1)
+
+        def forward(self, moving: torch.Tensor, fixed: torch.Tensor):
+            return self.last(torch.relu(self.first(torch.cat([moving, fixed], 1))))
+
+    sizes = dict.fromkeys((2, 3, 4), torch.export.Dim.AUTO)
+    images = torch.rand(1, 1, 8, 8, 8), torch.rand(1, 1, 8, 8, 8)
+    program = torch.export.export(Network().eval(), images, dynamic_shapes=(sizes, sizes))
+    facts = {"name": "x", "dimension": 3, "stride": 4, "output": "displacement", "output_scale": 1.0}
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files={"voxelmorph.json": json.dumps(facts)})
+    return buffer.getvalue()
 
 
 def _rezipped(data: bytes, pick: float, change: Callable[[bytes], bytes]) -> bytes:
@@ -233,6 +257,12 @@ def _model(path: Path):
     return load_model(path)
 
 
+def _checked_model(path: Path):
+    from VoxelMorphRegistrationLib.networks.model import check_model, load_model
+
+    return check_model(load_model(path))
+
+
 TOML_WORDS = [
     *("name", "shape", "steps", "source", "passes", "[network]", "encoder", "[loss]", "[shapes]", "[anatomy]"),
     *("=", "[", "]", '"x"', "[1, 2, 3]", "[[network]]", "true", "1979-05-27", "inf", "batch", "seed", "precision"),
@@ -273,7 +303,9 @@ def kinds() -> dict[str, Kind]:
         st.dictionaries(st.sampled_from([*point, "x"]), JSON, max_size=3),
         st.dictionaries(st.sampled_from([*markups, "display"]), JSON, max_size=2),
     )
-    images = {name: files[name] for name in ("a.nii", "a.nii.gz", "a2.nii", "a.nrrd", "a.mha", "a.png", "a.tif")}
+    images = {
+        name: files[name] for name in ("a.nii", "a.nii.gz", "a2.nii", "a.nrrd", "a.mha", "a.png", "a.tif", "a.vtk")
+    }
     found = {
         "cards": Kind(
             st.one_of(
@@ -306,10 +338,14 @@ def kinds() -> dict[str, Kind]:
         ),
         "Keras files": Kind(damaged([files["k.h5"]], 2048), ".h5", _keras),
         "models": Kind(st.one_of(damaged([files["a.pt"]]), damaged_inside(files["a.pt"])), ".pt", _model),
+        "models (.pt2)": Kind(
+            st.deferred(lambda: st.one_of(damaged([exported()]), damaged_inside(exported()))), ".pt2", _checked_model
+        ),
         "transforms": Kind(
             st.one_of(damaged([files["a.tfm"]]), lines(["Transform:", "Parameters:", "#Insight"])), ".tfm", _transform
         ),
         "transforms (HDF5)": Kind(damaged([files["a.h5"]], 2048), ".h5", _transform),
+        "transforms (.mat)": Kind(damaged([files["a.mat"]], 40), ".mat", _transform),
     }
     for name, data in images.items():
         ending = name[name.index(".") :]

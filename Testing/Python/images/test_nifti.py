@@ -18,6 +18,7 @@ from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
 from VoxelMorphRegistrationLib.fields.files import read_field, write_field
 from VoxelMorphRegistrationLib.images.files import grid_from_sitk, read_image, write_image
 from VoxelMorphRegistrationLib.images.image import Image
+from VoxelMorphRegistrationLib.images.nifti_space import lost_places
 
 SIZE = (6, 5, 4)
 # Of the NIfTI-1 header.
@@ -347,3 +348,23 @@ def test_vectors_without_the_displacement_intent_are_lps_as_itk_writes_them(tmp_
     image.header.set_intent("vector")
     nibabel.save(image, tmp_path / "f.nii")
     np.testing.assert_allclose(read_field(tmp_path / "f.nii").displacement_ras, vectors * (-1, -1, 1), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "center", "lost"),
+    [
+        ((2, 2.5, 3), (10, 20, 30), False),
+        ((0.001, 0.001, 0.001), (30, -40, 50), False),
+        ((1, 1, 1), (1e5, 0, 0), False),
+        ((2, 2.5, 3), (1e7 + 0.3, 0, 0), True),
+        ((0.001, 0.001, 0.001), (0, 0, 900.0003), True),
+    ],
+)
+def test_places_that_a_written_file_cannot_hold_are_told(spacing, center, lost, tmp_path):
+    grid = make_grid(SIZE, spacing, (10, 20, 30), center=center)
+    write_image(Image(values(np.float32, grid.shape), grid), tmp_path / "a.nii.gz")
+    back = read_image(tmp_path / "a.nii.gz").grid
+    off = np.linalg.norm(back.corners() - grid.corners(), axis=1).max()
+    assert bool(lost_places(grid)) is lost is bool(off > 0.01 * min(spacing))
+    # What was read from such a file is held by another one.
+    assert lost_places(back) == ""

@@ -30,6 +30,42 @@ def test_a_file_that_ends_early_is_refused(suffix, packed, part, tmp_path):
         read_image(path)
 
 
+@pytest.mark.parametrize("part", [0.3, 0.98])
+@pytest.mark.parametrize("suffix", [".vtk", ".gipl", ".gipl.gz", ".mrc", ".jpg", ".mnc", ".h5"])
+def test_formats_whose_readers_take_what_is_there_are_refused_as_well(suffix, part, tmp_path):
+    path = tmp_path / f"a{suffix}"
+    array = (noise() // 128).astype(np.uint8)[:1] if suffix == ".jpg" else noise()
+    picture = sitk.GetImageFromArray(array[0] if suffix == ".jpg" else array)
+    sitk.WriteImage(picture, str(path))
+    assert read_image(path).array.shape == array.shape
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * part)])
+    with pytest.raises(InputError, match="damaged" if suffix in (".mnc", ".h5") else "it ends early"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("kind", ["BINARY", "ASCII"])
+def test_a_vtk_image_of_other_hands_is_read_whole_or_refused(kind, tmp_path):
+    values = np.arange(24, dtype=">f4")
+    numbers = values.tobytes() if kind == "BINARY" else " ".join(map(str, values.tolist())).encode()
+    head = "# vtk DataFile Version 3.0\na picture\n{}\nDATASET STRUCTURED_POINTS\ndimensions 2 3 4\n"
+    head += "SPACING 1 2 3\nORIGIN 0 0 0\nPOINT_DATA 24\nSCALARS scalars float\nLOOKUP_TABLE default\n"
+    whole = head.format(kind).encode() + numbers
+    path = tmp_path / "a.vtk"
+    path.write_bytes(whole)
+    np.testing.assert_array_equal(read_image(path).array.ravel(), values)
+    path.write_bytes(whole[:-5])
+    with pytest.raises(InputError, match="it ends early"):
+        read_image(path)
+
+
+def test_hdf5_images_keep_their_places(tmp_path):
+    image = Image(noise(), GRID)
+    write_image(image, tmp_path / "a.h5")
+    back = read_image(tmp_path / "a.h5")
+    np.testing.assert_array_equal(back.array, image.array)
+    np.testing.assert_allclose(back.grid.ijk_to_ras, GRID.ijk_to_ras, atol=1e-9)
+
+
 def nrrd(path, sizes, directions, kinds):
     head = f"NRRD0004\ntype: short\ndimension: {len(sizes)}\nspace: left-posterior-superior\n"
     head += f"sizes: {' '.join(map(str, sizes))}\nspace directions: {directions}\nkinds: {kinds}\n"

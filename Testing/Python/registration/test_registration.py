@@ -250,6 +250,8 @@ def test_settings_survive_json():
         ('{"seed": -1}', "seed is -1"),
         ('{"working_spacing_mm": 0}', "working_spacing_mm is 0"),
         ('{"background": "dark"}', "background is 'dark'"),
+        ('{"background": 1%s}' % ("0" * 400), "background is 10"),
+        ('{"smoothness": NaN}', "smoothness is nan"),
         ('{"model": ""}', "setting model"),
         ('{"device": "tpu"}', "device is 'tpu'"),
     ],

@@ -18,6 +18,7 @@ from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
 from VoxelMorphRegistrationLib.images.image import Image
 from VoxelMorphRegistrationLib.registration import evaluation
 from VoxelMorphRegistrationLib.registration.report import Report
+from VoxelMorphRegistrationLib.registration.result import Registration
 from VoxelMorphRegistrationLib.registration.settings import Settings
 from VoxelMorphRegistrationLib.results import outputs
 from VoxelMorphRegistrationLib.results.html import html_report, write_html_report
@@ -309,3 +310,17 @@ def test_a_warped_ct_stays_in_whole_numbers(kind, expected):
     assert found.dtype == expected
     if expected == np.int16:
         np.testing.assert_array_equal(found, np.clip(np.rint(warped.array), -32768, 32767))
+
+
+@pytest.mark.parametrize("far", [False, True])
+def test_files_that_cannot_hold_their_places_name_one_that_can(far):
+    grid = make_grid((8, 8, 8), center=(1e7 + 0.3 if far else 5.0, 0, 0))
+    field = DisplacementField(np.zeros((8, 8, 8, 3), np.float32), grid)
+    image = Image(np.ones((8, 8, 8), np.float32), grid)
+    told = outputs.with_doubts_of_files(Registration(field, np.eye(4), image, image, full_report(), None))
+    added = [text for text in told.report.warnings if "far from the origin" in text]
+    assert len(added) == far
+    if far:
+        assert "transform.h5 is exact" in added[0] and ".nrrd" in added[0]
+        # Said once, however often it is asked.
+        assert outputs.with_doubts_of_files(told).report.warnings == told.report.warnings

@@ -81,6 +81,7 @@ def add_convention(parser: argparse.ArgumentParser) -> None:
 
 
 def _apply(args: argparse.Namespace) -> int:
+    from ..images.nifti_space import lost_places
     from ..transforms.apply import IMAGE, Wishes, apply_to_file, check_names, kind_of
     from ..transforms.frames import read_grid
     from ..transforms.reading import read_chain
@@ -108,6 +109,9 @@ def _apply(args: argparse.Namespace) -> int:
             apply_to_file(chain, one, stage, output, wishes)
             for one, stage, output in zip(inputs, stages, outputs, strict=True)
         ]
+    if reference is not None and any(output.name.endswith((".nii", ".nii.gz")) for output in outputs):
+        lost = lost_places(reference)
+        told += [f"{lost} Write .nrrd instead."] if lost else []
     print("\n".join([*done, *(f"  Warning: {text}" for text in told)]))
     return EXIT_OK
 

@@ -142,6 +142,7 @@ def _into(place, args: argparse.Namespace, files: PairFiles, settings: Settings,
             trust_model=args.trust_model,
             **pair.extras,
         )
+        result = outputs.with_doubts_of_files(result)
         progress("writing", 0.0)
         labels = pair.extras.get("fixed_labels")
         outputs.write_registration(result, pair.fixed, pair.moving, args.output, fixed_labels=labels, place=place)

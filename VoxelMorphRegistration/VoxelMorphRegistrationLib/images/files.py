@@ -12,10 +12,10 @@ import numpy as np
 from .. import apart
 from ..errors import InputError, OutputError
 from .dicom import is_dicom_file, read_dicom
+from .ends import ends_early
 from .grid import LPS_FROM_RAS, Grid, check_right_angles
 from .image import Image
 from .nifti import SHEARED, NiftiContent, is_nifti_name, read_nifti, write_nifti
-from .tiff import ends_early
 
 # What readers of ITK say of files that end early (NRRD raw and packed, MetaImage).
 _EARLY = ("fread got only", "bytes but received", "data not read completely", "not read completely")
@@ -130,9 +130,9 @@ def open_image(path: Path, label: str):
     """
     import SimpleITK as sitk
 
-    if path.suffix.lower() in (".tif", ".tiff") and ends_early(path):
-        raise _refusal(path, label, _EARLY[0])
     if not _is_hdf5(path):
+        if ends_early(path):
+            raise _refusal(path, label, _EARLY[0])
         try:
             return sitk.ReadImage(str(path))
         except RuntimeError as error:

@@ -18,6 +18,8 @@ _UNIT_NAMES = {1: "metres", 3: "micrometres"}
 # Corners this far apart, in voxels, are no rounding. Of 110 public files whose header says it twice, 94 agree to 1e-5,
 # and 16 of one hand (a sform a little off right angles, 256^3) to .116.
 _ROUNDING_VOXELS = 0.25
+# Parts of a voxel by which the positions of a written file may be off unsaid.
+_LOST_VOXELS = 0.01
 # Largest sum of squares of a quaternion that is only rounded; beyond it the numbers are something else.
 _LARGEST_QUATERNION = 1.01
 
@@ -168,6 +170,21 @@ def set_header_matrix(header: np.void | np.ndarray, ijk_to_ras: np.ndarray) -> N
     header["pixdim"][:4] = [hand, *spacing]
     header["sform_code"] = header["qform_code"] = 1
     header["xyzt_units"] = 2
+
+
+def lost_places(grid: Grid) -> str:
+    """What is to be said of a NIfTI-1 file on a grid so far from the origin that seven digits do not place its voxels.
+
+    Empty where they do.
+    """
+    kept = Grid(grid.shape, grid.ijk_to_ras.astype(np.float32).astype(np.float64))
+    lost = np.linalg.norm(kept.corners() - grid.corners(), axis=1).max()
+    if lost <= _LOST_VOXELS * grid.spacing.min():
+        return ""
+    return (
+        f"The images lie so far from the origin that NIfTI, which keeps seven digits of a position, holds it to "
+        f"{lost:.2g} mm only."
+    )
 
 
 def _quaternion(turn: np.ndarray) -> np.ndarray:

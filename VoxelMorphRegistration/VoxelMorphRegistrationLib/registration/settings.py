@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict, dataclass, fields, replace
-
-import numpy as np
 
 from ..alignment.align import METHODS
 from ..errors import SettingsError
@@ -120,4 +119,5 @@ def _is_whole(value) -> bool:
 
 
 def _is_number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.isfinite(value))
+    # Whole numbers of JSON can be larger than any float; NaN is not smaller than anything.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

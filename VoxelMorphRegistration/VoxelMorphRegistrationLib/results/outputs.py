@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from ..fields.displacement import DisplacementField
 from ..fields.files import reads_back, write_field
 from ..images.files import read_image, write_image
 from ..images.image import Image
+from ..images.nifti_space import lost_places
 from ..registration.result import Registration
 from .overview import overview
 from .staging import Staging
@@ -120,7 +122,7 @@ def write_registration(
     back and compared, and then they take their places together. place: the folder, where it is held already. Raises
     OutputError; the folder is then as it was.
     """
-    folder = Path(folder)
+    folder, registration = Path(folder), with_doubts_of_files(registration)
     with contextlib.ExitStack() as stack:
         if place is None:
             inverse = registration.inverse is not None
@@ -154,6 +156,16 @@ def write_registration(
                 f"The results could not be written to {folder}: {error.strerror}. Check the free space and "
                 "permissions, and whether another program has one of the files open."
             ) from error
+
+
+def with_doubts_of_files(registration: Registration) -> Registration:
+    """The registration with a warning in its report where its NIfTI files cannot hold the places of their voxels."""
+    lost = lost_places(registration.field.grid) or lost_places(registration.warped.grid)
+    report = registration.report
+    warning = f"{lost} {TRANSFORM} is exact; for an exact image let 'voxelmorph apply' write a .nrrd file with it."
+    if not lost or warning in report.warnings:
+        return registration
+    return replace(registration, report=replace(report, warnings=[*report.warnings, warning]))
 
 
 def rounded_field(field: DisplacementField) -> DisplacementField:
