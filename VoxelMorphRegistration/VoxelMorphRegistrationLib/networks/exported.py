@@ -257,7 +257,7 @@ def _one_plain(kind: type, value: Any) -> Any:
         if number is None:
             raise ValueError("no number")
         return number
-    if type(value) is not kind or (kind is int and not -(2**63) <= value < 2**63):
+    if type(value) is not kind or (isinstance(value, int) and not -(2**63) <= value < 2**63):
         raise ValueError("a value of another kind")
     return value
 
