@@ -223,7 +223,8 @@ def check_model(model: Model) -> dict:
             f"{card.output_scale:g} lets {expected} expect."
         )
     # Those of torch.export are no parameters any more, but numbers.
-    weights = list(model.network.parameters()) or list(model.network.buffers())
+    weights: list[torch.Tensor] = list(model.network.parameters())
+    weights = weights or list(model.network.buffers())
     parameters = sum(weight.numel() for weight in weights)
     return {"input": list(shape), "output": list(flow.shape[2:]), "parameters": parameters}
 
@@ -238,9 +239,11 @@ def save_model(network: torch.nn.Module, card: ModelCard, path: str | Path) -> N
 
     import torch
 
+    from .exported_network import ExportedNetwork
+
     path = Path(path)
     scripted = network
-    exported = getattr(network, "archive", None)
+    exported = network if isinstance(network, ExportedNetwork) else None
     if exported is None and not isinstance(network, torch.jit.ScriptModule):
         try:
             scripted = torch.jit.script(copy.deepcopy(network).cpu().eval())
@@ -250,7 +253,8 @@ def save_model(network: torch.nn.Module, card: ModelCard, path: str | Path) -> N
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if exported is not None:
-            exported.copy(part, used_records(network.program), {f"extra/{CARD_FILE}": card.to_json().encode()})
+            facts = {f"extra/{CARD_FILE}": card.to_json().encode()}
+            exported.archive.copy(part, used_records(exported.program), facts)
         else:
             torch.jit.save(scripted, str(part), _extra_files={CARD_FILE: card.to_json()})
             _drop_debug_records(part)
