@@ -31,14 +31,13 @@ from VoxelMorphRegistrationLib.alignment.align import METHODS as ALIGNMENTS
 from VoxelMorphRegistrationLib.errors import Cancelled, InputError, SettingsError, VoxelMorphError
 from VoxelMorphRegistrationLib.mrml.targets import Outputs
 from VoxelMorphRegistrationLib.mrml.transforms import make_grids_linear
-from VoxelMorphRegistrationLib.panel import choices, installing
+from VoxelMorphRegistrationLib.panel import choices, installing, plain
 from VoxelMorphRegistrationLib.panel.apply import ApplySection
 from VoxelMorphRegistrationLib.panel.bound import Binding, wrapper_of
 from VoxelMorphRegistrationLib.panel.check import CheckSection
 from VoxelMorphRegistrationLib.panel.device import DeviceLine, expected_text
 from VoxelMorphRegistrationLib.panel.models import ModelList
 from VoxelMorphRegistrationLib.panel.pins import PinSection
-from VoxelMorphRegistrationLib.panel.plain import show_plain_texts
 from VoxelMorphRegistrationLib.panel.presets import Presets
 from VoxelMorphRegistrationLib.panel.register import RegisterSection
 from VoxelMorphRegistrationLib.panel.results import ResultsSection, write_table
@@ -201,7 +200,7 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/VoxelMorphRegistration.ui"))
         self.layout.addWidget(uiWidget)
         self.ui = slicer.util.childWidgetVariables(uiWidget)
-        show_plain_texts(vars(self.ui))
+        plain.show_plain_texts(vars(self.ui))
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self._binding = Binding(vars(self.ui).values())
         self.logic = VoxelMorphRegistrationLogic()
