@@ -120,7 +120,14 @@ def starts_as_dicom(path: Path) -> bool:
     """Whether a file has the mark of DICOM, or begins as files without it do (group 8, as of ACR-NEMA)."""
     with path.open("rb") as file:
         start = file.read(132)
-    return start[128:132] == b"DICM" or (start[:2] == b"\x08\x00" and start[3:4] == b"\x00" and len(start) == 132)
+    if start[128:132] == b"DICM":
+        return True
+    if len(start) < 132 or start[:2] != b"\x08\x00" or start[3] != 0:
+        return False
+    # A value representation in two capitals, or an even length: that of a group's length is 4. Other files begin with
+    # an 8 as well, such as images of 8 columns.
+    length = int.from_bytes(start[4:8], "little")
+    return (start[4:6].isalpha() and start[4:6].isupper()) or (length == 4 if start[2] == 0 else length % 2 == 0)
 
 
 class DamagedDicom(Exception):

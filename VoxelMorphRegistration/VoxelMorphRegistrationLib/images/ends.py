@@ -11,8 +11,8 @@ from pathlib import Path
 from . import legacy_vtk, tiff
 from .packed import DamagedFile, unpacked
 
-# Formats that hold all voxels as they are in one file, after a head of fixed size; by the names of ITK's readers.
-_PLAIN = ("GiplImageIO", "MRCImageIO", "BioRadImageIO")
+# Formats that hold all voxels as they are in one file, behind a head of so many bytes; by the names of ITK's readers.
+_PLAIN = {"GiplImageIO": 256, "MRCImageIO": 1024, "BioRadImageIO": 76}
 # JPEG and JPEG 2000 end with the same mark; cameras and scanners may put a little behind it.
 _END_MARK, _BEHIND = b"\xff\xd9", 1 << 16
 
@@ -40,7 +40,7 @@ def ends_early(path: Path) -> bool:
         # The reader says what is wrong.
         return False
     size = math.prod(reader.GetSize()) * reader.GetNumberOfComponents() * _bytes_of(reader.GetPixelID())
-    return _fewer_bytes(path, size)
+    return _fewer_bytes(path, _PLAIN[kind] + size)
 
 
 def _bytes_of(pixel: int) -> int:
