@@ -21,8 +21,9 @@ def plain(text: str) -> str:
     return f'<p style="white-space: pre-wrap">{escape(text)}</p>'
 
 
-def show_plain_texts(widgets: dict) -> None:
-    """Let the labels among the panel's widgets, by their names, show their texts as they are."""
-    for name, widget in widgets.items():
+def with_plain_texts(ui):
+    """The panel's widgets by their names; the labels among them show their texts as they are."""
+    for name, widget in vars(ui).items():
         if name not in _WRITTEN_HERE and getattr(widget, "inherits", None) and widget.inherits("QLabel"):
             widget.setTextFormat(qt.Qt.PlainText)
+    return ui
