@@ -39,8 +39,8 @@ def test_formats_whose_readers_take_what_is_there_are_refused_as_well(suffix, pa
     sitk.WriteImage(picture, str(path))
     assert read_image(path).array.shape == array.shape
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * part)])
-    # A picture whose head is cut is none, and what HDF5 says of a cut file is not known to be that.
-    with pytest.raises(InputError, match="damaged" if suffix in (".mnc", ".h5", ".jpg") else "it ends early"):
+    # Without a whole head nothing tells that it ends early.
+    with pytest.raises(InputError, match="damaged"):
         read_image(path)
 
 
