@@ -58,6 +58,7 @@ def copy_of_tree(state: Path) -> Path:
         check=True,
     )
     names = sorted({name for name in listed.stdout.decode().split("\0") if name and (ROOT / name).is_file()})
+    names = [name for name in names if not name.startswith("Testing/Mutation/")]
     facts = [(name, (ROOT / name).stat().st_size, (ROOT / name).stat().st_mtime_ns) for name in names]
     digest = hashlib.sha256(repr(facts).encode()).hexdigest()
     tree, mark = state / "tree", state / "tree.digest"
@@ -146,6 +147,16 @@ class Map:
             key=lambda name: (self.tests[name]["seconds"] > QUICK_S, name.split("::")[0], self.tests[name]["seconds"]),
         )
 
+    def within(self, tests: list[str], budget: float) -> list[str]:
+        """Those of the tests that together take so many seconds; one at least."""
+        kept, spent = [], 0.0
+        for name in tests:
+            spent += self.tests[name]["seconds"]
+            if kept and spent > budget:
+                break
+            kept.append(name)
+        return kept
+
     def seconds(self, tests: list[str]) -> float:
         return sum(self.tests[name]["seconds"] for name in tests)
 
@@ -224,6 +235,9 @@ def main() -> int:
     parser.add_argument("--faults", type=Path, help="a file of faults, those that were killed left out")
     parser.add_argument("--state", type=Path, default=ROOT / "runs/mutation", help="where log and maps are kept")
     parser.add_argument("--minutes", type=float, default=60.0, help="begin no further fault after (default: 60)")
+    parser.add_argument(
+        "--budget", type=float, default=1e9, help="seconds of tests a fault meets at most, fast ones first"
+    )
     arguments = parser.parse_args()
     if unknown := sorted(set(arguments.rooms) - set(ROOMS)):
         parser.error(f"no room {', '.join(unknown)}; there are {', '.join(ROOMS)}")
@@ -250,7 +264,7 @@ def main() -> int:
         room, _, file = fault.file.partition("/")
         if room not in maps:
             maps[room] = Map(tree, room, state)
-        outcome = meet(tree, fault, maps[room], file)
+        outcome = meet(tree, fault, maps[room], file, arguments.budget)
         with log.open("a") as out:
             out.write(json.dumps({"fault": fault.to_dict(), **vars(outcome)}) + "\n")
         if outcome.outcome != "killed":
@@ -259,7 +273,7 @@ def main() -> int:
     return 0
 
 
-def meet(tree: Path, fault: Fault, tests: Map, file: str) -> Outcome:
+def meet(tree: Path, fault: Fault, tests: Map, file: str, budget: float) -> Outcome:
     target = tree / LIBRARY / fault.file
     source, times = target.read_text(), (target.stat().st_atime_ns, target.stat().st_mtime_ns)
     applied = fault.applied(source)
@@ -270,7 +284,7 @@ def meet(tree: Path, fault: Fault, tests: Map, file: str) -> Outcome:
         compile(changed, fault.file, "exec")
     except SyntaxError:
         return Outcome("gone")
-    chosen = tests.running(file, line)
+    chosen = tests.within(tests.running(file, line), budget)
     if not chosen:
         return Outcome("survived, no test runs it")
     target.write_text(changed)
