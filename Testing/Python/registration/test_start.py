@@ -58,6 +58,20 @@ def test_matrix_and_field_together_are_the_start(flat):
     assert np.linalg.norm(field.displacement_ras, axis=-1).max() < 6
 
 
+def test_before_counts_from_where_the_start_brought_the_images(tmp_path):
+    model = save_centroid_model(tmp_path / "m.pt", part=0.0)
+    fixed, moving = pair("plain", "plain")
+    start = np.eye(4)
+    start[:3, 3] = SHIFT
+    points = np.array([[0.0, 0, 0], [2, 1, 0], [0, 3, -1]])
+    keywords = dict(fixed_points=points, moving_points=points + SHIFT, settings=settings(model))
+    report = register(fixed, moving, initial_transform=start, **keywords).report
+    assert report.tre_mm["before"]["max"] < 1e-6 and report.similarity["before"] == report.similarity["aligned"]
+    assert report.similarity["before"]["ncc"] > 0.99
+    plain = register(fixed, moving, **keywords).report
+    assert plain.tre_mm["before"]["mean"] == pytest.approx(np.linalg.norm(SHIFT))
+
+
 def test_network_goes_on_from_the_start(tmp_path):
     # The start does a part of the way, bent; the network is to find the rest.
     model = save_centroid_model(tmp_path / "m.pt")
