@@ -15,6 +15,7 @@ LIBRARY = "VoxelMorphRegistrationLib"
 STAIRCASE = (
     ("VoxelMorphRegistration", "__main__", "geometry"),
     ("panel", "commands"),
+    ("batch",),
     ("worker", "mrml"),
     ("training", "results"),
     ("registration",),

@@ -1,4 +1,4 @@
-"""The command line: voxelmorph register | apply | transform | demo | models | train | export | experiment."""
+"""The command line: voxelmorph register | batch | apply | transform | demo | models | train | export | experiment."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 
 from . import __version__
 from .commands.apply import add_apply
+from .commands.batch import add_batch
 from .commands.demo import add_demo
 from .commands.models import add_models
 from .commands.register import add_register
@@ -40,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_register(commands)
+    add_batch(commands)
     add_apply(commands)
     add_transform(commands)
     add_demo(commands)

@@ -45,6 +45,10 @@ class OutputError(VoxelMorphError):
     """A result could not be written."""
 
 
+class InUseError(OutputError):
+    """Another process writes to the folder."""
+
+
 class Cancelled(VoxelMorphError):
     """The user cancelled; nothing was written."""
 

@@ -7,6 +7,7 @@ nothing. A head names the columns; without one, there must be no doubt which thr
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import math
 import re
@@ -48,14 +49,16 @@ class Table:
         lines = self._text.splitlines()
         if len(self._places) != len(self.found):
             raise ValueError("its rows run over several lines")
-        for place, (old, _), new in zip(self._places, self.found, points_ras, strict=True):
+        rows = _rows_of([lines[place] for place in self._places], self._delimiter)
+        for place, row, (old, _), new in zip(self._places, rows, self.found, points_ras, strict=True):
             if not math.isnan(old[0]):
-                lines[place] = self._columns.written(_cells(lines[place], self._delimiter), list(new), self._delimiter)
+                lines[place] = self._columns.written(row, list(new), self._delimiter)
         return "\n".join(lines) + "\n"
 
 
+@functools.lru_cache(maxsize=1)
 def read_table(text: str) -> Table:
-    """Raises ValueError with what is unclear."""
+    """Raises ValueError with what is unclear. The last one is kept: who carries points reads it twice."""
     numbered = [(number, line) for number, line in enumerate(text.splitlines()) if line.strip()]
     delimiters: tuple[str, ...] = _DELIMITERS
     if numbered and numbered[0][1].strip().lower().startswith("sep="):
@@ -69,6 +72,8 @@ def read_table(text: str) -> Table:
     heads = [None, *(comment.lstrip().lstrip("#% ") for comment in comments[-1:])]
     if any("lps" in comment.lower() for comment in comments) and "ras" not in "".join(comments).lower():
         raise ValueError("a comment in it speaks of LPS; name the columns l, p, s instead")
+    # One that is nowhere parts nothing.
+    delimiters = tuple(one for one in delimiters if one in text or (one == " " and "\t" in text)) or delimiters[:1]
     reasons: list[tuple[int, _NoTable]] = []
     for delimiter in delimiters:
         for head in heads[::-1]:
@@ -78,7 +83,8 @@ def read_table(text: str) -> Table:
             except _NoTable as error:
                 reasons.append((len(rows[-1]), error))
                 continue
-            used = [number for number, line in body if any(cell.strip() for cell in _cells(line, delimiter))]
+            cells = [_rows_of([line], delimiter)[0] for line in lines] if '"' in text else _rows_of(lines, delimiter)
+            used = [number for (number, _), row in zip(body, cells, strict=True) if "".join(row).strip()]
             # A quoted cell may go on in the next line: then a row has no line of its own.
             one_each = len(rows) == len(used) + (head is not None)
             places = used[-len(found) :] if one_each else []
@@ -87,13 +93,10 @@ def read_table(text: str) -> Table:
     raise ValueError(*max(reasons, key=lambda reason: reason[0])[1].args)
 
 
-def _cells(line: str, delimiter: str) -> list[str]:
-    return _rows_of([line], delimiter)[0]
-
-
 def _rows(lines: list[str], delimiter: str) -> list[list[str]]:
     rows = _rows_of(lines, delimiter)
-    return [[cell.strip() for cell in row] for row in rows if any(cell.strip() for cell in row)]
+    stripped = ([cell.strip() for cell in row] for row in rows)
+    return [row for row in stripped if any(row)]
 
 
 def _rows_of(lines: list[str], delimiter: str) -> list[list[str]]:

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 # Disks that know no locks, such as some of the network: there the file alone must do.
@@ -73,6 +74,22 @@ def is_held(path: Path) -> bool:
         return not _locked(file)
     finally:
         os.close(file)
+
+
+def knows_locks(folder: Path) -> bool:
+    """Whether the disk of a folder knows locks. Raises OSError where no file can be made there."""
+    if sys.platform == "win32":
+        return True
+    import fcntl
+
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _UNKNOWN:
+                return False
+            raise
+    return True
 
 
 def _locked(file: int) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -113,13 +113,16 @@ def write_registration(
     fixed_labels: Image | None = None,
     overwrite: bool = False,
     place: Staging | None = None,
+    kept: Iterable[str] | None = None,
+    more: Mapping[str, bytes] | None = None,
 ) -> list[Path]:
     """Write transform (.h5), field (NIfTI), inverse transform (.h5, where it was made), warped image and labels,
     Jacobian map, expected error (its 90 % bound in mm, where it was estimated), report and overview picture.
 
     Fields are rounded to a thousandth of a voxel and determinants to four digits; a warped image of whole numbers of 16
     bits or more is written as such. The files are written under a temporary name, those that hold numbers are read
-    back and compared, and then they take their places together. place: the folder, where it is held already. Raises
+    back and compared, and then they take their places together. place: the folder, where it is held already. kept: the
+    names of files that are wanted, beside the report (all when None). more: further files that go with them. Raises
     OutputError; the folder is then as it was.
     """
     folder, registration = Path(folder), with_doubts_of_files(registration)
@@ -130,7 +133,6 @@ def write_registration(
             place = stack.enter_context(held)
         stage = place.path
         total = rounded_field(registration.total_field())
-        backward = registration.inverse and rounded_field(registration.inverse)
         images = {
             WARPED: _as_read(registration.warped, moving).renamed("warped image"),
             JACOBIAN: rounded_map(registration.jacobian).renamed("Jacobian map"),
@@ -139,18 +141,28 @@ def write_registration(
             images[LABELS] = registration.warped_labels.renamed("warped labels")
         if registration.expected_error is not None:
             images[EXPECTED_ERROR] = rounded_map(registration.expected_error.bound)
+        fields = {TRANSFORM: total, FIELD: total}
+        if registration.inverse is not None:
+            fields[INVERSE] = rounded_field(registration.inverse)
+        names = names_of(registration)
+        if kept is not None:
+            kept = {REPORT, *kept}
+            names = [name for name in names if name in kept]
+        fields = {name: field for name, field in fields.items() if name in names}
+        images = {name: image for name, image in images.items() if name in names}
         try:
-            write_field(total, stage / TRANSFORM)
-            write_field(total, stage / FIELD)
-            if backward is not None:
-                write_field(backward, stage / INVERSE)
+            for name, field in fields.items():
+                write_field(field, stage / name)
             for name, image in images.items():
                 write_image(image, stage / name)
             (stage / REPORT).write_text(registration.report.to_json() + "\n", encoding="utf-8")
-            overview(registration, fixed, moving, stage / OVERVIEW, fixed_labels=fixed_labels)
-            _verify({TRANSFORM: total, FIELD: total, INVERSE: backward}, images, stage)
-            # An older map of labels or error, or inverse, does not outlive the transform that it belongs to.
-            return place.swap(names_of(registration), (LABELS, INVERSE, EXPECTED_ERROR))
+            if OVERVIEW in names:
+                overview(registration, fixed, moving, stage / OVERVIEW, fixed_labels=fixed_labels)
+            for name, content in (more or {}).items():
+                (stage / name).write_bytes(content)
+            _verify(fields, images, stage)
+            # What an earlier run wrote and this one does not is no longer true.
+            return place.swap([*names, *(more or ())], output_names(True, True, True))
         except OSError as error:
             raise OutputError(
                 f"The results could not be written to {folder}: {error.strerror}. Check the free space and "
@@ -201,9 +213,9 @@ def _power(value: float) -> np.float32:
     return np.float32(2.0 ** np.floor(np.log2(value)))
 
 
-def _verify(fields: dict[str, DisplacementField | None], images: dict[str, Image], stage: Path) -> None:
+def _verify(fields: dict[str, DisplacementField], images: dict[str, Image], stage: Path) -> None:
     """Read back what holds numbers: a full disk may go unnoticed while writing."""
-    checks = [lambda n=n, f=f: reads_back(stage / n, f) for n, f in fields.items() if f is not None]
+    checks = [lambda n=n, f=f: reads_back(stage / n, f) for n, f in fields.items()]
     checks += [lambda n=n, i=i: _equal(i.array, read_image(stage / n).array) for n, i in images.items()]
     for intact in checks:
         try:

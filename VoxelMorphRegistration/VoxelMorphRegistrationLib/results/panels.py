@@ -57,9 +57,9 @@ def _difference(fixed: np.ndarray, other: np.ndarray, match: Match, shape: tuple
     return ramp(np.clip(_resized(difference, shape), -1, 1), LESS_TO_MORE)
 
 
-def _checkerboard(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Fields of two panels in turn."""
-    tile = CELL // 8
+def _checkerboard(first: np.ndarray, second: np.ndarray, side: int = CELL) -> np.ndarray:
+    """Fields of two panels in turn. side: pixels of the longest panel."""
+    tile = max(1, side // 8)
     rows, columns = (np.arange(n) // tile for n in first.shape[:2])
     return np.where(((rows[:, None] + columns) % 2 == 0)[..., None], first, second)
 
@@ -162,3 +162,10 @@ def panels_of(
         "jacobian": _jacobian_panel(row, windows["fixed"], step_mm, shape),
         **doubt,
     }
+
+
+def few_panels(row: Content, windows, match: Match, shape: tuple[int, int]) -> list[np.ndarray]:
+    """Fixed, warped, and their difference or checkerboard, small."""
+    fixed, warped = _grey(row.fixed, windows["fixed"], shape), _grey(row.warped, windows["moving"], shape)
+    last = _difference(row.fixed, row.warped, match, shape) if match.alike else _checkerboard(fixed, warped, max(shape))
+    return [fixed, warped, last]

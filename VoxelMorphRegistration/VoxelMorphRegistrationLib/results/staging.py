@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..errors import OutputError
+from ..errors import InUseError, OutputError
 from .locks import Lock
 
 LOCK = ".voxelmorph.lock"
@@ -40,7 +40,7 @@ class Staging:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not self._lock.acquire():
-                raise OutputError(
+                raise InUseError(
                     f"Another registration is writing to {self.folder}. Wait for its end, or give another folder."
                 )
             recover(self.folder)
@@ -103,3 +103,8 @@ def recover(folder: Path) -> None:
                 path.replace(folder / path.name)
             swap.unlink()
         shutil.rmtree(place, ignore_errors=True)
+
+
+def unfinished(folder: Path) -> bool:
+    """Whether a swap of the folder's files is under way, or was cut off: what it holds is not yet a result."""
+    return any(folder.glob(f"{_PREFIX}*/{_SWAP}"))

@@ -1,0 +1,212 @@
+"""Batches as they are run: processes, Dask, parts, two at a time, kills."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import VoxelMorphRegistrationLib
+from batch_cases import quick, whole, write_blobs, write_table
+from small_models import save_centroid_model
+from VoxelMorphRegistrationLib import batch
+from VoxelMorphRegistrationLib.__main__ import main
+from VoxelMorphRegistrationLib.batch import dask
+from VoxelMorphRegistrationLib.batch.summary import read_summary
+from VoxelMorphRegistrationLib.errors import Cancelled, InputError, OutputError, SettingsError
+
+LIBRARY = Path(VoxelMorphRegistrationLib.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """(rows, settings) of four pairs."""
+    folder = tmp_path_factory.mktemp("study")
+    fixed, *moving = write_blobs(folder, 4)
+    return [{"fixed": fixed, "moving": name} for name in moving], quick(save_centroid_model(folder / "model.pt"))
+
+
+@pytest.fixture
+def inside(monkeypatch):
+    """Pairs are done in this process: what needs no other one is tested without."""
+    from VoxelMorphRegistrationLib.batch import engine, job, running
+
+    def here(pairs, places, told, *, jobs, threads, retry, trust_model, tick):
+        for pair in pairs:
+            told(engine.standing(pair, places, retry) or job.do(pair, places, trust_model=trust_model))
+            tick()
+
+    monkeypatch.setattr(running, "run_here", here)
+
+
+def test_a_table_is_done_by_processes_and_told(study, tmp_path, capsys):
+    rows, settings = study
+    (tmp_path / "settings.json").write_text(settings.to_json())
+    rows = [{"id": f"p{n}", **row} for n, row in enumerate(rows)] + [{"id": "bad", "fixed": "f", "moving": "none"}]
+    table = write_table(tmp_path / "pairs.csv", [*rows, {"id": "worse", "fixed": "f"}])
+    command = ["batch", table, "-o", tmp_path / "out", "--settings", tmp_path / "settings.json", "--jobs", "2"]
+    command = [*map(str, command), "--keep", "transform", "warped"]
+    assert main(command) == 1
+    printed = capsys.readouterr()
+    assert "line 7: There is no moving image" in printed.err and "bad: " in printed.err
+    assert "4 of 5 pairs, 1 failed" in printed.out
+    assert whole(tmp_path / "out", {"transform.h5", "warped.nii.gz"}) == {f"p{n}": True for n in range(4)}
+    found = {row["id"]: row["state"] for row in read_summary(tmp_path / "out" / "summary.csv")}
+    assert found == {**{f"p{n}": "done" for n in range(4)}, "bad": "failed", "line 7": "failed"}
+    # The model was trusted or loaded in each process; a second run has nothing to do, and starts none.
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "pairs").rglob("*.h5")}
+    assert main(command) == 1
+    assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "pairs").rglob("*.h5")}
+
+
+def test_python_runs_rows_and_says_how_far_it_is(study, tmp_path, inside):
+    rows, settings = study
+    told = []
+    done = batch.run(rows, tmp_path, settings=settings, keep=["transform"], progress=lambda *a: told.append(a))
+    assert (done.done, done.failed) == (4, {}) and VoxelMorphRegistrationLib.batch is batch
+    assert [text.split(",")[0] for _, text in told] == [f"{n} of 4 pairs" for n in (1, 2, 3, 4)]
+    assert (tmp_path / "index.html").exists() and (tmp_path / "pairs" / "m00-to-fixed" / "report.json").exists()
+
+
+def test_parts_are_disjoint_and_together_all(study, tmp_path, inside):
+    rows, settings = study
+    for number in (1, 2, 3):
+        batch.run(rows, tmp_path, settings=settings, keep=["transform"], part=(number, 3))
+        states = [row["state"] for row in read_summary(tmp_path / "summary.csv")]
+        assert states.count("done") == {1: 2, 2: 3, 3: 4}[number]
+    with pytest.raises(SettingsError, match="no part 4 of 3"):
+        batch.run(rows, tmp_path, part=(4, 3))
+
+
+def test_progress_that_says_no_ends_the_batch(study, tmp_path, inside):
+    rows, settings = study
+    with pytest.raises(Cancelled, match="1 of 4 pairs are done"):
+        batch.run(rows, tmp_path, settings=settings, keep=["transform"], progress=lambda *a: False)
+
+
+def test_a_full_disk_ends_the_batch_with_what_to_do(study, tmp_path, inside, monkeypatch):
+    from VoxelMorphRegistrationLib.results import outputs
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    rows, settings = study
+    monkeypatch.setattr(outputs, "write_field", full)
+    with pytest.raises(OutputError, match="Free some space and start again.*0 of 4 pairs are done"):
+        batch.run(rows, tmp_path, settings=settings, keep=["transform"])
+
+
+def test_lists_give_pairs(study, tmp_path, inside, capsys):
+    rows, settings = study
+    (tmp_path / "s.json").write_text(settings.to_json())
+    names = [rows[0]["fixed"], *(row["moving"] for row in rows)]
+    common = ["--settings", str(tmp_path / "s.json"), "--keep", "transform"]
+    assert main(["batch", "--fixed", names[0], "--moving-list", *names[1:3], "-o", str(tmp_path / "a"), *common]) == 0
+    assert {path.name for path in (tmp_path / "a" / "pairs").iterdir()} == {"m00-to-fixed", "m01-to-fixed"}
+    assert main(["batch", "--all-pairs", *names[:3], "--both-ways", "-o", str(tmp_path / "b"), *common]) == 0
+    assert len(list((tmp_path / "b" / "pairs").iterdir())) == 6
+    assert main(["batch", "--fixed", names[0], "-o", str(tmp_path / "c"), *common]) == 1
+    assert main(["batch", "-o", str(tmp_path / "c"), *common]) == 1
+    assert main(["batch", "--all-pairs", *names[:2], "--keep", "x", "-o", str(tmp_path / "c")]) == 1
+    assert "There is no result 'x'" in capsys.readouterr().err
+
+
+def start(rows, settings, tmp_path, *options) -> subprocess.Popen:
+    (tmp_path / "settings.json").write_text(settings.to_json())
+    table = write_table(tmp_path / "pairs.csv", rows)
+    command = [sys.executable, "-m", "VoxelMorphRegistrationLib", "batch", table, "-o", tmp_path / "out"]
+    command += ["--settings", tmp_path / "settings.json", "--keep", "transform", *options]
+    environment = {**os.environ, "PYTHONPATH": str(LIBRARY.parent)}
+    return subprocess.Popen([*map(str, command)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def children(pid: int) -> list[int]:
+    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in listed]
+
+
+def wait_for(condition, seconds=120.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_killed_processes_and_a_second_batch_cost_nothing(study, tmp_path):
+    """One process is killed at work, the batch itself then interrupted; two others end it side by side."""
+    rows, settings = study
+    out = tmp_path / "out"
+    first = start(rows, settings, tmp_path, "--jobs", "1")
+    wait_for(lambda: list(out.glob("pairs/*/.voxelmorph-*")))
+    (victim,) = children(first.pid)
+    os.kill(victim, signal.SIGKILL)
+    wait_for(lambda: list(out.glob("pairs/*/job.json")) or first.poll() is not None)
+    first.send_signal(signal.SIGTERM)
+    printed = first.communicate(timeout=60)[0].decode()
+    assert first.returncode in (0, 130), printed
+    assert first.returncode == 0 or "the same command goes on from there" in printed
+    second, third = (start(rows, settings, tmp_path, "--jobs", "1") for _ in range(2))
+    ends = [one.communicate(timeout=120)[0].decode() for one in (second, third)]
+    assert (second.returncode, third.returncode) == (0, 0), ends
+    assert whole(out, {"transform.h5"}) == {f"m{n:02}-to-fixed": True for n in range(4)}
+    # Each was done once: no file is newer than its report says.
+    assert not list(out.glob("pairs/*/.voxelmorph*")) and not list((out / "failed").iterdir())
+
+
+def test_dask_does_the_pairs_and_outlives_a_worker(study, tmp_path, monkeypatch):
+    """Workers in this process, one of which is closed: its pair goes to the other."""
+    import distributed
+
+    rows, settings = study
+    cluster = distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None, protocol="inproc://"
+    )
+    with cluster, distributed.Client(cluster, set_as_default=False) as client:
+        closed = []
+
+        def progress(outcome, text):
+            if not closed:
+                closed.append(next(iter(client.scheduler_info()["workers"])))
+                client.retire_workers(closed)
+
+        done = batch.run(rows, tmp_path, settings=settings, keep=["transform"], dask=client, progress=progress)
+        assert (done.done, done.failed) == (4, {}) and closed
+        again = batch.run(rows, tmp_path, settings=settings, keep=["transform"], dask=client.scheduler.address)
+        assert again.done == 4
+    assert whole(tmp_path, {"transform.h5"}) == {f"m{n:02}-to-fixed": True for n in range(4)}
+
+
+def test_queues_of_clusters_get_jobs_of_dask_jobqueue(tmp_path):
+    options = {"cores": 2, "memory": "4GB", "walltime": "01:00:00"}
+    with dask.cluster_of("slurm", options) as cluster:
+        script = cluster.job_script()
+    assert "#SBATCH --cpus-per-task=2" in script and "-t 01:00:00" in script
+    with pytest.raises(InputError, match="options of the pbs cluster do not do"):
+        dask.cluster_of("pbs", {"cores": 2})
+
+
+def test_options_of_the_command_that_do_not_go(tmp_path, capsys):
+    (tmp_path / "t.csv").write_text("fixed,moving\nf,m\n")
+    (tmp_path / "bad.json").write_text("[1]")
+    for options, message in (
+        (["--part", "x"], "Write i/n"),
+        (["--part", "3/2"], "no part 3 of 2"),
+        (["--jobs", "0"], "--jobs is 0"),
+        (["--dask", "tcp://127.0.0.1:1", "--dask-options", str(tmp_path / "bad.json")], "must be a JSON object"),
+        (["--labels", "x.nii"], "are those of --fixed or --moving"),
+        (["--both-ways"], "goes with --all-pairs"),
+    ):
+        assert main(["batch", str(tmp_path / "t.csv"), "-o", str(tmp_path / "out"), *options]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_only_the_summary_is_written_on_demand(study, tmp_path):
+    table = write_table(tmp_path / "t.csv", study[0])
+    (tmp_path / "out").mkdir()
+    assert main(["batch", str(table), "-o", str(tmp_path / "out"), "--summary"]) == 0
+    assert {row["state"] for row in read_summary(tmp_path / "out" / "summary.csv")} == {"open"}
+    assert json.dumps([path.name for path in sorted((tmp_path / "out").iterdir())]) == '["index.html", "summary.csv"]'

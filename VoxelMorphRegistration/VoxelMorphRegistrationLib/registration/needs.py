@@ -1,0 +1,46 @@
+"""What a registration will take at most, told before it begins, so that several can share a computer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..images.image import Image
+from ..images.nodata import filled
+from .choice import resolved
+from .intensity import measured_region
+from .memory import BASE_BYTES, images_bytes, network_bytes
+from .working import pass_grids, surroundings
+
+if TYPE_CHECKING:
+    from ..networks.model import Model
+    from .settings import Settings
+
+# What a process with a context on a graphics card takes of its memory, before any volume.
+CONTEXT_BYTES = 700_000_000
+
+
+def needed_bytes(
+    fixed: Image, moving: Image, settings: Settings, device: str, network: Model | None = None, **extras
+) -> dict[str, int]:
+    """Bytes by device: of the processor, and of a graphics card where `device` is one.
+
+    extras: further arguments of `register`. Upper bounds, of the parts that `register` checks itself.
+    """
+    settings = resolved(settings, network)
+    region = measured_region(filled(fixed).image, extras.get("fixed_mask"))
+    if not region.any():
+        return {"cpu": BASE_BYTES}
+    images, work = images_bytes(fixed.grid, moving.grid), 0
+    if settings.refinement != "off":
+        from ..refinement.pair import Pair, memory_bytes
+
+        labels = extras.get("fixed_labels"), extras.get("moving_labels")
+        guides = labels if settings.label_weight and labels[0] is not None and labels[1] is not None else None
+        pair = Pair(fixed, moving, None, None, region, labels=guides)  # type: ignore[arg-type]
+        work = memory_bytes(pair)
+    if network is not None and network.card.dimension == fixed.grid.dimension:
+        grids = pass_grids(surroundings(fixed.grid, region), network.card, settings)
+        work = max(work, network_bytes(network.card, max(grid.voxel_count for grid in grids)))
+    if device == "cpu":
+        return {"cpu": images + work}
+    return {"cpu": images, device: CONTEXT_BYTES + work}
