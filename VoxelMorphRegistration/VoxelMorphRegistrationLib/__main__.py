@@ -1,4 +1,4 @@
-"""The command line: voxelmorph register | batch | apply | transform | demo | models | train | export | experiment."""
+"""The command line: voxelmorph register | batch | template | apply | transform | demo | models | train | ..."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from .commands.batch import add_batch
 from .commands.demo import add_demo
 from .commands.models import add_models
 from .commands.register import add_register
+from .commands.template import add_template
 from .commands.terminal import check_names, exit_code_of, prepare_streams
 from .commands.transform import add_transform
 
@@ -42,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_register(commands)
     add_batch(commands)
+    add_template(commands)
     add_apply(commands)
     add_transform(commands)
     add_demo(commands)

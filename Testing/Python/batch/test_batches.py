@@ -30,19 +30,6 @@ def study(tmp_path_factory):
     return [{"fixed": fixed, "moving": name} for name in moving], quick(save_centroid_model(folder / "model.pt"))
 
 
-@pytest.fixture
-def inside(monkeypatch):
-    """Pairs are done in this process: what needs no other one is tested without."""
-    from VoxelMorphRegistrationLib.batch import engine, job, running
-
-    def here(pairs, places, told, *, jobs, threads, retry, trust_model, tick):
-        for pair in pairs:
-            told(engine.standing(pair, places, retry) or job.do(pair, places, trust_model=trust_model))
-            tick()
-
-    monkeypatch.setattr(running, "run_here", here)
-
-
 def test_a_table_is_done_by_processes_and_told(study, tmp_path, capsys):
     rows, settings = study
     (tmp_path / "settings.json").write_text(settings.to_json())

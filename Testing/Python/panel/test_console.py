@@ -99,6 +99,17 @@ def test_loop_over_files_goes_on_after_a_failed_one(console, scene, quick, tmp_p
     assert len(slicer.util.getNodesByClass("vtkMRMLVolumeNode")) == volumes + 1
 
 
+def test_hundreds_of_pairs_go_to_processes_of_their_own(console, quick, tmp_path, capsys):
+    console["fixedFile"] = write_volume(tmp_path / "fixed.nrrd", 1)
+    console["movingFiles"] = [write_volume(tmp_path / "second.nrrd", 2), str(tmp_path / "missing.nrrd")]
+    console["settings"] = quick
+    console["outputFolder"] = str(tmp_path / "out")
+    run_recipe(console, "Hundreds of pairs, by processes of their own")
+    printed = capsys.readouterr().out
+    assert "second-to-fixed done" in printed and "'missing-to-fixed': 'The moving image cannot be read" in printed
+    assert slicer.util.getNode("warped.nii") is not None
+
+
 def test_sequence_frame_by_frame(console, scene, quick):
     # As loading a 4D file leaves it: a volume of the same name shows one frame, and comes first in the scene.
     grid = cases.centred_grid((20, 20, 20), (2.0, 2.0, 2.0))

@@ -88,8 +88,11 @@ def run_on(
         )
 
     known: dict[str, Pair] = {}
-    running = as_completed()
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(client.as_current())
+        running = as_completed()
+        stack.callback(lambda: places.clear(pair.id for pair in known.values()))
+        stack.callback(lambda: client.cancel(list(running.futures)))
         for pair in pairs:
             outcome = standing(pair, places, retry)
             if outcome is not None:
@@ -114,9 +117,6 @@ def run_on(
             again = submitted(pair)
             known[again.key] = pair
             running.add(again)
-    finally:
-        client.cancel(list(running.futures))
-        places.clear(pair.id for pair in known.values())
 
 
 def _outcome(future: Any, pair: Pair, places: Places) -> Outcome:

@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import OutputError
-from ..results.locks import is_held
+from ..results.locks import Lock, is_held
 from ..results.staging import LOCK, recover, unfinished
 from .key import Key, key_of
 from .pair import Pair
 
+# How names begin of what a run needs while it works.
+HIDDEN = ".voxelmorph"
 JOB, THUMBNAIL = "job.json", "thumbnail.jpg"
 OPEN, DONE, FAILED = "open", "done", "failed"
 
@@ -84,15 +86,20 @@ class Places:
         """Remove what runs that ended left of these pairs, and put back what they had moved away."""
         for name in names:
             folder = self.folder(name)
-            if self.in_work(name):
-                continue
-            # Somebody else's by now, or not there: no harm.
+            # Not there, or somebody else's by now: no harm.
             with contextlib.suppress(OSError):
-                recover(folder)
-            with contextlib.suppress(OSError):
-                if {one.name for one in folder.iterdir()} <= {LOCK}:
-                    (folder / LOCK).unlink(missing_ok=True)
-                    folder.rmdir()
+                content = os.listdir(folder)  # noqa: PTH208
+                if content and not any(one.startswith(HIDDEN) for one in content):
+                    continue
+                lock = Lock(folder / LOCK)
+                if not lock.acquire():
+                    continue
+                try:
+                    recover(folder)
+                finally:
+                    lock.release()
+                # Unless there is more in it.
+                folder.rmdir()
 
 
 def read_json(path: Path) -> dict:

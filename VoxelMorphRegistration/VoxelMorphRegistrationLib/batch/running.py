@@ -45,7 +45,7 @@ def run(
     retry: bool = False,
     trust_model: bool = False,
     progress: Callable[[Outcome, str], object] | None = None,
-    counting: Counting | None = None,
+    counting: Callable[[int], Counting] = Counting,
 ) -> Batch:
     """Register many pairs; what is done already stays, what changed is done anew.
 
@@ -55,8 +55,8 @@ def run(
     dask: a client of distributed, the address of its scheduler, or a queue of batch.dask.QUEUES with `dask_options`
     for `jobs` jobs. part: (i, n), the i-th part of n, from 1; the summary is that of all. keep: results that are
     wanted beside the report, such as "transform" (all when None). retry: also what failed before.
-    progress(outcome, text): after each pair; returning False ends the batch. Raises errors of this library; Cancelled
-    where progress returned False.
+    progress(outcome, text): after each pair; returning False ends the batch. counting: makes what counts, of their
+    number. Raises errors of this library; Cancelled where progress returned False.
     """
     table = _table(pairs, settings or Settings(), inverse)
     whole = table
@@ -64,30 +64,32 @@ def run(
         table = _part(table, part)
     places = Places(output, _kept(keep))
     places.make()
-    counting = counting or Counting(len(table.pairs))
+    count = counting(len(table.pairs))
 
     def told(outcome: Outcome) -> None:
-        counting(outcome)
-        if progress is not None and progress(outcome, counting.text()) is False:
-            raise Cancelled(stopped(counting))
+        count(outcome)
+        if progress is not None and progress(outcome, count.text()) is False:
+            raise Cancelled(stopped(count))
 
-    common: dict[str, Any] = dict(retry=retry, trust_model=trust_model, tick=counting.tick)
+    common: dict[str, Any] = dict(retry=retry, trust_model=trust_model, tick=count.tick)
     if dask is not None:
         _on_dask(dask, dask_options, jobs or 1, table.pairs, places, told, common)
     else:
         jobs, threads = _shared_out(jobs, threads, len(table.pairs))
         run_here(table.pairs, places, told, jobs=jobs, threads=threads, **common)
-    if counting.full:
-        raise OutputError(f"{counting.full} {stopped(counting)}")
+    # Of runs that were killed after a pair was done.
+    places.clear(pair.id for pair in table.pairs)
+    if count.full:
+        raise OutputError(f"{count.full} {stopped(count)}")
     from .summary import summarise
 
     summarise(places, whole)
-    return Batch(places.root, counting.made, {**table.bad, **counting.failed}, table.told)
+    return Batch(places.root, count.made, {**table.bad, **count.failed}, table.told)
 
 
-def stopped(counting: Counting) -> str:
+def stopped(count: Counting) -> str:
     """What is told where a batch ends early."""
-    return f"{counting.made:,} of {counting.total:,} pairs are done; the same command goes on from there."
+    return f"{count.made:,} of {count.total:,} pairs are done; the same command goes on from there."
 
 
 def _table(pairs: str | Path | Table | Iterable[Mapping | Pair], settings: Settings, inverse: bool) -> Table:

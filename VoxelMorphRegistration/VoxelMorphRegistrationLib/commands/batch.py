@@ -97,7 +97,12 @@ def _batch(args: argparse.Namespace) -> int:
         if value is not None and value < 1:
             raise SettingsError(f"--{name} is {value}; it must be at least 1.")
     part = _part(args.part)
-    counting = Counting(len(table.pairs if part is None else table.part(*part).pairs), sys.stderr)
+    counting = Counting(0, sys.stderr)
+
+    def counted(total: int) -> Counting:
+        counting.total = total
+        return counting
+
     try:
         done = run(
             table,
@@ -110,7 +115,7 @@ def _batch(args: argparse.Namespace) -> int:
             keep=args.keep,
             retry=args.retry,
             trust_model=args.trust_model,
-            counting=counting,
+            counting=counted,
         )
     except KeyboardInterrupt:
         from ..errors import Cancelled
