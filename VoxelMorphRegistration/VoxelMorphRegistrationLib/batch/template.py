@@ -235,7 +235,9 @@ def most_of(maps: Sequence[Image]) -> Image:
     values = np.unique(np.concatenate([np.unique(one.array) for one in maps]))
     best, count = np.zeros(maps[0].grid.shape, maps[0].array.dtype), np.zeros(maps[0].grid.shape, np.int16)
     for value in values:
-        votes = np.sum([one.array == value for one in maps], axis=0, dtype=np.int16)
+        votes = np.zeros(maps[0].grid.shape, np.int16)
+        for one in maps:
+            votes += one.array == value
         better = votes > count
         best[better], count[better] = value, votes[better]
     return maps[0].with_array(best, "template labels")
