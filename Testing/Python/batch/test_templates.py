@@ -109,16 +109,17 @@ def test_a_group_is_averaged_by_the_command_and_goes_on(tmp_path, inside, capsys
         labels.append(str(tmp_path / f"l{number}.nii.gz"))
         write_image(image, names[-1])
         write_image(image.with_array((image.array > 500).astype(np.uint8)), labels[-1])
-    command = ["template", *names, "--labels", *labels, "-o", str(tmp_path / "out"), "--rounds", "2"]
+    command = ["template", *names, "--labels", *labels, "-o", str(tmp_path / "out"), "--rounds", "1"]
     command += ["--alignment", "none", "--refine", "coarse", "--device", "cpu"]
     assert main(command) == 0
     printed = capsys.readouterr().out
-    assert "mean pairwise Dice 0.9" in printed
+    assert "mean pairwise Dice" in printed
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["bias_mm"] < report["rounds"][0]["bias_mm"] / 2
+    # As they lie, 0.7.
+    assert report["dice"] > 0.85 and report["bias_mm"] < report["rounds"][0]["bias_mm"] / 2
     assert read_image(tmp_path / "out" / "template_labels.nii.gz").array.max() == 1
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("transform.h5")}
-    assert len(times) == 9 and main(command) == 0
+    assert len(times) == 6 and main(command) == 0
     assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("transform.h5")}
 
 
