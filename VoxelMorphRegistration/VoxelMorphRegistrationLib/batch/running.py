@@ -117,7 +117,7 @@ def _kept(keep: Iterable[str] | None) -> tuple[str, ...]:
     """File names of results from their short names, such as "transform" or "warped"."""
     if keep is None:
         return ()
-    known = {name.split(".")[0]: name for name in output_names(True, True)}
+    known = {name.split(".")[0]: name for name in output_names(True, True, True)}
     names = list(keep)
     unknown = sorted(set(names) - known.keys())
     if unknown:

@@ -67,7 +67,7 @@ def add_batch(commands) -> None:
         metavar="RESULT",
         nargs="+",
         help="write only these, beside the report: transform, displacement, inverse, warped, warped_labels, jacobian, "
-        "overview (default: all)",
+        "expected_error, overview (default: all)",
     )
     work.add_argument("--inverse", action="store_true", help="also write inverse transforms")
     work.add_argument("--summary", action="store_true", help="only write summary.csv and index.html of what there is")
