@@ -39,6 +39,7 @@ class Row:
     folds_corner: float | None = None
     folds_volume: float | None = None
     folds_volume_corner: float | None = None
+    ndv_percent: float | None = None
     sd_log_j: float | None = None
     cpu_s: float | None = None
     wall_s: float | None = None
@@ -92,6 +93,7 @@ COLUMNS = {
     "folds_corner": ("corner", 8, ".0f"),
     "folds_volume": ("volume", 8, ".0f"),
     "folds_volume_corner": ("corner", 8, ".0f"),
+    "ndv_percent": ("NDV %", 9, ".4f"),
     "sd_log_j": ("SDlogJ", 8, ".3f"),
     "cpu_s": ("CPU s", 8, ".1f"),
     "wall_s": ("wall s", 8, ".1f"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from cases import Pair, foreground
 
+from VoxelMorphRegistrationLib.fields.digital import non_diffeomorphic_percent
 from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
 from VoxelMorphRegistrationLib.fields.warp import warp_labels
 from VoxelMorphRegistrationLib.registration import evaluation
@@ -19,7 +20,8 @@ class Scores:
     dice, hd95_mm: means over the labels of the fixed map, the first of the pair; the moving map is warped with nearest
     neighbours. dice138: of the labels "138". tre_mm, tre95_mm: mean and 95th percentile of the distances of known
     points. folds: voxels of the fixed foreground with det J <= 0 by central differences, folds_corner: by any of
-    eight one-sided ones; folds_volume*: in the whole volume. sd_log_j: in the foreground, of central determinants.
+    eight one-sided ones; folds_volume*: in the whole volume. ndv_percent: the non-diffeomorphic volume of the
+    foreground (Liu et al., IJCV 2024). sd_log_j: in the foreground, of central determinants.
     """
 
     dice: float | None
@@ -31,13 +33,15 @@ class Scores:
     folds_corner: int
     folds_volume: int
     folds_volume_corner: int
+    ndv_percent: float
     sd_log_j: float
 
 
 def score(pair: Pair, total: DisplacementField) -> Scores:
     """Of the whole transform from fixed to moving positions, sampled on the fixed grid (linear)."""
     total = total.on_grid(pair.fixed.grid)
-    determinant, inside = total.volume_change(foreground(pair.fixed))
+    region = foreground(pair.fixed)
+    determinant, inside = total.volume_change(region)
     corners = int(np.count_nonzero(total.folded_corners()))
     overlaps = {name: _overlap(maps, total, name == next(iter(pair.labels))) for name, maps in pair.labels.items()}
     main = next(iter(overlaps.values()), (None, None))
@@ -55,6 +59,7 @@ def score(pair: Pair, total: DisplacementField) -> Scores:
         folds_corner=inside.any_corner_count,
         folds_volume=int(np.count_nonzero(determinant.array <= 0)),
         folds_volume_corner=corners,
+        ndv_percent=non_diffeomorphic_percent(total, region),
         sd_log_j=inside.sd_log,
     )
 

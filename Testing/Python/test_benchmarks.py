@@ -118,7 +118,7 @@ def test_scores_of_the_truth_and_of_no_motion():
     assert before.tre_mm == pytest.approx(np.linalg.norm(pair.fixed_points - pair.moving_points, axis=1).mean())
     # What is left comes from the field between its voxels, and from labels sampled twice.
     assert after.tre_mm < 0.1 and after.dice > 0.93 > before.dice
-    assert after.folds_volume_corner == before.folds == 0 and after.hd95_mm < before.hd95_mm
+    assert after.folds_volume_corner == before.folds == before.ndv_percent == 0 and after.hd95_mm < before.hd95_mm
 
 
 def test_scores_count_folds_inside_and_in_the_volume():
@@ -131,6 +131,8 @@ def test_scores_count_folds_inside_and_in_the_volume():
     # One moved voxel: its neighbours' central difference is +-0.75, its own one-sided ones are +-1.5.
     assert (found.folds, found.folds_volume) == (0, 0)
     assert 0 < found.folds_corner < found.folds_volume_corner == 2 * found.folds_corner
+    # Its cells are turned inside out by half of a voxel's move or less; nothing else is.
+    assert 0 < found.ndv_percent < 100.0 * 8 / np.count_nonzero(cases.foreground(Image(image, grid)))
     assert found.dice is None and found.tre_mm is None
 
 
