@@ -54,6 +54,25 @@ def test_a_matrix_in_a_mat_file_says_what_it_was_taken_for(tmp_path):
     assert not told
 
 
+@pytest.mark.parametrize("kind", ["affine", "composite"])
+def test_a_text_transform_that_ends_early_is_refused(kind, tmp_path):
+    affine, turn = sitk.AffineTransform(3), sitk.Euler3DTransform((1, 2, 3), 0.1, 0.2, 0.3, (4, 5, 6))
+    affine.SetCenter((10, 20, 30))
+    whole = affine if kind == "affine" else sitk.CompositeTransform([turn, affine])
+    path = tmp_path / "t.tfm"
+    sitk.WriteTransform(whole, str(path))
+    assert read_transform(path).matrix is not None
+    lines = path.read_text().splitlines(keepends=True)
+    for text in (
+        "".join(lines[:-1]),
+        "".join(lines[:-1]) + "FixedParameters: 10 20",
+        "".join(lines[:-2]) + "Parameters: 1 0 0",
+    ):
+        path.write_text(text)
+        with pytest.raises(InputError, match="ends early"):
+            read_transform(path)
+
+
 def test_a_transform_of_minc_is_refused_by_name(tmp_path):
     rows = "1 0 0 10\n0 1 0 20\n0 0 1 30;\n"
     (tmp_path / "t.xfm").write_text(f"MNI Transform File\n\nTransform_Type = Linear;\nLinear_Transform =\n{rows}")

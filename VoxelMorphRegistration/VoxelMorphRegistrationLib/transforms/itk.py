@@ -63,6 +63,7 @@ def read_here(path: Path) -> tuple[list[Described] | None, list[np.ndarray]]:
     except (RuntimeError, UnicodeDecodeError):
         # The latter where the message quotes the file.
         return None, []
+    _check_counts(transform, path)
     arrays: list[np.ndarray] = []
     return _described(transform, path, arrays), arrays
 
@@ -96,6 +97,34 @@ def _why_not(path: Path) -> str:
         f"The transform cannot be read from {path}: it is neither a transform file known here (.tfm, .txt, .h5, .mat "
         "of ITK, ANTs or Slicer, .lta, a displacement image) nor a text file with a 4x4 matrix, or it is damaged."
     )
+
+
+def _check_counts(transform, path: Path) -> None:
+    """Raise InputError for a text of ITK with fewer numbers than its transforms have; ITK leaves the rest as it was."""
+    content = path.read_bytes()
+    if not content.startswith(b"#Insight Transform File"):
+        return
+    stated: list[list[int]] = []
+    for line in content.splitlines():
+        name, _, rest = line.partition(b":")
+        if name == b"Transform" and b"CompositeTransform" not in rest:
+            stated.append([0, 0])
+        elif name in (b"Parameters", b"FixedParameters") and stated:
+            stated[-1][name == b"FixedParameters"] = len(rest.split())
+    due = sorted((part.GetNumberOfParameters(), len(part.GetFixedParameters())) for part in _leaves(transform))
+    # ITK 4 wrote three fixed parameters of Euler transforms, and 5 has four.
+    if any(a < n or b < (3 if m == 4 else m) for (a, b), (n, m) in zip(sorted(stated), due, strict=False)):
+        raise InputError(f"The transform in {path.name} ends early: it has fewer numbers than its kind needs.")
+
+
+def _leaves(transform) -> list:
+    import SimpleITK as sitk
+
+    if transform.GetName() != "CompositeTransform":
+        return [transform]
+    whole = sitk.CompositeTransform(transform)
+    parts = [whole.GetNthTransform(number) for number in range(whole.GetNumberOfTransforms())]
+    return [leaf for part in parts for leaf in _leaves(part)]
 
 
 def _described(transform, path: Path, arrays: list[np.ndarray]) -> list[Described]:
