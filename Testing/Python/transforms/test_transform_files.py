@@ -73,6 +73,19 @@ def test_a_text_transform_that_ends_early_is_refused(kind, tmp_path):
             read_transform(path)
 
 
+@pytest.mark.parametrize("part", [0.5, 0.8, 0.95])
+def test_other_transforms_that_end_early_are_refused(part, tmp_path):
+    s = setting(ODD)
+    write_transform(Chain((Matrix(some_matrix()),)), tmp_path / "t.mat", "ants", sides=Sides(s.fixed, s.moving))
+    np.savez_compressed(tmp_path / "t.npz", vol=np.zeros((*s.fixed.size, 3), np.float32))
+    for name in ("t.mat", "t.npz"):
+        path = tmp_path / name
+        assert read_transform(path, fixed=s.fixed).parts or name == "t.npz"
+        path.write_bytes(path.read_bytes()[: int(path.stat().st_size * part)])
+        with pytest.raises(InputError, match=r"ends early|cannot be read from"):
+            read_transform(path, fixed=s.fixed)
+
+
 def test_a_transform_of_minc_is_refused_by_name(tmp_path):
     rows = "1 0 0 10\n0 1 0 20\n0 0 1 30;\n"
     (tmp_path / "t.xfm").write_text(f"MNI Transform File\n\nTransform_Type = Linear;\nLinear_Transform =\n{rows}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import tempfile
 from pathlib import Path
 
@@ -22,6 +23,8 @@ FLIP = np.array([-1.0, -1.0, 1.0], np.float32)
 Described = tuple[str, list]
 # Slicer's names for the inverse of a transform that is not computed; the file holds the transform itself.
 _INVERSES = (b"InverseDisplacementFieldTransform_", b"InverseBSplineTransform_")
+# Heads of variables in MAT files; kinds of the usual order of bytes are smaller.
+_MAT_HEAD, _MAT_HEAD_BIG, _MAT_KINDS = struct.Struct("<5i"), struct.Struct(">5i"), 5000
 # By words in the names of their classes: what SimpleITK cannot read.
 _FOREIGN = {
     "Inverse": "a chain with an inverse that was not computed. Make it one field in Slicer (Transforms module, "
@@ -100,8 +103,13 @@ def _why_not(path: Path) -> str:
 
 
 def _check_counts(transform, path: Path) -> None:
-    """Raise InputError for a text of ITK with fewer numbers than its transforms have; ITK leaves the rest as it was."""
+    """Raise InputError for a text or .mat file with fewer numbers than its transforms have.
+
+    ITK leaves those that are not there as they were.
+    """
     content = path.read_bytes()
+    if path.suffix.lower() == ".mat" and not _is_whole_mat(content):
+        raise InputError(f"The transform in {path.name} ends early: it has fewer numbers than it says.")
     if not content.startswith(b"#Insight Transform File"):
         return
     stated: list[list[int]] = []
@@ -115,6 +123,25 @@ def _check_counts(transform, path: Path) -> None:
     # ITK 4 wrote three fixed parameters of Euler transforms, and 5 has four.
     if any(a < n or b < (3 if m == 4 else m) for (a, b), (n, m) in zip(sorted(stated), due, strict=False)):
         raise InputError(f"The transform in {path.name} ends early: it has fewer numbers than its kind needs.")
+
+
+def _is_whole_mat(content: bytes) -> bool:
+    """Whether a MAT file, level 4 (MATLAB's MAT-File Format, chapter 2), holds pairs of variables, and all of them.
+
+    A variable: five numbers (kind, rows, columns, whether it is complex, length of its name), the name, the values.
+    """
+    at = count = 0
+    while at + _MAT_HEAD.size <= len(content):
+        head = _MAT_HEAD.unpack_from(content, at)
+        if not 0 <= head[0] < _MAT_KINDS:
+            head = _MAT_HEAD_BIG.unpack_from(content, at)
+        kind, rows, columns, is_complex, name = head
+        if min(kind, rows, columns, name) < 0:
+            return False
+        width = 4 if kind // 10 % 10 == 1 else 8
+        at += _MAT_HEAD.size + name + rows * columns * width * (2 if is_complex else 1)
+        count += 1
+    return at <= len(content) and count > 0 and count % 2 == 0
 
 
 def _leaves(transform) -> list:

@@ -6,6 +6,8 @@ fixed image belongs to p + u(p). An .npz file holds it under 'vol' and no grid: 
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,10 @@ from ..images.grid import Grid
 from ..images.nifti import is_nifti_name, read_nifti
 from .chain import Chain
 from .parts import Bent
+
+# What numpy raises for archives that are damaged, locked, packed in other ways, or none.
+_UNREADABLE = (OSError, ValueError, TypeError, LookupError, RuntimeError, MemoryError, EOFError)
+_UNREADABLE += (zipfile.BadZipFile, zlib.error)
 
 
 def read(path: Path, fixed: Grid | None) -> Chain:
@@ -29,7 +35,7 @@ def _npz(path: Path, fixed: Grid | None) -> tuple[np.ndarray, Grid]:
     try:
         with np.load(path) as file:
             array = np.asarray(file["vol"] if "vol" in file else file[file.files[0]], np.float32).squeeze()
-    except (OSError, ValueError, IndexError) as error:
+    except _UNREADABLE as error:
         raise InputError(f"The transform cannot be read from {path}: it is no .npz file with an array.") from error
     if array.ndim != 4 or 3 not in (array.shape[0], array.shape[-1]):
         raise InputError(_no_field(path, array.shape))
