@@ -20,8 +20,8 @@ from .chain import Chain
 from .parts import Bent
 
 # What numpy raises for archives that are damaged, locked, packed in other ways, or none.
-_UNREADABLE = (OSError, ValueError, TypeError, LookupError, RuntimeError, MemoryError, EOFError)
-_UNREADABLE += (zipfile.BadZipFile, zlib.error)
+_PACKING = (zipfile.BadZipFile, zlib.error, EOFError)
+_UNREADABLE = (OSError, ValueError, TypeError, LookupError, RuntimeError, MemoryError, *_PACKING)
 
 
 def read(path: Path, fixed: Grid | None) -> Chain:
