@@ -97,10 +97,11 @@ def _registered(pair: Pair, places: Places, key: Key, place, ask: Ask | None, tr
     device = choose_device(pair.settings.device)
     network = _network(pair, device, trust)
     if ask is not None:
-        needs = needed_bytes(read.fixed, read.moving, pair.settings, device, network, **read.extras)
+        further = len(read.further_fixed)
+        needs = needed_bytes(read.fixed, read.moving, pair.settings, device, network, further, **read.extras)
         free = {name: available_memory(name) for name in needs if name != "mps"}
         ask(needs, {name: count for name, count in free.items() if count is not None})
-    result = register(read.fixed, read.moving, network, pair.settings, inverse=pair.inverse, **read.extras)
+    result = register(*read.sides, network, pair.settings, inverse=pair.inverse, **read.extras)
     job = {
         "key": key.digest,
         "inputs": [[path, *known] for path, known in key.inputs.items()],

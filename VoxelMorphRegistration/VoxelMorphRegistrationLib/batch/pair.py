@@ -26,6 +26,7 @@ _ALSO = {
     "working_spacing": "working_spacing_mm",
 }
 KNOWN = {"id", "inverse", *_FILES, *_SETTINGS}
+_SEVERAL = ("initial_transform", "further_fixed", "further_moving")
 _SERIES = {"fixed_series", "moving_series"}
 # Folders of these names cannot be made on Windows, and longer ones not everywhere.
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
@@ -50,7 +51,8 @@ class Pair:
     @staticmethod
     def from_dict(values: Mapping) -> Pair:
         files = dict(values["files"])
-        files["initial_transform"] = tuple(files["initial_transform"])
+        for name in _SEVERAL:
+            files[name] = tuple(files[name])
         return Pair(
             values["id"], PairFiles(**files), Settings(**values["settings"]), values["inverse"], dict(values["notes"])
         )
@@ -91,7 +93,7 @@ def pair_of(row: Mapping, settings: Settings, folder: Path, inverse: bool = Fals
 
 
 def _file(name: str, value, folder: Path):
-    if name == "initial_transform":
+    if name in _SEVERAL:
         found = value if isinstance(value, (list, tuple)) else str(value).split(";")
         return tuple(_path(str(one).strip(), folder) for one in found)
     return str(value) if name in _SERIES else _path(str(value), folder)
@@ -107,14 +109,19 @@ def _setting(name: str, value, folder: Path):
     if not isinstance(value, str):
         return value
     kind = str(_SETTINGS[name])
+    if "tuple" in kind:
+        parts = [part.strip() for part in value.split(";")]
+        return tuple(parts if "str" in kind else [_number(name, part) for part in parts])
+    if "float" in kind:
+        return _number(name, value)
+    return int(_number(name, value)) if "int" in kind and _number(name, value).is_integer() else value
+
+
+def _number(name: str, text: str) -> float:
     try:
-        if "float" in kind:
-            return float(value)
-        if "int" in kind:
-            return int(value)
+        return float(text)
     except ValueError:
-        raise SettingsError(f"The setting {name} is '{value}', which is no number.") from None
-    return value
+        raise SettingsError(f"The setting {name} is '{text}', which is no number.") from None
 
 
 def _yes(value) -> bool:

@@ -45,6 +45,15 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--landmark-weight", type=float, metavar="W", help="landmarks guide the refinement (default: 0)"
     )
+    parser.add_argument(
+        "--channel-weights", type=float, nargs="+", metavar="W", help="of several images of each side (default: all 1)"
+    )
+    parser.add_argument(
+        "--channel-similarities",
+        nargs="+",
+        metavar="NAME",
+        help="of several images of each side, as --similarity (default: that of all)",
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), help="default: auto")
     parser.add_argument(
         "--precision", choices=("auto", "float32"), help="auto: bfloat16 where the processor has it (default: auto)"
@@ -72,6 +81,8 @@ _OPTIONS = {
     "smoothness": "smoothness",
     "label_weight": "label_weight",
     "landmark_weight": "landmark_weight",
+    "channel_weights": "channel_weights",
+    "channel_similarities": "channel_similarities",
     "device": "device",
     "precision": "precision",
     "working_spacing": "working_spacing_mm",

@@ -25,8 +25,17 @@ def add_register(commands) -> None:
         description="Deform MOVING onto FIXED. Images may be NIfTI, a folder with a DICOM series, or anything "
         "SimpleITK reads (NRRD, MetaImage, ...). Landmarks are Slicer markups or tables with x, y, z in RAS mm.",
     )
-    parser.add_argument("fixed", metavar="FIXED", help="image that stays")
-    parser.add_argument("moving", metavar="MOVING", help="image to deform")
+    parser.add_argument("images", metavar="FIXED MOVING", nargs="*", help="image that stays, image to deform")
+    parser.add_argument(
+        "--fixed", metavar="FILE", nargs="+", help="instead: several that lie alike, such as T1 T2, with --moving"
+    )
+    parser.add_argument(
+        "--moving",
+        metavar="FILE",
+        nargs="+",
+        help="as many, in the same order. The first ones are aligned, seen by a network, and written; the refinement "
+        "compares all, each with its own similarity",
+    )
     parser.add_argument("-o", "--output", metavar="DIR", required=True, help="folder for the results")
     parser.add_argument("--overwrite", action="store_true", help="replace results that are already there")
     parser.add_argument(
@@ -96,13 +105,27 @@ def _files(args: argparse.Namespace) -> PairFiles:
             raise InputError("--continue starts from the earlier result: leave --initial-transform out.")
         starts = [str(Path(args.earlier) / outputs.TRANSFORM)]
     names = ("fixed_labels", "moving_labels", "fixed_points", "moving_points", "fixed_mask", "moving_mask")
+    fixed, moving = _images(args)
     return PairFiles(
-        args.fixed,
-        args.moving,
+        fixed[0],
+        moving[0],
         *_series(args.series),
         **{name: getattr(args, name) for name in names},
         initial_transform=tuple(starts),
+        further_fixed=tuple(fixed[1:]),
+        further_moving=tuple(moving[1:]),
     )
+
+
+def _images(args: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """The fixed and the moving images."""
+    if args.fixed or args.moving:
+        if args.images or not (args.fixed and args.moving):
+            raise InputError("Give FIXED and MOVING, or --fixed and --moving with as many images each.")
+        return args.fixed, args.moving
+    if len(args.images) != 2:
+        raise InputError(f"There are {len(args.images)} images. Give FIXED and MOVING, in this order.")
+    return args.images[:1], args.images[1:]
 
 
 def _earlier_settings(folder: str, kind):
@@ -132,8 +155,7 @@ def _into(place, args: argparse.Namespace, files: PairFiles, settings: Settings,
     print(f"Expected: {expected}.", file=sys.stderr, flush=True)
     with Progress() as progress:
         result = register(
-            pair.fixed,
-            pair.moving,
+            *pair.sides,
             None,
             settings,
             progress,

@@ -13,12 +13,26 @@ from .levels import LARGEST_GRID
 
 
 @dataclass(frozen=True, eq=False)
+class Channel:
+    """Two images that are compared with each other. windows: as of a Pair. similarity: one of levels.SIMILARITIES, or
+    None, for that of the options. weight: of its term; those of all channels are taken in parts of their sum.
+    """
+
+    fixed: Image
+    moving: Image
+    windows: tuple[tuple[float, float], tuple[float, float]]
+    similarity: str | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
 class Pair:
     """What is compared, and where.
 
     matrix: A (4, 4), fixed to moving RAS mm. windows: for each image the offset and scale that bring its values to
     [0, 1]. mask: (K, J, I) of the fixed grid, where the images are compared. moving_mask: on the moving grid, where
     the moving image counts. labels: fixed and moving label map. points: fixed and moving landmarks (N, 3) in RAS mm.
+    weight: of these images; further: more that lie as these do, each on a grid of its own.
     """
 
     fixed: Image
@@ -29,6 +43,13 @@ class Pair:
     moving_mask: Image | None = None
     labels: tuple[Image, Image] | None = None
     points: tuple[np.ndarray, np.ndarray] | None = None
+    weight: float = 1.0
+    further: tuple[Channel, ...] = ()
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        """All that are compared, the first one these images."""
+        return Channel(self.fixed, self.moving, self.windows, None, self.weight), *self.further
 
 
 def region_grid(grid: Grid, mask: np.ndarray) -> Grid:
@@ -52,12 +73,12 @@ def mean_extent(grid: Grid) -> float:
 
 def memory_bytes(pair: Pair) -> int:
     """Estimated peak of a refinement: 63 float32 volumes of the finest grid, and with labels two of the
-    larger label map for each channel.
+    larger label map for each channel. Further images: 32 volumes each, what a term and its step hold.
 
     Without labels an upper bound: 6 % above what the correlation with a field as fine as the image took at 5 million
     voxels; others take about two thirds. The labels' part is the making of their channels.
     """
-    needed = 4 * 63 * region_grid(pair.fixed.grid, pair.mask).voxel_count
+    needed = 4 * (63 + 32 * len(pair.further)) * region_grid(pair.fixed.grid, pair.mask).voxel_count
     if pair.labels is not None:
         channels = min(len(common_labels(pair.labels)), LABEL_CHANNELS)
         needed += 4 * 2 * channels * max(image.array.size for image in pair.labels)

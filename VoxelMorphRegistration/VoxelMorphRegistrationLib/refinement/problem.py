@@ -31,7 +31,7 @@ from .terms import WINDOW_RADIUS, LocalCorrelation, MutualInformation, SquaredDi
 if TYPE_CHECKING:
     from ..images.slabs import Box
     from .levels import Level, Options, Stage
-    from .pair import Pair
+    from .pair import Channel, Pair
     from .steps import Update
     from .terms import Term
 
@@ -94,34 +94,43 @@ class Problem:
         self.pair, self.device, self.flat = pair, device, region.flat_axis
         level, similarity, in_detail = stage.level, stage.similarity, stage.in_detail(detailed)
         smooth = stage.smooth(detailed)
-        factor = options.smoothness * (SMOOTH_FACTOR[similarity] if smooth else 1.0)
+
+        def factor_of(name: str) -> float:
+            return options.smoothness * (SMOOTH_FACTOR.get(name, 1.0) if smooth else 1.0)
+
         self.base = float(np.min(region.spacing[region.size > 1]))
         self.grid = working_grid(region, self.base * level.spacing * level.field_ratio)
-        self.field_sigma = FIELD_SIGMA[similarity] * factor
+        self.field_sigma = FIELD_SIGMA[similarity] * factor_of(similarity)
         self.seen = (level.spacing, level.field_ratio, similarity)
         same = previous if previous is not None and previous.seen == self.seen else None
-        self.volumes: tuple = same.volumes if same is not None else self._volumes(level, similarity)
-        self.images = Compared(self._term(level, similarity, smooth, unlike or in_detail), *self.volumes[1:])
+        # What leads the similarity compares all images; then each channel has its own.
+        own = similarity == options.similarity
+        compared = [(one, (one.similarity if own else None) or similarity) for one in pair.channels]
+        self.volumes: list[tuple] = (
+            same.volumes if same is not None else [self._volumes(level, *one) for one in compared]
+        )
+        total = sum(one.weight for one in pair.channels)
         # Each with its weight in the step and in the objective.
         self.parts: list[tuple[float, Callable, Callable]] = []
-        if self.images.term.quadratic:
-            step: WindowStep | GradientStep = WindowStep(self.images, factor)
-            self.patience, self.smallest_gain = WINDOW_PATIENCE, WINDOW_SMALLEST_GAIN
-        else:
-            sigma = UPDATE_SIGMA[similarity] * factor
-            part = DETAIL_PART if in_detail else 1.0
-            step = GradientStep(self.images, sigma, part)
-            self.patience, self.smallest_gain = PATIENCE, SMALLEST_GAIN
-        self.parts.append((1.0, step, self.images.similarity))
+        for (channel, named), volumes in zip(compared, self.volumes, strict=True):
+            term = self._term(volumes[0], level, named, smooth, unlike or in_detail)
+            images = Compared(term, *volumes[1:])
+            step = _step(images, named, factor_of(named), in_detail)
+            self.parts.append((channel.weight / total, step, images.similarity))
+            if not self.parts[1:]:
+                self.images, first = images, step
+        quadratic = self.images.term.quadratic
+        self.patience = WINDOW_PATIENCE if quadratic else PATIENCE
+        self.smallest_gain = WINDOW_SMALLEST_GAIN if quadratic else SMALLEST_GAIN
         if options.label_weight > 0:
             labels = self._labels(level)
             self.parts.append((options.label_weight, WindowStep(labels, options.smoothness), labels.similarity))
         if options.landmark_weight > 0:
             landmarks = self._landmarks(LANDMARK_SIGMA * options.smoothness)
             self.parts.append((options.landmark_weight, landmarks, landmarks.similarity))
-        if len(self.parts) == 1 and isinstance(step, GradientStep):
+        if len(self.parts) == 1 and isinstance(first, GradientStep):
             # Nothing pulls elsewhere.
-            self.images.stay_near(step.reach)
+            self.images.stay_near(first.reach)
         self.boxes = self.images.boxes
 
     # --- set-up ---
@@ -132,7 +141,7 @@ class Problem:
         margins = np.where(grid.size > 1, margin, 0)
         return grid.cropped(-margins, grid.size + 2 * margins), margin
 
-    def _volumes(self, level: Level, similarity: str) -> tuple:
+    def _volumes(self, level: Level, channel: Channel, similarity: str) -> tuple:
         """Fixed and moving volumes (C, *S), where the moving ones are known and the fixed ones count, the margin of
         the moving ones in voxels, and the voxels of the images in one of the field.
         """
@@ -141,8 +150,9 @@ class Problem:
         wide, margin = self._wide(image_grid, self.base * level.spacing)
         # Descriptors see the images twice as fine as the field, but no finer than they are.
         pool = 2 if similarity == "mind" and level.spacing > 1 else 1
-        fixed, _ = self._volume(pair.fixed, _split(image_grid, pool), None, pair.windows[0], None)
-        moving, valid = self._volume(pair.moving, _split(wide, pool), pair.matrix, pair.windows[1], pair.moving_mask)
+        seen, goal = _split(image_grid, pool), _split(wide, pool)
+        fixed, _ = self._volume(channel.fixed, seen, None, channel.windows[0], None)
+        moving, valid = self._volume(channel.moving, goal, pair.matrix, channel.windows[1], pair.moving_mask)
         if similarity == "mind":
             noise = descriptor_noise(fixed, moving)
             fixed, moving = (mind_ssc(volume, pool, noise) for volume in (fixed, moving))
@@ -154,9 +164,8 @@ class Problem:
             valid = None if valid is None else _alone(valid, 1)[0]
         return fixed, moving, valid, self._weight(image_grid), margin, level.field_ratio
 
-    def _term(self, level: Level, similarity: str, smooth: bool, guided: bool) -> Term:
-        """The term of the images; of the correlation, if `guided`, with another one that guides it."""
-        fixed = self.volumes[0]
+    def _term(self, fixed: torch.Tensor, level: Level, similarity: str, smooth: bool, guided: bool) -> Term:
+        """The term of fixed volumes; of the correlation, if `guided`, with another one that guides it."""
         if similarity != "lncc":
             return TERMS[similarity](fixed)
         windows = FINEST_WINDOWS if level.spacing == 1 else (SMOOTH_RADIUS if smooth else WINDOW_RADIUS, 1)
@@ -241,6 +250,13 @@ class Problem:
             return total.mul_(WINDOW_STEP / length.clamp_min_(WINDOW_STEP))
 
         return sum(weight * value for weight, value, _ in found), update
+
+
+def _step(images: Compared, similarity: str, factor: float, in_detail: bool) -> WindowStep | GradientStep:
+    """factor: of the smoothing."""
+    if images.term.quadratic:
+        return WindowStep(images, factor)
+    return GradientStep(images, UPDATE_SIGMA[similarity] * factor, DETAIL_PART if in_detail else 1.0)
 
 
 def _split(grid: Grid, parts: int) -> Grid:

@@ -20,7 +20,9 @@ from ..transforms.reading import Named, read_chain
 
 @dataclass(frozen=True)
 class PairFiles:
-    """Names of files. series: which DICOM series of a folder. initial_transform: a chain, as in transforms.reading."""
+    """Names of files. series: which DICOM series of a folder. initial_transform: a chain, as in transforms.reading.
+    further_fixed, further_moving: more images of each side, in the same order.
+    """
 
     fixed: str
     moving: str
@@ -33,6 +35,8 @@ class PairFiles:
     fixed_mask: str | None = None
     moving_mask: str | None = None
     initial_transform: tuple[str, ...] = ()
+    further_fixed: tuple[str, ...] = ()
+    further_moving: tuple[str, ...] = ()
 
     def read_names(self) -> Iterator[tuple[str, str]]:
         """(what it is, file or folder) of everything that is read, in a fixed order."""
@@ -40,6 +44,8 @@ class PairFiles:
             value = getattr(self, one.name)
             if one.name == "initial_transform":
                 yield from ((one.name, str(Named.of(name).path)) for name in value)
+            elif isinstance(value, tuple):
+                yield from ((one.name, name) for name in value)
             elif value is not None and not one.name.endswith("series"):
                 yield one.name, value
 
@@ -51,6 +57,11 @@ class PairFiles:
 
     def read(self) -> ReadPair:
         """Everything in memory. Raises InputError."""
+        if len(self.further_fixed) != len(self.further_moving):
+            raise InputError(
+                f"There are {1 + len(self.further_fixed)} fixed and {1 + len(self.further_moving)} moving images. Give "
+                "as many of each, in the same order."
+            )
         fixed = read_image(self.fixed, "fixed image", self.fixed_series).renamed(self.fixed)
         moving = read_image(self.moving, "moving image", self.moving_series).renamed(self.moving)
         fixed_points, moving_points, told = landmarks.matched(
@@ -63,9 +74,12 @@ class PairFiles:
             "moving_points": moving_points,
             "initial_transform": self._start(fixed, moving, told),
         }
-        return ReadPair(
-            fixed.with_told(told), moving, {name: value for name, value in extras.items() if value is not None}
-        )
+        further = [
+            [read_image(name, f"{side} image {number}").renamed(name) for number, name in enumerate(names, 2)]
+            for side, names in (("fixed", self.further_fixed), ("moving", self.further_moving))
+        ]
+        extras = {name: value for name, value in extras.items() if value is not None}
+        return ReadPair(fixed.with_told(told), moving, extras, *further)
 
     def _start(self, fixed: Image, moving: Image, told: list[str]):
         """None, a matrix (4, 4), or the displacement of what bends space."""
@@ -101,3 +115,10 @@ class ReadPair:
     fixed: Image
     moving: Image
     extras: dict[str, Any] = field(default_factory=dict)
+    further_fixed: list[Image] = field(default_factory=list)
+    further_moving: list[Image] = field(default_factory=list)
+
+    @property
+    def sides(self) -> tuple[list[Image], list[Image]]:
+        """All fixed and all moving images, the first ones first."""
+        return [self.fixed, *self.further_fixed], [self.moving, *self.further_moving]

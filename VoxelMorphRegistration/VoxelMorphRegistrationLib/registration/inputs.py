@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from ..images.image import Image
 from ..images.labels import inside, on_image, whole_numbers
 from ..images.nodata import filled
 from . import evaluation
+from .channels import check_settings
 from .intensity import intensity_window, measured_region
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ class Inputs:
     fixed_mask: Image | None = None
     moving_mask: Image | None = None
     initial_transform: Initial | None = None
+    further: tuple[tuple[Image, Image], ...] = ()
 
 
 def accepted(
@@ -55,6 +58,7 @@ def accepted(
     fixed_mask: Image | None = None,
     moving_mask: Image | None = None,
     initial_transform: Initial | None = None,
+    further: Sequence[tuple[Image, Image]] = (),
 ) -> Inputs:
     """The inputs, named for messages, or an InputError or SettingsError that says what is wrong with which."""
     if fixed is moving or (fixed.array is moving.array and fixed.grid.same_as(moving.grid)):
@@ -65,6 +69,16 @@ def accepted(
     fixed = usable_image(fixed, "fixed image", warnings)
     moving = usable_image(moving, "moving image", warnings)
     _check_pair(fixed, moving)
+    check_settings(further, settings)
+    channels = []
+    for number, two in enumerate(further, 2):
+        one, other = (
+            usable_image(image, f"{side} image {number}", warnings)
+            for image, side in zip(two, ("fixed", "moving"), strict=True)
+        )
+        _check_pair(one, fixed)
+        _check_pair(fixed, other)
+        channels.append((one, other))
     fixed_labels, moving_labels = (
         None if extra is None else whole_numbers(on_image(extra, image, f"{side} labels", f"{side} image"))
         for extra, image, side in ((fixed_labels, fixed, "fixed"), (moving_labels, moving, "moving"))
@@ -86,6 +100,7 @@ def accepted(
         fixed_mask,
         moving_mask,
         initial_transform,
+        tuple(channels),
     )
 
 

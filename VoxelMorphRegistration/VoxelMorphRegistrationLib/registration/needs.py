@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..images.image import Image
@@ -20,11 +21,18 @@ CONTEXT_BYTES = 700_000_000
 
 
 def needed_bytes(
-    fixed: Image, moving: Image, settings: Settings, device: str, network: Model | None = None, **extras
+    fixed: Image,
+    moving: Image,
+    settings: Settings,
+    device: str,
+    network: Model | None = None,
+    further: int = 0,
+    **extras,
 ) -> dict[str, int]:
     """Bytes by device: of the processor, and of a graphics card where `device` is one.
 
-    extras: further arguments of `register`. Upper bounds, of the parts that `register` checks itself.
+    further: how many more images of each side. extras: further arguments of `register`. Upper bounds, of the parts
+    that `register` checks itself.
     """
     settings = resolved(settings, network)
     region = measured_region(filled(fixed).image, extras.get("fixed_mask"))
@@ -37,7 +45,7 @@ def needed_bytes(
         labels = extras.get("fixed_labels"), extras.get("moving_labels")
         guides = labels if settings.label_weight and labels[0] is not None and labels[1] is not None else None
         pair = Pair(fixed, moving, None, None, region, labels=guides)  # type: ignore[arg-type]
-        work = memory_bytes(pair)
+        work = memory_bytes(replace(pair, further=pair.channels * further))
     if network is not None and network.card.dimension == fixed.grid.dimension:
         grids = pass_grids(surroundings(fixed.grid, region), network.card, settings)
         work = max(work, network_bytes(network.card, max(grid.voxel_count for grid in grids)))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..fields.warp import warp_image
+from .channels import facts_of
 from .device import check_memory
 from .intensity import intensity_window
 from .memory import images_bytes, is_out_of_memory
@@ -73,7 +74,7 @@ def refine_pair(
         device = "cpu"
         run.warnings.append("The refinement ran on the CPU: the Apple GPU cannot interpolate volumes.")
     check_memory(memory_bytes(work) + images_bytes(work.fixed.grid, work.moving.grid), "The refinement")
-    similarity, reason = settings.similarity, "As set."
+    similarity, reason = (settings.channel_similarities or (settings.similarity,))[0], "As set."
     if similarity == "auto":
         similarity, reason = choose_similarity(work, start)
     weights = settings.smoothness, settings.label_weight, settings.landmark_weight
@@ -118,4 +119,5 @@ def refine_pair(
         "improved": improved,
         "stopped": result.stopped,
         "guided_by": guides,
+        "channels": facts_of(work),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from ..fields.warp import warp_image, warp_labels
 from ..images.image import Image
 from ..networks.model import Model
 from . import heap
+from .channels import split, with_channels
 from .choice import picked, resolved
 from .device import choose_device
 from .doubt import error_map_of, summary
@@ -33,8 +34,8 @@ from .working import network_and_grids
 
 @heap.kept()
 def register(
-    fixed: Image,
-    moving: Image,
+    fixed: Image | Sequence[Image],
+    moving: Image | Sequence[Image],
     model: Model | str | Path | None = None,
     settings: Settings | None = None,
     progress: ProgressCallback | None = None,
@@ -51,6 +52,9 @@ def register(
     trust_model: bool = False,
 ) -> Registration:
     """Deform `moving` onto `fixed`.
+
+    Of several images of each side, which lie as the first ones do, those are aligned, seen by a network, and carried;
+    the refinement compares all, each fixed one with the moving one of its place (settings.channel_weights).
 
     model: a loaded model, a name or a file; settings.model when None. progress(stage, fraction in 0..1) is called
     throughout; returning False or raising Cancelled cancels, returning `progress.STOP_HERE` keeps what there is: a
@@ -71,6 +75,7 @@ def register(
         settings, model = settings.replace(model=str(model)), None
     run = Run(progress, preview)
     asked, settings = settings, resolved(settings, model)
+    fixed, moving, further = split(fixed, moving)
     names = {"fixed": fixed.name, "moving": moving.name}
     with run.stage("checking"):
         inputs = accepted(
@@ -85,6 +90,7 @@ def register(
             fixed_mask=fixed_mask,
             moving_mask=moving_mask,
             initial_transform=initial_transform,
+            further=further,
         )
     with run.stage("loading the model"):
         network, grids = network_and_grids(model, inputs, settings, run.warnings, trust_model)
@@ -114,7 +120,7 @@ def register(
             show_preview(pair, deformation, settings.background, run)
     if settings.refinement != "off" and not run.stopping:
         with run.stage("refining"):
-            work = guided(pair, inputs, settings)
+            work = with_channels(guided(pair, inputs, settings), inputs, settings, deformation)
             deformation, refined = refine_pair(work, deformation, facts["device"], settings, run, checks)
     if deformation is None:
         deformation = DisplacementField.identity(inputs.fixed.grid)

@@ -30,7 +30,8 @@ class Settings:
     similarity: what the refinement compares: lncc (local correlation, one modality), mind (self-similarity
     descriptors, any two), mi (mutual information), mse (equal intensities) or auto (lncc or mind, by the images).
     smoothness: factor of the refinement's smoothing. label_weight, landmark_weight: how much given labels and
-    landmarks guide the refinement, beside the images (0: they only measure). device:
+    landmarks guide the refinement, beside the images (0: they only measure). channel_weights, channel_similarities: of
+    several images of each side, the first ones first (none: all the same; `similarity` for all). device:
     auto, cpu, cuda or mps. precision: auto (bfloat16 convolutions where the processor has them and the model allows
     it) or float32. working_spacing_mm: voxel size of the network's grid (None: the model's). seed: of the
     alignment's sampling. background: value outside the moving image (None: its minimum). label_interpolation:
@@ -48,6 +49,8 @@ class Settings:
     smoothness: float = 1.0
     label_weight: float = 0.0
     landmark_weight: float = 0.0
+    channel_weights: tuple[float, ...] = ()
+    channel_similarities: tuple[str, ...] = ()
     device: str = "auto"
     precision: str = "auto"
     working_spacing_mm: float | None = None
@@ -74,6 +77,7 @@ class Settings:
                 raise SettingsError(
                     f"The setting {name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}."
                 )
+        self._check_channels()
         if not isinstance(self.model, str) or not self.model:
             raise SettingsError("The setting model must be a model's name, a model file, 'auto' or 'none'.")
         if self.model == "none" and self.refinement == "off":
@@ -91,6 +95,25 @@ class Settings:
             raise SettingsError(f"The setting working_spacing_mm is {spacing!r}; it must be a positive number.")
         if self.background is not None and not _is_number(self.background):
             raise SettingsError(f"The setting background is {self.background!r}; it must be a number.")
+
+    def _check_channels(self) -> None:
+        for name in ("channel_weights", "channel_similarities"):
+            value = getattr(self, name)
+            if not isinstance(value, (list, tuple)):
+                raise SettingsError(
+                    f"The setting {name} is {value!r}; it must be a list, one for each image of a side."
+                )
+            # Lists come from JSON.
+            object.__setattr__(self, name, tuple(value))
+        if not all(_is_number(value) and 0 < value <= 100 for value in self.channel_weights):
+            raise SettingsError(
+                f"The setting channel_weights is {list(self.channel_weights)}; weights are numbers above 0, up to 100."
+            )
+        if not all(value in SIMILARITIES for value in self.channel_similarities):
+            raise SettingsError(
+                f"The setting channel_similarities is {list(self.channel_similarities)}; each must be one of "
+                f"{', '.join(SIMILARITIES)}."
+            )
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2)
