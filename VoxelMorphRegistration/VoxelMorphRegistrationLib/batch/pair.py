@@ -81,6 +81,11 @@ def pair_of(row: Mapping, settings: Settings, folder: Path, inverse: bool = Fals
     for name in ("fixed", "moving"):
         if name not in given:
             raise InputError(f"There is no {name} image.")
+    for name in ("fixed", "moving"):
+        # Several of a side: the first one, and further ones.
+        first, *further = _several(given[name])
+        given[name] = first
+        given |= {f"further_{name}": further} if further else {}
     files = {name: _file(name, value, folder) for name, value in given.items() if name in _FILES}
     changes = {name: _setting(name, value, folder) for name, value in given.items() if name in _SETTINGS}
     notes = {name: str(value) for name, value in given.items() if name not in KNOWN}
@@ -94,9 +99,14 @@ def pair_of(row: Mapping, settings: Settings, folder: Path, inverse: bool = Fals
 
 def _file(name: str, value, folder: Path):
     if name in _SEVERAL:
-        found = value if isinstance(value, (list, tuple)) else str(value).split(";")
-        return tuple(_path(str(one).strip(), folder) for one in found)
+        return tuple(_path(one, folder) for one in _several(value))
     return str(value) if name in _SERIES else _path(str(value), folder)
+
+
+def _several(value) -> list[str]:
+    """Names of a list, or of a cell with ; between them."""
+    found = value if isinstance(value, (list, tuple)) else str(value).split(";")
+    return [str(one).strip() for one in found] or [""]
 
 
 def _path(name: str, folder: Path) -> str:

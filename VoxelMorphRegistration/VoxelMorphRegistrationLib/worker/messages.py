@@ -53,12 +53,13 @@ class PrintedLine(ProtocolError):
 class Job:
     """One call of registration.register; `keywords` are its keyword arguments (images, points, matrices, None).
 
-    settings.model names the model; a model file should be given with its full path. wanted: then the result is
-    the written.Product of the registration. previews: whether the moving image is sent as it improves.
+    fixed, moving: several of each where further images guide it. settings.model names the model; a model file should be
+    given with its full path. wanted: then the result is the written.Product of the registration. previews: whether the
+    moving image is sent as it improves.
     """
 
-    fixed: Image
-    moving: Image
+    fixed: Image | tuple[Image, ...]
+    moving: Image | tuple[Image, ...]
     settings: Settings = field(default_factory=Settings)
     keywords: dict = field(default_factory=dict)
     wanted: Wanted | None = None
