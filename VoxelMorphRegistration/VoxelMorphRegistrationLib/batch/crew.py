@@ -35,6 +35,8 @@ class Member:
             stdout=subprocess.PIPE,
             stderr=self._log,
             env=sharing.environment(threads),
+            # Windows would open a console for each.
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
         threading.Thread(target=self._read, args=(events,), daemon=True).start()
         self._send(root=str(places.root.absolute()), kept=list(places.kept), trust_model=trust_model)

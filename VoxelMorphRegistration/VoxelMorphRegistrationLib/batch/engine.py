@@ -202,6 +202,9 @@ class _Engine:
 
 def standing(pair: Pair, places: Places, retry: bool) -> Outcome | None:
     """How a pair stands by its folder; None where there is work to do."""
+    if not places.known(pair.id):
+        # Its files are read by who does it.
+        return None
     found = places.standing(pair)
     if found.state == DONE:
         return Outcome(pair.id, job.ALREADY)

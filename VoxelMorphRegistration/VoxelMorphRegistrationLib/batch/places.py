@@ -70,6 +70,10 @@ class Places:
             return Standing(FAILED, key, str(failure.get("error", "")))
         return Standing(OPEN, key)
 
+    def known(self, name: str) -> bool:
+        """Whether a pair of this name was ever done or has failed."""
+        return (self.folder(name) / JOB).is_file() or self.failure(name).is_file()
+
     def in_work(self, name: str) -> bool:
         """Whether a living process holds the pair."""
         return is_held(self.folder(name) / LOCK)
