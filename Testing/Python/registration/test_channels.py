@@ -68,7 +68,8 @@ def test_each_image_brings_its_part(grid, mask):
 def test_alone_the_first_images_know_nothing_of_the_second_part(mask):
     fixed, moving = two_sides()
     result = register(fixed[0], moving[0], None, SETTINGS, fixed_mask=mask)
-    assert np.linalg.norm(moved(result, RIGHT)) < 0.5
+    # Smoothness carries some of the left one's way there, and nothing of its own.
+    assert abs(moved(result, RIGHT)[2]) < 0.2
 
 
 def test_weights_and_similarities_are_each_ones_own(mask):
