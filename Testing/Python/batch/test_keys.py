@@ -44,6 +44,16 @@ def test_settings_count_but_not_where_it_is_computed(pair):
     assert key_of(pair, ["transform.h5"]).digest != first
 
 
+def test_a_model_counts_by_its_content(pair, tmp_path):
+    digests = []
+    for name, content in (("a.pt", "weights"), ("b.pt", "weights"), ("b.pt", "others")):
+        (tmp_path / name).write_text(content)
+        other = dataclasses.replace(pair, settings=pair.settings.replace(model=str(tmp_path / name)))
+        digests.append(key_of(other).digest)
+    assert digests[0] == digests[1] != digests[2]
+    assert key_of(pair).digest not in digests
+
+
 def test_files_that_appear_and_folders_count(pair, tmp_path):
     series = tmp_path / "series"
     series.mkdir()

@@ -37,6 +37,9 @@ class Key:
 def key_of(pair: Pair, kept: Iterable[str] = (), former: Mapping[str, tuple[str, str]] | None = None) -> Key:
     """kept: the results that are asked for. former: inputs of an earlier key, whose stamps are believed."""
     settings = {name: value for name, value in asdict(pair.settings).items() if name not in _WHERE}
+    if settings["model"] not in ("auto", "none"):
+        # Its content counts, below.
+        settings["model"] = "named"
     inputs: dict[str, tuple[str, str]] = {}
     contents = []
     for what, path in [*pair.files.read_names(), *_model(pair)]:

@@ -92,7 +92,10 @@ def pair_of(row: Mapping, settings: Settings, folder: Path, inverse: bool = Fals
     name = str(given.get("id", ""))
     if name:
         check_id(name)
-    pair = Pair(name, PairFiles(**files), settings.replace(**changes), _yes(given.get("inverse", inverse)), notes)
+    settings = settings.replace(**changes)
+    if Path(settings.model).is_file():
+        settings = settings.replace(model=_path(settings.model, Path()))
+    pair = Pair(name, PairFiles(**files), settings, _yes(given.get("inverse", inverse)), notes)
     pair.files.check_different()
     return pair
 
@@ -110,12 +113,13 @@ def _several(value) -> list[str]:
 
 
 def _path(name: str, folder: Path) -> str:
-    return str(folder / Path(name).expanduser())
+    # Absolute: workers of a cluster have another working folder.
+    return str((folder / Path(name).expanduser()).absolute())
 
 
 def _setting(name: str, value, folder: Path):
     if name == "model" and (folder / str(value)).is_file():
-        return str(folder / str(value))
+        return _path(str(value), folder)
     if not isinstance(value, str):
         return value
     kind = str(_SETTINGS[name])

@@ -61,7 +61,7 @@ class Line:
     @property
     def doubt(self) -> float:
         """The largest z-score on the side that is doubted."""
-        return max((_DOUBTED[name] * value for name, value in self.z.items()), default=0.0)
+        return max((_DOUBTED[name] * value for name, value in self.z.items()), default=0.0) + 0.0
 
     @property
     def reasons(self) -> list[str]:
