@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from ..apart import find_python
 from ..errors import VoxelMorphError
 from . import sharing
 from .pair import Pair
@@ -95,9 +96,7 @@ def python() -> str:
     executable = Path(sys.executable or "python")
     if executable.name.lower().startswith("python"):
         return str(executable)
-    suffix = ".exe" if sys.platform == "win32" else ""
-    for folder in (executable.parent, executable.parent.parent / "bin", executable.parent / "bin"):
-        for name in (f"python-real{suffix}", f"PythonSlicer{suffix}"):
-            if (folder / name).is_file():
-                return str(folder / name)
+    found = find_python([str(executable.parent), str(executable.parent.parent / "bin")], "")
+    if found is not None:
+        return found
     raise VoxelMorphError("The batch needs a Python to run, and none was found beside Slicer. Reinstall Slicer.")
