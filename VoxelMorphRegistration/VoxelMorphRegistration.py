@@ -42,6 +42,7 @@ from VoxelMorphRegistrationLib.panel.presets import Presets
 from VoxelMorphRegistrationLib.panel.register import RegisterSection
 from VoxelMorphRegistrationLib.panel.results import ResultsSection, write_table
 from VoxelMorphRegistrationLib.panel.run import NodeRun, prepared, shared_client
+from VoxelMorphRegistrationLib.registration.report import headline
 from VoxelMorphRegistrationLib.registration.settings import (
     DEVICES,
     PRECISIONS,
@@ -174,6 +175,7 @@ class VoxelMorphRegistrationParameterNode:
     labelInterpolation: Annotated[str, Choice(["nearest", "linear"]), Default("nearest")]
     jacobianKind: Annotated[str, Choice(["total", "deformable"]), Default("total")]
     expectedError: Annotated[str, Choice(["auto", "off", "quick", "full"]), Default("auto")]
+    jacobianGrid: Annotated[str, Choice(["field", "fixed"]), Default("field")]
     linear: Annotated[str, Choice(["inside", "separate"]), Default("inside")]
     jacobianRange: Annotated[float, WithinRange(0.05, 10.0), Default(1.0)]
     jacobianLegend: bool = True
@@ -405,13 +407,10 @@ class VoxelMorphRegistrationLogic(ScriptedLoadableModuleLogic):
     @staticmethod
     def summary(report):
         """One line about a finished registration."""
-        similarity, folding = report.similarity, report.folding["inside"]
-        return _("Correlation {before:.3f} -> {after:.3f}, folded voxels {folds}, {seconds:.1f} s on {device}").format(
-            before=similarity["before"]["ncc"],
-            after=similarity["after"]["ncc"],
-            folds=folding["count"],
-            seconds=report.seconds["total"],
-            device=report.device,
+        name, before, after = headline(report.similarity)
+        count, seconds = report.folding["inside"]["count"], report.seconds["total"]
+        return _("{name} {before:.3f} -> {after:.3f}, folded voxels {folds}, {seconds:.1f} s on {device}").format(
+            name=name, before=before, after=after, folds=count, seconds=seconds, device=report.device
         )
 
     @staticmethod

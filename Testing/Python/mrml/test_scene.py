@@ -217,6 +217,28 @@ def test_output_volumes_lie_exactly_on_the_fixed_volume(scene, parents):
     assert nodes.volume.GetName() == "Moving registered"
 
 
+@pytest.mark.parametrize("parents", ["no parents", "both moved"])
+@pytest.mark.parametrize("turned_only", [False, True])
+def test_a_jacobian_map_in_the_voxels_of_the_field_lies_where_these_are(scene, parents, turned_only):
+    """Also under a parent that turns, and one that shears, as "both moved" does."""
+    read, registration = prepared(scene, "oblique left-handed", parents)
+    if turned_only and parents != "no parents":
+        parent = read.fixed_node.GetParentTransformNode()
+        parent.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(cases.affine(cases.rotation(10, 20, -30))))
+        read = read_inputs(read.fixed_node, read.moving_node)
+        registration = cases.make_registration(read.fixed, read.moving)
+    grid = cases.working_grid(read.fixed.grid, 2 * read.fixed.grid.spacing)
+    coarse = replace(registration, jacobian=registration.field.jacobian_determinant(grid))
+    nodes = write_outputs(coarse, read)
+    sheared = parents != "no parents" and not turned_only
+    assert nodes.jacobian.GetTransformNodeID() == (None if sheared else read.fixed_node.GetTransformNodeID())
+    assert image_from_node(nodes.jacobian).grid.same_as(grid, 1e-5)
+    # A map on the fixed grid takes its place.
+    write_outputs(registration, read, Targets(nodes.transform, nodes.volume, None, nodes.jacobian))
+    assert image_from_node(nodes.jacobian).grid.same_as(read.fixed.grid, 1e-6)
+    assert np.array_equal(slicer.util.arrayFromVolume(nodes.jacobian), registration.jacobian.array)
+
+
 def test_unwanted_outputs_are_not_made(scene):
     read, registration = prepared(scene)
     before = len(cases.scene_state(scene))

@@ -73,6 +73,7 @@ def test_every_setting_of_the_library_can_be_chosen(panel):
     widget.ui.seedSpinBox.value = 7
     widget.ui.labelInterpolationComboBox.currentText = "linear"
     widget.ui.jacobianKindComboBox.currentText = "deformable"
+    widget.ui.jacobianGridComboBox.currentText = "fixed"
     widget.ui.alignmentComboBox.currentText = "rigid"
     widget.ui.deviceComboBox.currentText = "cpu"
     widget.ui.labelWeightSpinBox.value = 2.0
@@ -87,6 +88,7 @@ def test_every_setting_of_the_library_can_be_chosen(panel):
         seed=7,
         label_interpolation="linear",
         jacobian="deformable",
+        jacobian_grid="fixed",
         alignment="rigid",
         device="cpu",
         label_weight=2.0,
@@ -305,7 +307,8 @@ def test_choices_are_kept_in_the_scene(panel, module):
 
 def test_choices_survive_leaving_the_module_and_coming_back(panel):
     widget, fixed_node, moving_node = panel
-    for name in ("alignment", "refinement", "similarity", "precision", "labelInterpolation", "jacobianKind", "linear"):
+    names = ("alignment", "refinement", "similarity", "precision", "labelInterpolation", "jacobianKind", "jacobianGrid")
+    for name in (*names, "linear"):
         box = getattr(widget.ui, f"{name}ComboBox")
         box.setCurrentIndex(box.count - 1)
     widget.ui.fixedVolumeSelector.setCurrentNode(moving_node)

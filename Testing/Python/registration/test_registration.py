@@ -77,6 +77,27 @@ def test_linear_part_and_field_combine_as_documented(model):
     assert deformable.jacobian.array.mean() == pytest.approx(1.0, abs=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["plain", "oblique"])
+def test_jacobian_is_on_the_voxels_of_a_coarse_field_unless_asked_otherwise(kind, tmp_path):
+    """A field of half the resolution has no more to say than at its voxels."""
+    path = save_centroid_model(tmp_path / "m.pt", scale=2)
+    fixed, moving = pair(kind)
+    own, whole = (register(fixed, moving, settings=settings(path, jacobian_grid=name)) for name in ("field", "fixed"))
+    assert whole.jacobian.grid.same_as(fixed.grid)
+    grid = own.jacobian.grid
+    assert grid.voxel_count < whole.jacobian.grid.voxel_count / 3
+    # At voxels of the field, and none of them beyond the fixed image.
+    place = own.field.grid.to_ijk(grid.to_ras([1, 2, 3]))
+    np.testing.assert_allclose(place, np.rint(place), atol=1e-4)
+    assert fixed.grid.contains(grid.positions()).all()
+    for result in (own, whole):
+        inside = result.report.folding["inside"]
+        assert inside["count"] == 0
+        assert inside["voxels"] * np.prod(result.report.folding["voxel_mm"]) == pytest.approx(
+            measured_region(fixed, None).sum() * np.prod(fixed.grid.spacing), rel=0.1
+        )
+
+
 def test_passes_are_composed(tmp_path):
     path = save_centroid_model(tmp_path / "half.pt", part=0.5)
     fixed, moving = pair()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from grids import blobs, make_grid, smooth_displacement
 from VoxelMorphRegistrationLib.errors import InputError
@@ -11,6 +12,7 @@ from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
 from VoxelMorphRegistrationLib.fields.folding import change_of_pieces
 from VoxelMorphRegistrationLib.images.grid import LARGEST_SHEAR, Grid, check_right_angles
 from VoxelMorphRegistrationLib.images.image import Image
+from VoxelMorphRegistrationLib.images.sampling import gaussian_smooth
 from VoxelMorphRegistrationLib.networks.card import ModelCard
 from VoxelMorphRegistrationLib.registration import evaluation
 from VoxelMorphRegistrationLib.registration.inputs import usable_image
@@ -102,6 +104,28 @@ def test_outliers_do_not_spoil_the_correlation_shown():
     # Where the moving image is unknown, there is nothing to correlate.
     moving[10:] = np.nan
     assert evaluation.similarity(fixed, moving, everywhere)["ncc"] > clean - 0.1
+
+
+@pytest.mark.parametrize("contrast", [lambda a: a, lambda a: 1 - a, lambda a: np.where(a > 0.5, 0.2, 0.9)])
+def test_local_correlation_sees_edges_on_edges_in_any_contrast(contrast):
+    rng = np.random.default_rng(0)
+    noise = torch.from_numpy(rng.normal(size=(1, 1, 40, 40, 40)).astype(np.float32))
+    tissue = gaussian_smooth(noise, (3.0,) * 3)[0, 0].numpy() > 0
+    fixed = tissue + rng.normal(0, 0.02, tissue.shape)
+    moving = contrast(tissue.astype(float)) * 1000 - 500 + rng.normal(0, 10, tissue.shape)
+    mask = np.zeros(tissue.shape, bool)
+    mask[5:35, 5:35, 5:35] = True
+
+    def shown(shift: int) -> float:
+        return evaluation.local_correlation(fixed, np.roll(moving, shift, 0), mask)
+
+    assert shown(0) > shown(1) + 0.05 > shown(3) + 0.1
+    # Elsewhere, and where the moving image is unknown, nothing is compared.
+    hidden = moving.copy()
+    hidden[~mask] = 1e4
+    hidden[20:25, 20:25] = np.nan
+    assert evaluation.local_correlation(fixed, hidden, mask) == pytest.approx(shown(0), abs=0.03)
+    assert evaluation.local_correlation(fixed[20:21], moving[20:21], mask[20:21]) > 0.3
 
 
 def test_shear_has_one_tolerance_and_is_refused_by_name():

@@ -1,6 +1,7 @@
 """The overview picture: its layout, that every side is where the letters say, and what the colours mean."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from grids import make_grid
 from VoxelMorphRegistrationLib.errors import OutputError
 from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
 from VoxelMorphRegistrationLib.fields.warp import warp_image
-from VoxelMorphRegistrationLib.images.grid import Grid
+from VoxelMorphRegistrationLib.images.grid import Grid, working_grid
 from VoxelMorphRegistrationLib.images.image import Image
 from VoxelMorphRegistrationLib.mrml import display
 from VoxelMorphRegistrationLib.registration.report import Report
@@ -252,6 +253,20 @@ def test_folds_are_drawn_in_their_colour_at_their_place():
     assert len(green) > 0
     assert (green.mean(0) / shape < 0.5).all()
     assert not is_fold(drawn.panel("axial", "warped")).any()
+
+
+def test_a_jacobian_map_of_larger_voxels_is_drawn_at_its_place():
+    grid = GRIDS["axis aligned"]
+    image = head(grid)
+    found = registered(image, image)
+    coarse = working_grid(grid, 2 * grid.spacing)
+    values = np.ones(coarse.shape, np.float32)
+    right = coarse.positions()[..., 0] > grid.center_ras[0]
+    values[right] = -1.0
+    panel = draw_overview(replace(found, jacobian=Image(values, coarse)), image, image).panel("axial", "jacobian")
+    columns = np.argwhere(is_fold(panel))[:, 1] / panel.shape[1]
+    # The patient's right is on the left of the picture.
+    assert columns.min() < 0.1 and columns.max() < 0.6
 
 
 def test_no_fold_colour_without_folds():

@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import InputError
 from ..images.grid import Grid
 from ..images.image import Image
+from ..images.nodata import filled
 from .motion import about, rotation_matrices
 from .reduced import reduced, usable_voxels, work_spacing
 from .samples import Samples
@@ -67,7 +68,10 @@ class Pair:
         fixed_grid = fixed.grid.transformed(np.linalg.inv(frame))
         # The moving image as the start shows it in the fixed space.
         moving_grid = moving.grid.transformed(np.linalg.inv(start @ frame))
-        originals = Image(fixed.array, fixed_grid, fixed.name), Image(moving.array, moving_grid, moving.name)
+        originals = [
+            Image(filled(image).image.array, grid, image.name)
+            for image, grid in ((fixed, fixed_grid), (moving, moving_grid))
+        ]
 
         def at_scale(part: float, count: int, bins: int) -> tuple[Image, Image, np.ndarray, float, Samples]:
             spacing = work_spacing(fixed_grid, moving_grid, part)

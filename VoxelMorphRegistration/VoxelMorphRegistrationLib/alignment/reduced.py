@@ -9,7 +9,6 @@ import numpy as np
 from ..errors import InputError
 from ..images.grid import Grid, working_grid
 from ..images.image import Image, resample
-from ..images.nodata import filled
 
 # Size of the reduced copies, in voxels (3D) or pixels (2D); 250,000 voxels are 3 mm for a head.
 WORK_VOXELS = 250_000
@@ -30,8 +29,9 @@ def work_spacing(fixed: Grid, moving: Grid, part: float) -> float:
 
 
 def reduced(image: Image, spacing: float) -> Image:
-    """`image` with voxels of at least `spacing` mm on right angles; 0 to 1 between robust limits, NaN outside."""
-    image = filled(image).image
+    """`image`, with data everywhere, with voxels of at least `spacing` mm on right angles; 0 to 1 between robust
+    limits, NaN outside.
+    """
     # Means over whole blocks first: much cheaper than smoothing every voxel.
     image = _block_means(image.with_array(image.array.astype(np.float32)), spacing)
     flat = -1 if image.grid.dimension == 3 else image.grid.across

@@ -67,6 +67,12 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         const="full",
         help="also write a map of the error in mm that is not exceeded with 90 %%; takes up to as long again",
     )
+    parser.add_argument(
+        "--jacobian-grid",
+        choices=("field", "fixed"),
+        help="voxels of the Jacobian map and of the folds counted: those of the field, where they are the larger "
+        "ones, or always those of FIXED (default: field)",
+    )
     parser.add_argument("--seed", type=int, help="of the alignment's sampling (default: 0)")
 
 
@@ -89,6 +95,7 @@ _OPTIONS = {
     "label_interpolation": "label_interpolation",
     "jacobian": "jacobian",
     "expected_error": "expected_error",
+    "jacobian_grid": "jacobian_grid",
     "seed": "seed",
 }
 

@@ -211,6 +211,7 @@ def summary(report) -> str:
     """The report as a short table."""
     lines = []
     for title, values in (
+        ("local correlation", {k: v["local"] for k, v in report.similarity.items() if "local" in v}),
         ("similarity NCC", {k: v["ncc"] for k, v in report.similarity.items()}),
         ("similarity MI", {k: v["mi"] for k, v in report.similarity.items()}),
         ("mean Dice", {k: v["mean"] for k, v in (report.dice or {}).items()}),

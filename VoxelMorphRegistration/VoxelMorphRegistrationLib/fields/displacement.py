@@ -82,18 +82,17 @@ class DisplacementField:
         """The same field sampled on another grid (linear; border value outside)."""
         if grid.same_as(self.grid, 1e-6):
             return self
-        out = np.empty((*grid.shape, 3), np.float32)
-        for rows, values in self._slabs(grid):
-            out[rows] = values
-        return DisplacementField(out, grid)
-
-    def _slabs(self, grid: Grid):
-        """Yield (slice of k, u (k, J, I, 3) float32) over `grid`."""
         from ..images import sampling
+        from ..images.slabs import each
 
+        out = np.empty((*grid.shape, 3), np.float32)
         read = self._reader(grid)
-        for rows in sampling.slabs(grid.shape):
-            yield rows, read(rows).movedim(0, -1).numpy()
+
+        def copy(rows: slice) -> None:
+            out[rows] = read(rows).movedim(0, -1).numpy()
+
+        each(copy, sampling.slabs(grid.shape))
+        return DisplacementField(out, grid)
 
     def _reader(self, grid: Grid, to_components: np.ndarray | None = None):
         """A function from a slice of k of `grid` to the field there, a torch tensor (3, k, J, I).
@@ -148,14 +147,19 @@ class DisplacementField:
     def then_linear(self, matrix: np.ndarray, grid: Grid | None = None) -> DisplacementField:
         """The displacement of x -> A (x + u(x)), A (4, 4) in RAS mm, on the own grid or another."""
         from ..images import sampling
+        from ..images.slabs import each
 
         grid = grid or self.grid
         matrix = np.asarray(matrix, dtype=np.float64)
         out = np.empty((*grid.shape, 3), np.float32)
         shift = (matrix - np.eye(4)) @ grid.ijk_to_ras
-        for rows, values in self._slabs(grid):
+        read, linear = self._reader(grid), matrix[:3, :3].T.astype(np.float32)
+
+        def carry(rows: slice) -> None:
             base = sampling.affine_positions(shift, grid.shape, rows).numpy()
-            out[rows] = values @ matrix[:3, :3].T.astype(np.float32) + base
+            out[rows] = read(rows).movedim(0, -1).numpy() @ linear + base
+
+        each(carry, sampling.slabs(grid.shape))
         return DisplacementField(out, grid)
 
     def compose(self, other: DisplacementField) -> DisplacementField:

@@ -9,12 +9,15 @@ import numpy as np
 from ..errors import InputError
 from ..images.grid import Grid
 from ..images.image import Image
-from .positions import warped_positions
+from .positions import positions_at
 
 if TYPE_CHECKING:
     import torch
 
     from .displacement import DisplacementField
+
+# Of a slab: its positions and what is made of them stay few, and all cores have some.
+SLAB_VOXELS = 250_000
 
 
 def warp_image(
@@ -33,6 +36,7 @@ def warp_image(
     import torch
 
     from ..images import sampling
+    from ..images.slabs import each
 
     if interpolation not in ("linear", "nearest"):
         raise InputError(f"There is no interpolation '{interpolation}': use linear or nearest.")
@@ -41,10 +45,15 @@ def warp_image(
     volume = torch.from_numpy(np.ascontiguousarray(image.array, dtype=np.float32))[None, None]
     mode = "bilinear" if interpolation == "linear" else "nearest"
     out = np.empty(reference.shape, np.float32)
-    for rows, positions in warped_positions(reference, field, matrix, image.grid):
+    at = positions_at(reference, field, matrix, image.grid)
+
+    def warp(rows: slice) -> None:
+        positions = at(rows)
         values = sampling.sample(volume, positions[None], mode)[0, 0]
         values[~sampling.inside(positions, image.grid.shape)] = background
         out[rows] = values.numpy()
+
+    each(warp, sampling.slabs(reference.shape, SLAB_VOXELS))
     return Image(out if interpolation == "linear" else out.astype(image.array.dtype), reference, image.name)
 
 
@@ -61,14 +70,20 @@ def warp_labels(
     boundaries smooth without inventing labels (ties go to the nearest voxel's label).
     """
     from ..images import sampling
+    from ..images.slabs import each
 
     source = np.ascontiguousarray(labels.array)
     out = np.zeros(reference.shape, source.dtype)
-    for rows, positions in warped_positions(reference, field, matrix, labels.grid):
+    at = positions_at(reference, field, matrix, labels.grid)
+
+    def warp(rows: slice) -> None:
+        positions = at(rows)
         inside = sampling.inside(positions, source.shape).numpy()
         result = labels_at(source, positions.reshape(-1, 3), mode).reshape(inside.shape)
         result[~inside] = 0
         out[rows] = result
+
+    each(warp, sampling.slabs(reference.shape, SLAB_VOXELS))
     return Image(out, reference, labels.name)
 
 

@@ -60,6 +60,7 @@ def resample(
     import torch
 
     from . import sampling
+    from .slabs import each
 
     matrix = np.eye(4) if matrix_ras is None else np.asarray(matrix_ras, dtype=np.float64)
     to_source = image.grid.ras_to_ijk @ matrix @ grid.ijk_to_ras
@@ -75,17 +76,24 @@ def resample(
     if bool(source.isfinite().all()):
         straight = sampling.AxisReader.of(source[None], to_source, grid.shape, sigmas)
     if straight is not None:
-        for rows in sampling.slabs(grid.shape):
-            out[rows] = straight(rows)[0].numpy()
+        read = straight
+
+        def copy(rows: slice) -> None:
+            out[rows] = read(rows)[0].numpy()
+
+        each(copy, sampling.slabs(grid.shape))
         for axis, line in enumerate(straight.inside):
             out[(slice(None),) * axis + (~line,)] = background
         return Image(out, grid, image.name)
     source = (sampling.gaussian_smooth(source[None, None], sigmas) if smooth else source[None, None]).contiguous()
-    for rows in sampling.slabs(grid.shape):
+
+    def sample(rows: slice) -> None:
         positions = sampling.affine_positions(to_source, grid.shape, rows)
         values = sampling.sample(source, positions[None])[0, 0]
         values[~sampling.inside(positions, image.grid.shape)] = background
         out[rows] = values.numpy()
+
+    each(sample, sampling.slabs(grid.shape))
     return Image(out, grid, image.name)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import vtk
 
 from ..errors import InputError, OutputError
+from ..images.grid import Grid
 from ..images.image import Image
 from ..results.written import Wanted, fields_of
 from . import display, error_map
@@ -36,6 +37,7 @@ from .transforms import (
     making_transforms,
     mark_as_inverse,
     matrix_from_vtk,
+    matrix_to_vtk,
     put_under,
 )
 from .volumes import parent_to_world, world_grid
@@ -98,12 +100,13 @@ def _making(registration, inputs: Inputs, targets: Targets) -> Generator[None, N
     content: dict = {}
     doubt = registration.expected_error
     for name, image in (
-        ("volume", registration.warped),
+        ("volume", _on_fixed(registration.warped, inputs)),
+        # It may have the voxels of the field.
         ("jacobian", registration.jacobian),
-        ("expected_error", None if doubt is None else doubt.bound),
+        ("expected_error", None if doubt is None else _on_fixed(doubt.bound, inputs)),
     ):
         if image is not None and getattr(targets, name) is not False:
-            content[name] = yield from making_image_data(_on_fixed(image, inputs).array)
+            content[name] = yield from making_image_data(image.array)
     labels = registration.warped_labels
     if targets.labels is False or labels is None:
         return content
@@ -161,6 +164,7 @@ class _Writer:
         self.inputs = inputs
         self.targets = targets
         self.content = content
+        self.jacobian_grid: Grid = registration.jacobian.grid
         self.moving_name = inputs.moving_node.GetName()
         self.run = uuid.uuid4().hex
         report = registration.report
@@ -192,7 +196,7 @@ class _Writer:
         if "jacobian" in content:
             name = f"{self._moving_title()} Jacobian"
             nodes["jacobian"] = self._node(targets.jacobian, "vtkMRMLScalarVolumeNode", name)
-            self._set_voxels(nodes["jacobian"], content["jacobian"])
+            self._set_voxels(nodes["jacobian"], content["jacobian"], self.jacobian_grid)
             display.show_as_jacobian(nodes["jacobian"])
         if "expected_error" in content:
             name = f"{self._moving_title()} expected error"
@@ -260,11 +264,20 @@ class _Writer:
         ):
             node.SetAttribute(attribute, text)
 
-    def _set_voxels(self, node, data) -> None:
-        """Voxels on the fixed volume's own grid, under the fixed volume's parent transform."""
+    def _set_voxels(self, node, data, grid: Grid | None = None) -> None:
+        """Voxels on a grid in the world (the fixed volume's when None), under the fixed volume's parent transform.
+
+        Where that shears, a grid with right angles in the world has none under it: then it lies under no transform.
+        """
         fixed_node = self.inputs.fixed_node
         node.SetAndObserveTransformNodeID(fixed_node.GetTransformNodeID())
         node.CopyOrientation(fixed_node)
+        if grid is not None and not grid.same_as(self.inputs.fixed.grid):
+            local = grid.transformed(np.linalg.inv(self.fixed_to_world))
+            if not local.is_orthogonal:
+                node.SetAndObserveTransformNodeID(None)
+                local = grid
+            node.SetIJKToRASMatrix(matrix_to_vtk(local.ijk_to_ras))
         if node.GetDisplayNode() is None:
             # Before there are voxels: a histogram of them for an automatic window takes long, and is not used.
             node.CreateDefaultDisplayNodes()

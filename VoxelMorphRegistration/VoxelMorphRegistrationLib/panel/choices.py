@@ -45,6 +45,7 @@ def settings_of(parameters) -> Settings:
         label_interpolation=parameters.labelInterpolation,
         jacobian=parameters.jacobianKind,
         expected_error=parameters.expectedError,
+        jacobian_grid=parameters.jacobianGrid,
     )
 
 

@@ -29,7 +29,7 @@ def overview_task(transform, warped_node, jacobian_node, error_node=None) -> Tas
     except InputError:
         # The numbers stand for themselves; what can no longer be drawn is left out.
         return None
-    images = (warped, jacobian, *([] if bound is None else [bound]))
+    images = (warped, *([] if bound is None else [bound]))
     if not all(image.grid.same_as(fixed.grid) for image in images):
         return None
     report = Report(**{name: value for name, value in known.items() if name in Report.__dataclass_fields__})

@@ -29,6 +29,7 @@ NAMES = (
     "labelInterpolation",
     "jacobianKind",
     "expectedError",
+    "jacobianGrid",
     "linear",
 )
 # Kept for the next scene, besides: what is specific to this computer, and which outputs are wanted.

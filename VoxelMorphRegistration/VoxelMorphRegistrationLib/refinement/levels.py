@@ -27,7 +27,7 @@ class Level:
 PRESETS = {
     "coarse": (Level(4, 1, 40, 20),),
     "fast": (Level(4, 1, 60), Level(2, 1, 30, 20)),
-    "default": (Level(4, 1, 60), Level(2, 1, 40, 20), Level(1, 2, 30, 6), Level(1, 1, 0, 12)),
+    "default": (Level(4, 1, 60), Level(2, 1, 30, 20), Level(1, 2, 30, 6), Level(1, 1, 0, 7)),
     "accurate": (Level(4, 1, 100), Level(2, 1, 60, 40), Level(1, 2, 60, 15), Level(1, 1, 0, 40)),
 }
 # For the ensemble behind the expected error: from a start nearby, at one level.
@@ -42,8 +42,9 @@ LEAD_STEPS, LEAD_EXPLAINED = 12, 0.475
 # Detail is real where the trial explained at least this part of the difference. Correlation: 0.61 between brains of
 # different people, 0.19 to 0.30 of one person's under a smooth warp; descriptors: 0.105, 0.015 to 0.018.
 REAL_DETAIL = {"lncc": 0.45, "mind": 0.045}
-# A level needs this many voxels along every axis; larger finest grids are thinned to this many voxels.
-SMALLEST_SIZE, LARGEST_GRID = 16, 16_000_000
+# A level needs this many voxels along every axis; larger finest grids are thinned to this many voxels: a refinement in
+# detail then takes 1.5 GB, and a brain at 1 mm keeps its voxels.
+SMALLEST_SIZE, LARGEST_GRID = 16, 6_000_000
 
 
 @dataclass(frozen=True)

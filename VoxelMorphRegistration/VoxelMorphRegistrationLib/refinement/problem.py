@@ -18,6 +18,7 @@ from .levels import REACH
 from .pair import common_labels, mean_extent
 from .steps import (
     DETAIL_PART,
+    FINEST_PART,
     LANDMARK_SIGMA,
     LANDMARK_UNIT,
     WINDOW_STEP,
@@ -110,12 +111,15 @@ class Problem:
             same.volumes if same is not None else [self._volumes(level, *one) for one in compared]
         )
         total = sum(one.weight for one in pair.channels)
+        part = 1.0
+        if in_detail:
+            part = FINEST_PART if level.spacing == 1 else DETAIL_PART
         # Each with its weight in the step and in the objective.
         self.parts: list[tuple[float, Callable, Callable]] = []
         for (channel, named), volumes in zip(compared, self.volumes, strict=True):
             term = self._term(volumes[0], level, named, smooth, unlike or in_detail)
             images = Compared(term, *volumes[1:])
-            step = _step(images, named, factor_of(named), in_detail)
+            step = _step(images, named, factor_of(named), part)
             self.parts.append((channel.weight / total, step, images.similarity))
             if not self.parts[1:]:
                 self.images, first = images, step
@@ -252,11 +256,11 @@ class Problem:
         return sum(weight * value for weight, value, _ in found), update
 
 
-def _step(images: Compared, similarity: str, factor: float, in_detail: bool) -> WindowStep | GradientStep:
-    """factor: of the smoothing."""
+def _step(images: Compared, similarity: str, factor: float, part: float) -> WindowStep | GradientStep:
+    """factor: of the smoothing. part: of the steps that are not cut, see GradientStep."""
     if images.term.quadratic:
         return WindowStep(images, factor)
-    return GradientStep(images, UPDATE_SIGMA[similarity] * factor, DETAIL_PART if in_detail else 1.0)
+    return GradientStep(images, UPDATE_SIGMA[similarity] * factor, part)
 
 
 def _split(grid: Grid, parts: int) -> Grid:

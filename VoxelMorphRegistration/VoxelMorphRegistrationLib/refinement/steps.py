@@ -16,8 +16,9 @@ from .terms import Slope, Term
 WINDOW_SIGMA, WINDOW_UPDATE_SIGMA = 3.3, 2.2
 # Largest displacement of one step, in voxels of the field: small against 1, so that no step folds. In detail, what is
 # longer than this part of the voxels' steps is cut to it instead of holding up the rest; every third along each axis is
-# looked at.
-STEP, WINDOW_STEP, DETAIL_PART, DETAIL_STRIDE = 0.4, 0.5, 0.999, 3
+# looked at. At the finest level, where each step costs most, a smaller part: of brains 1012 <- 1013, 6 steps then give
+# the Dice of 12 (.8212, .8213), and 12 give no more.
+STEP, WINDOW_STEP, DETAIL_PART, FINEST_PART, DETAIL_STRIDE = 0.4, 0.5, 0.999, 0.99, 3
 # Part of the mean curvature added to that of a window: where there is little to see, little moves.
 DAMPING = 0.1
 # How far a landmark pulls, in voxels of the field; distances count in units of this part of the mean extent of what is

@@ -10,7 +10,7 @@ import numpy as np
 from ..fields.folding import change_of_pieces, linear_determinant
 from ..fields.warp import warp_image
 from ..images.grid import Grid
-from ..images.image import Image
+from ..images.image import Image, resample
 from . import evaluation
 
 if TYPE_CHECKING:
@@ -22,9 +22,13 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 
+# A field whose voxels are hardly larger than those of the fixed image, by less than this, is measured in these.
+FINER = 1.3
+
+
 @dataclass(frozen=True, eq=False)
 class Measures:
-    """jacobian: the determinant map on the fixed grid, as the settings want it. report: entries of the Report. gains:
+    """jacobian: the determinant map as the settings want it. report: entries of the Report. gains:
     mutual information before and after the linear alignment ("aligned") and the deformation ("after"), over what both
     maps carry into the moving image."""
 
@@ -48,11 +52,14 @@ def measured(
     both images have some.
     """
     fixed, moving, region = inputs.fixed, inputs.moving, inputs.region
-    determinant, inside = deformation.volume_change(region, fixed.grid)
+    grid = fixed.grid if settings.jacobian_grid == "fixed" else own_grid(deformation, fixed.grid)
+    anatomy = region_on(grid, region, fixed.grid)
+    determinant, inside = deformation.volume_change(anatomy, grid)
     folding = {
         "inside": inside.to_dict(),
         "pieces": dict(zip(("minimum", "maximum"), change_of_pieces(deformation, region, fixed.grid), strict=True)),
-        "volume": {"count": int(np.count_nonzero(determinant.array <= 0)), "voxels": fixed.grid.voxel_count},
+        "volume": {"count": int(np.count_nonzero(determinant.array <= 0)), "voxels": grid.voxel_count},
+        "voxel_mm": grid.spacing.tolist(),
     }
     run.report(0.3)
     similar, gains = _similarities(fixed, moving, deformation, region, linear, run)
@@ -60,10 +67,13 @@ def measured(
     errors = _landmark_errors(inputs.fixed_points, inputs.moving_points, linear, deformation)
     factor = linear_determinant(linear.matrix, fixed.grid)
     segments = inputs.fixed_labels or warped_labels
-    changes = None if segments is None else evaluation.volume_change(segments, determinant, factor)
-    jacobian = determinant
+    changes = None
+    if segments is not None:
+        there = determinant if grid.same_as(segments.grid) else deformation.jacobian_determinant(segments.grid)
+        changes = evaluation.volume_change(segments, there, factor)
+    worst = _worst_places(determinant, anatomy, inputs.fixed_points, errors)
     if settings.jacobian == "total":
-        jacobian = determinant.with_array(determinant.array * np.float32(factor))
+        np.multiply(determinant.array, np.float32(factor), out=determinant.array)
     report = {
         "similarity": similar,
         "folding": folding,
@@ -71,10 +81,32 @@ def measured(
         "tre_mm": errors,
         "volume_change_percent": changes,
         "covered_percent": _covered_percent(fixed.grid, moving.grid, region, linear, deformation),
-        "worst_ras": _worst_places(determinant, region, inputs.fixed_points, errors),
+        "worst_ras": worst,
         **overlaps,
     }
-    return Measures(jacobian, report, gains)
+    return Measures(determinant, report, gains)
+
+
+def own_grid(deformation: DisplacementField, fixed: Grid) -> Grid:
+    """Where a field is measured: over the fixed image, at its own voxels where they are larger than those of the image.
+
+    Between its voxels a field is linear: finer ones show nothing more.
+    """
+    own = deformation.grid
+    if own.voxel_count >= fixed.voxel_count / FINER**fixed.dimension:
+        return fixed
+    corners = own.to_ijk(fixed.corners())
+    start = np.where(own.size > 1, np.maximum(np.ceil(corners.min(0) - 1e-3), 0), 0).astype(int)
+    stop = np.where(own.size > 1, np.minimum(np.floor(corners.max(0) + 1e-3) + 1, own.size), 1).astype(int)
+    return own.cropped(start, stop - start)
+
+
+def region_on(grid: Grid, region: np.ndarray, fixed: Grid) -> np.ndarray:
+    """(K, J, I) bool of `grid`: where the region (K, J, I) of the fixed grid is, or a thin part of it."""
+    if grid.same_as(fixed):
+        return region
+    part = resample(Image(region.astype(np.uint8), fixed), grid, smooth=True).array
+    return part >= min(0.5, float(part.max()))
 
 
 def _similarities(
@@ -97,7 +129,13 @@ def _similarities(
         images[name] = warp_image(moving, grid, field, matrix, np.nan).array
         run.report(0.5)
     values = fixed.array[every]
-    similar = {name: evaluation.similarity(values, image, region) for name, image in images.items()}
+    similar = {
+        name: {
+            "local": evaluation.local_correlation(values, image, region),
+            **evaluation.similarity(values, image, region),
+        }
+        for name, image in images.items()
+    }
 
     def both(first: str, second: str) -> tuple[float, float]:
         seen = [region & np.isfinite(images[name]) for name in (first, second)]

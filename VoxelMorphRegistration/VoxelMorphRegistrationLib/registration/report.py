@@ -11,26 +11,37 @@ import numpy as np
 from .. import __version__
 
 
+def headline(similarity: Mapping[str, Mapping[str, float]]) -> tuple[str, float | None, float | None]:
+    """The one number of a report's similarity that is shown first: its name, and the value before and after.
+
+    The local correlation is what a refinement of one modality raises, while the correlation of all voxels may fall
+    (docs/quality.md). Reports of earlier versions have only the latter.
+    """
+    key, name = ("local", "Local correlation") if "local" in similarity.get("after", {}) else ("ncc", "Correlation")
+    before, after = (similarity.get(stage, {}).get(key) for stage in ("before", "after"))
+    return name, before, after
+
+
 @dataclass(frozen=True)
 class Report:
     """What was done and how well it worked.
 
-    similarity, dice, hd95_mm and tre_mm have the entries "before" (as the images lie, with the initial transform),
-    "aligned" (after the linear alignment) and "after". refinement: preset, similarity and why it was chosen, its value
-    before and after, steps at each stage, whether it went on in detail and what guided it, or None. stopped_at: the
-    stage in which the user asked to keep what there was, or None. checks: of each stage that was made ("alignment", by
-    labels alone; "network", "refinement"), whether its result was kept, and the measures of the images and the mean
-    Dice of given labels before and after it. folding: of the deformable part, `inside` the mask or the foreground of
-    the fixed image, and in the whole `volume`. volume_change_percent: by how much each structure is larger in the
-    moving image, {label: percent}, from the mean determinant of T over the fixed label (the warped one where there is
-    no fixed one). covered_percent: the part of the measured region that T carries into the moving image. inverse: if
-    the inverse transform was made, its tolerance at its voxels, and the "mean_mm" and "max_mm" by which T(T^-1(y))
-    misses y over the measured region, between voxels, too. worst_ras: where, in fixed RAS mm, the smallest
-    "determinant" of the measured region and the largest "landmark" error are. expected_error: of the bound in mm that
-    the true error stays under with 90 %, over the measured region: "median", "p90" (its own quantiles there), the
-    percent of the region where it is "under_1mm", "under_2mm", "under_5mm", of each structure "mean" and "max"
-    ("labels"), and the "effort" it was made with; or None where none was made. worst_ras then has "expected_error",
-    where the bound is largest.
+    similarity ("local", "ncc" and "mi", see registration.evaluation), dice, hd95_mm and tre_mm have the entries
+    "before" (as the images lie, with the initial transform), "aligned" (after the linear alignment) and "after".
+    refinement: preset, similarity and why it was chosen, its value before and after, steps at each stage, whether it
+    went on in detail and what guided it, or None. stopped_at: the stage in which the user asked to keep what there was,
+    or None. checks: of each stage that was made ("alignment", by labels alone; "network", "refinement"), whether its
+    result was kept, and the measures of the images and the mean Dice of given labels before and after it. folding: of
+    the deformable part, `inside` the mask or the foreground of the fixed image, and in the whole `volume`, at voxels of
+    `voxel_mm`. volume_change_percent: by how much each structure is larger in the moving image, {label: percent}, from
+    the mean determinant of T over the fixed label (the warped one where there is no fixed one). covered_percent: the
+    part of the measured region that T carries into the moving image. inverse: if the inverse transform was made, its
+    tolerance at its voxels, and the "mean_mm" and "max_mm" by which T(T^-1(y)) misses y over the measured region,
+    between voxels, too. worst_ras: where, in fixed RAS mm, the smallest "determinant" of the measured region and the
+    largest "landmark" error are. expected_error: of the bound in mm that the true error stays under with 90 %, over the
+    measured region: "median", "p90" (its own quantiles there), the percent of the region where it is "under_1mm",
+    "under_2mm", "under_5mm", of each structure "mean" and "max" ("labels"), and the "effort" it was made with; or None
+    where none was made. worst_ras then has "expected_error", where the bound is largest.
     """
 
     similarity: dict[str, dict[str, float]]

@@ -30,8 +30,9 @@ class Registration:
     """The result. T(x) = A (x + u(x)) carries fixed to moving positions, both in RAS mm of the world.
 
     field: u on the network's flow grid. linear: A (4, 4). warped: the moving image on the fixed grid.
-    warped_labels: the moving labels on the fixed grid. jacobian: determinant map on the fixed grid. inverse: the
-    displacement of T^-1, from moving to fixed positions, on a grid over the moving image, if it was asked for.
+    warped_labels: the moving labels on the fixed grid. jacobian: determinant map, on the fixed grid or on larger voxels
+    over the same volume, as the settings want it. inverse: the displacement of T^-1, from moving to fixed positions, on
+    a grid over the moving image, if it was asked for.
     expected_error: the map of the error that is expected, if one was made.
     """
 

@@ -38,6 +38,8 @@ class Settings:
     nearest or linear. jacobian: "total" (as the written transform) or "deformable" (without the linear part).
     expected_error: the map of the error that is expected: off, quick (a small part of the registration's time), full
     (up to as long again) or auto (off: it was checked on known warps only, see docs/expected-error.md).
+    jacobian_grid: "field" (on the voxels of the displacement where they are larger than those of the fixed image) or
+    "fixed" (on those of the fixed image).
     """
 
     quality: str = "best"
@@ -59,6 +61,7 @@ class Settings:
     label_interpolation: str = "nearest"
     jacobian: str = "total"
     expected_error: str = "auto"
+    jacobian_grid: str = "field"
 
     def __post_init__(self) -> None:
         choices = {
@@ -71,6 +74,7 @@ class Settings:
             "label_interpolation": ("nearest", "linear"),
             "jacobian": ("total", "deformable"),
             "expected_error": EXPECTED_ERRORS,
+            "jacobian_grid": ("field", "fixed"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:

@@ -141,7 +141,6 @@ def contents(registration: Registration, fixed: Image, moving: Image, fixed_labe
         name: page_view(image.array, image.grid)[0]
         for name, image in (
             ("warped", registration.warped),
-            ("jacobian", registration.jacobian),
             ("fixed_labels", fixed_labels),
             ("warped_labels", registration.warped_labels if fixed_labels is not None else None),
             ("doubt", None if doubt is None else doubt.bound),
@@ -163,11 +162,17 @@ def contents(registration: Registration, fixed: Image, moving: Image, fixed_labe
                 fixed=plane.cut(volume).astype(np.float64),
                 moving=linear.astype(np.float64),
                 foreground=plane.cut(foreground),
+                # Each voxel keeps its value: a fold is none beside its neighbours.
+                jacobian=_nearest(registration.jacobian, plane),
                 shift_mm=flow.squeeze(1 + plane.across)[list(plane.down_right)],
                 **{name: plane.cut(view) for name, view in views.items()},
             )
         )
     return rows
+
+
+def _nearest(image: Image, plane: Slice) -> np.ndarray:
+    return warp_image(image, plane.grid, interpolation="nearest").array.squeeze(plane.across)
 
 
 @dataclass(frozen=True)

@@ -99,11 +99,13 @@ def _staged(group: str, name: str, values: Iterable[float | None], unit: str, di
 
 
 def _similarity_rows(plain: dict) -> list[Row]:
-    names = {"ncc": ("Correlation", ""), "mi": ("Mutual information", "nat")}
+    names = {"local": ("Local correlation", ""), "ncc": ("Correlation", ""), "mi": ("Mutual information", "nat")}
     similar = plain["similarity"]
+    # Earlier reports have no local correlation.
     return [
         _staged("Similarity", title, ((similar.get(stage) or {}).get(key) for stage in _STAGES), unit, 3)
         for key, (title, unit) in names.items()
+        if key in (similar.get("after") or {})
     ]
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..registration.report import headline
 from .table import label_names, plain_report
 
 if TYPE_CHECKING:
@@ -94,9 +95,9 @@ def _gains(plain: dict) -> str:
         parts.append(f"Landmark error {_change(plain['tre_mm'], 'mm', 1)}")
     if plain.get("dice"):
         parts.append(f"Dice {_change(plain['dice'], '', 2)}")
-    before, after = (((plain.get("similarity") or {}).get(stage) or {}).get("ncc") for stage in ("before", "after"))
+    title, before, after = headline(plain.get("similarity") or {})
     if not parts and before is not None and after is not None and after > before:
-        parts.append(f"Correlation {before:.2f} to {after:.2f}")
+        parts.append(f"{title} {before:.2f} to {after:.2f}")
     parts.append("no folds" if parts else "No folds")
     expected = plain.get("expected_error")
     if expected:
