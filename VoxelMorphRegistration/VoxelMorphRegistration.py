@@ -437,8 +437,8 @@ class VoxelMorphRegistrationLogic(ScriptedLoadableModuleLogic):
 
         Inputs, by name, each None for none: fixedLabels and movingLabels (label map volumes or segmentations),
         fixedPoints and movingPoints (markups), fixedMask and movingMask (either kind of labels), initialTransform (a
-        transform, also one that bends space, that would bring the moving volume to the fixed one), startFrom (the
-        transform of an earlier registration of the two, from which it goes on).
+        transform, bending or not, that would bring the moving volume to the fixed one), startFrom (the transform of an
+        earlier registration, to go on from it), furtherFixed and furtherMoving (lists of volumes that guide it, too).
 
         Outputs, by name: outputTransform, outputVolume, outputLabels, outputJacobian, outputInverse: a node to
         update, None for a new one, False for none (the default of outputInverse). linear: "inside" the grid transform

@@ -53,3 +53,15 @@ def test_lists_that_cannot_be_paired_are_refused(scene, volumes):
     fixed, moving = add_points(scene, POINTS, "abcd"), add_points(scene, POINTS[:3], "xyz")
     with pytest.raises(InputError, match="4 fixed points 'Points' and 3 moving points"):
         read_inputs(*volumes, fixed_points=fixed, moving_points=moving)
+
+
+def test_further_volumes_come_in_their_order_and_as_many_of_each(scene):
+    fixed, moving = cases.make_nodes(scene)
+    grid = cases.centred_grid((8, 9, 10), (2.0, 2.0, 2.0))
+    more = [cases.add_volume(cases.blobs(grid, seed), grid, f"Further {seed}") for seed in range(3)]
+    found = read_inputs(fixed, moving, further_fixed=(more[0], more[1]), further_moving=(more[2], more[0]))
+    names = [[image.name for image in side[1:]] for side in found.sides]
+    assert [["Further 0" in a, "Further 1" in b] for a, b in names[:1]] == [[True, True]] and "Further 2" in names[1][0]
+    with pytest.raises(InputError, match="1 further fixed and 0 further moving volumes"):
+        read_inputs(fixed, moving, further_fixed=(more[0],))
+    assert read_inputs(fixed, moving).sides[0].array is not None

@@ -99,6 +99,16 @@ def test_loop_over_files_goes_on_after_a_failed_one(console, scene, quick, tmp_p
     assert len(slicer.util.getNodesByClass("vtkMRMLVolumeNode")) == volumes + 1
 
 
+def test_several_volumes_of_each_side(console, quick):
+    grid = cases.centred_grid((20, 20, 20), (2.0, 2.0, 2.0))
+    for name, seed in (("T1 today", 1), ("T1 before", 2), ("FLAIR today", 3), ("FLAIR before", 4)):
+        cases.add_volume(cases.blobs(grid, seed), grid, name)
+    console["Settings"] = lambda **more: type(quick)(model="none", alignment="none", device="cpu", **more)
+    run_recipe(console, "Several volumes of each side")
+    (channel,) = console["result"].report.refinement["channels"]
+    assert channel["weight"] == 2.0 and "FLAIR today" in channel["fixed"] and "FLAIR before" in channel["moving"]
+
+
 def test_hundreds_of_pairs_go_to_processes_of_their_own(console, quick, tmp_path, capsys):
     console["fixedFile"] = write_volume(tmp_path / "fixed.nrrd", 1)
     console["movingFiles"] = [write_volume(tmp_path / "second.nrrd", 2), str(tmp_path / "missing.nrrd")]

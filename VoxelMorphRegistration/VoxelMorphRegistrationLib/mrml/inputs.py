@@ -54,6 +54,15 @@ class Inputs:
     moving_side: tuple = ()
     warnings: tuple[str, ...] = ()
     frames: dict[str, str] = field(default_factory=dict)
+    further_fixed: tuple[Image, ...] = ()
+    further_moving: tuple[Image, ...] = ()
+
+    @property
+    def sides(self) -> tuple[Image | tuple[Image, ...], Image | tuple[Image, ...]]:
+        """The images of both sides, several where further ones were given."""
+        if not self.further_fixed:
+            return self.fixed, self.moving
+        return (self.fixed, *self.further_fixed), (self.moving, *self.further_moving)
 
     def arguments(self) -> dict:
         """The keyword arguments of registration.register."""
@@ -84,6 +93,8 @@ def reading_inputs(
     fixed_mask=None,
     moving_mask=None,
     initial_transform=None,
+    further_fixed=(),
+    further_moving=(),
     replaced=None,
 ) -> Generator[None, None, Inputs]:
     """Read the nodes of a registration in steps; optional ones may be None. `replaced` as in image_from_node.
@@ -91,9 +102,16 @@ def reading_inputs(
     initial_transform: a transform node that would bring the moving volume, as it lies, to the fixed one, parents of
     its own included; where it bends space, it is sampled over the fixed volume.
 
+    further_fixed, further_moving: more volumes of each side, in the same order, which lie as the first ones do.
+
     Segmentations are brought onto the grid of their volume (nearest), because their own grid is a side matter.
     """
     _check_volumes(fixed_node, moving_node)
+    if len(further_fixed) != len(further_moving):
+        raise InputError(
+            f"There are {len(further_fixed)} further fixed and {len(further_moving)} further moving volumes. Choose as "
+            "many of each, in the same order."
+        )
     start: Initial | None = None if initial_transform is None else _initial_matrix(initial_transform, moving_node)
     *points, unpaired = matched(
         *(
@@ -115,6 +133,10 @@ def reading_inputs(
     masks = []
     for side, node, image in (("fixed", fixed_mask, fixed), ("moving", moving_mask, moving)):
         masks.append(None if node is None else (yield from reading_mask(node, image.grid, f"{side} mask", replaced)))
+    further: dict[str, list[Image]] = {"fixed": [], "moving": []}
+    for side, nodes in (("fixed", further_fixed), ("moving", further_moving)):
+        for node in nodes:
+            further[side].append((yield from reading_image(node, f"further {side} volume", replaced)))
     # Nodes may have gone between the steps.
     _check_volumes(fixed_node, moving_node)
     frames = {"fixed": frame_of(fixed_node), "moving": frame_of(moving_node)}
@@ -140,6 +162,8 @@ def reading_inputs(
             *unpaired,
         ),
         frames={side: text for side, text in frames.items() if text},
+        further_fixed=tuple(further["fixed"]),
+        further_moving=tuple(further["moving"]),
     )
 
 

@@ -142,7 +142,7 @@ class NodeRun:
         arguments = {**inputs.arguments(), **({"trust_model": True} if trusted else {})}
         try:
             self._client.submit(
-                Job(inputs.fixed, inputs.moving, self.settings, arguments, wanted, preview is not None),
+                Job(*inputs.sides, self.settings, arguments, wanted, preview is not None),
                 on_result=self._write,
                 on_error=self._refused,
                 on_cancelled=self._cancelled,
@@ -249,6 +249,8 @@ def prepared(
     fixedMask=None,
     movingMask=None,
     initialTransform=None,
+    furtherFixed=(),
+    furtherMoving=(),
     outputTransform=None,
     outputVolume=None,
     outputLabels=None,
@@ -289,6 +291,8 @@ def prepared(
             fixed_mask=fixedMask,
             moving_mask=movingMask,
             initial_transform=initialTransform,
+            further_fixed=tuple(furtherFixed),
+            further_moving=tuple(furtherMoving),
             replaced=outputTransform or startFrom,
         )
         return inputs if startFrom is None else replace(inputs, initial_transform=start_from(startFrom))

@@ -197,4 +197,4 @@ def _refinement(facts: dict | None) -> str:
 
 
 def _setting(value) -> str:
-    return "automatic" if value is None else str(value)
+    return "automatic" if value is None or value == [] else str(value)
