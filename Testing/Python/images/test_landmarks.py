@@ -169,6 +169,13 @@ def test_damaged_markups_are_refused(parts, words, tmp_path):
         read_landmarks(markups(tmp_path, **parts))
 
 
+def test_a_parser_s_own_words_are_not_told(tmp_path):
+    (tmp_path / "a.mrk.json").write_text('{"markups": [')
+    with pytest.raises(InputError, match=r"a\.mrk\.json cannot be read\. Give Slicer markups") as refused:
+        read_landmarks(tmp_path / "a.mrk.json")
+    assert "Expecting" not in str(refused.value)
+
+
 def fcsv(tmp_path, status=None, system="LPS", name="a.fcsv"):
     sign = 1 if system in ("RAS", "0") else -1
     tail = [f",{status[n]},0" if status else "" for n in range(3)]

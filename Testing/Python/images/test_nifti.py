@@ -302,6 +302,7 @@ def test_a_slice_has_a_place_too(tmp_path):
         (np.zeros((*SIZE, 1, 3), np.float32), "3 values a voxel"),
         (np.zeros(SIZE, np.complex64), "complex"),
         (np.zeros(SIZE, [("R", "u1"), ("G", "u1"), ("B", "u1")]), "colour"),
+        (np.zeros(SIZE, [("R", "u1"), ("G", "u1"), ("B", "u1"), ("A", "u1")]), "colour"),
     ],
 )
 def test_what_is_no_scalar_image_is_named(array, words, tmp_path):

@@ -10,6 +10,7 @@ from segment_cases import SURFACE, add_surfaces
 from VoxelMorphRegistrationLib.errors import InputError
 from VoxelMorphRegistrationLib.images.grid import Grid
 from VoxelMorphRegistrationLib.mrml.labels import labels_from_node
+from VoxelMorphRegistrationLib.mrml.segments_in import _kind
 from VoxelMorphRegistrationLib.mrml.segments_out import values_in
 
 FRACTIONS = "Fractional labelmap"
@@ -66,6 +67,11 @@ def test_contours_that_nothing_converts_are_told(scene):
     segmentation.SetSourceRepresentationName("Planar contour")
     with pytest.raises(InputError, match=r"'Sphere 0' is of the kind 'Planar contour'.*Segmentations module"):
         labels_from_node(node, cases.FIXED_GRIDS["axis aligned"])
+
+
+@pytest.mark.parametrize(("count", "kind"), [(1, np.int16), (2**15 - 1, np.int16), (2**15, np.int32)])
+def test_numbers_of_segments_fit_their_type(count, kind):
+    assert _kind(count) == kind and np.iinfo(_kind(count)).max >= count
 
 
 @pytest.mark.parametrize(
