@@ -23,17 +23,20 @@ if TYPE_CHECKING:
 
 PROBE_SIZE, PROBE_ROUNDS = 64, 3
 # Units of the probe: what the alignment takes, reduced to a fixed size; a million voxels of the box around the anatomy
-# refined; a million voxels of a network's pass; a million voxels of the fixed image warped and measured. Of a bent ball
-# at 64 and 128 voxels a side (alignment 47 to 55, coarse 2 to 6, fast 15 to 34, default 40 to 60, the rest 7 to 11);
-# between people the default takes more, since it goes on in detail. Those of a pass are a guess.
-ALIGNMENT_UNITS = {"none": 3.0, "centers": 3.0, "mass": 3.0, "rigid": 33.0, "similarity": 50.0, "affine": 50.0}
-REFINED_UNITS = {"off": 0.0, "coarse": 3.0, "fast": 18.0, "default": 60.0, "accurate": 90.0}
-PASS_UNITS, WRITTEN_UNITS = 6.0, 8.0
+# refined; a million voxels of a network's pass; a million voxels of the fixed image read, warped, measured and written.
+# Those of affine, coarse, default and what is written are of whole commands between brains of two people at 1 mm
+# (`best` of two pairs, `preview` of one): 87 to 105, 3, 71 to 75, 15 to 29; docs/quality.md has what is told by these.
+# The others are scaled by what a bent ball at 64 and 128 voxels a side took; those of a pass are a guess.
+ALIGNMENT_UNITS = {"none": 3.0, "centers": 3.0, "mass": 3.0, "rigid": 63.0, "similarity": 95.0, "affine": 95.0}
+REFINED_UNITS = {"off": 0.0, "coarse": 3.0, "fast": 21.0, "default": 75.0, "accurate": 112.0}
+PASS_UNITS, WRITTEN_UNITS = 6.0, 22.0
 # A million voxels of the box around the anatomy for the expected error: as parts of the default refinement, which took
 # some 30 CPU seconds of a pair of brains where the full map took 25 and the quick one 2.2.
 ERROR_UNITS = {"off": 0.0, "quick": 4.5, "full": 50.0}
 # Of the fixed image that is in the box around the anatomy, where that is not known yet.
 USUAL_PART = 0.7
+# Millions of voxels refined at most: refinement.levels.LARGEST_GRID, which cannot be asked without PyTorch.
+MOST_REFINED = 6.0
 
 
 def probe_seconds(device: str = "cpu") -> float:
@@ -69,7 +72,8 @@ def expected_seconds(
         part = math.prod(side.stop - side.start for side in bounding_box(region)) / region.size
     millions = fixed.voxel_count / 1e6
     units = ALIGNMENT_UNITS[settings.alignment] + WRITTEN_UNITS * millions
-    units += (REFINED_UNITS[settings.refinement] + ERROR_UNITS[settings.expected_error]) * millions * part
+    refined = min(millions * part, MOST_REFINED)
+    units += (REFINED_UNITS[settings.refinement] + ERROR_UNITS[settings.expected_error]) * refined
     if card is not None:
         units += PASS_UNITS * sum(grid.voxel_count for grid in pass_grids(fixed, card, settings)) / 1e6
     elif settings.refinement == "off":
