@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 import VoxelMorphRegistrationLib
@@ -111,11 +112,6 @@ def start(rows, settings, tmp_path, *options) -> subprocess.Popen:
     return subprocess.Popen([*map(str, command)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-def children(pid: int) -> list[int]:
-    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in listed]
-
-
 def wait_for(condition, seconds=120.0):
     end = time.monotonic() + seconds
     while not condition():
@@ -129,8 +125,8 @@ def test_killed_processes_and_a_second_batch_cost_nothing(study, tmp_path):
     out = tmp_path / "out"
     first = start(rows, settings, tmp_path, "--jobs", "1")
     wait_for(lambda: list(out.glob("pairs/*/.voxelmorph-*")))
-    (victim,) = children(first.pid)
-    os.kill(victim, signal.SIGKILL)
+    (victim,) = psutil.Process(first.pid).children()
+    victim.kill()
     wait_for(lambda: list(out.glob("pairs/*/job.json")) or first.poll() is not None)
     first.send_signal(signal.SIGTERM)
     printed = first.communicate(timeout=60)[0].decode()
