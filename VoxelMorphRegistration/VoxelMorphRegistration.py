@@ -28,7 +28,8 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleWidget,
 )
 from VoxelMorphRegistrationLib.alignment.align import METHODS as ALIGNMENTS
-from VoxelMorphRegistrationLib.errors import Cancelled, InputError, SettingsError, VoxelMorphError
+from VoxelMorphRegistrationLib.errors import InputError
+from VoxelMorphRegistrationLib.mrml.sequences import SequenceOutputs
 from VoxelMorphRegistrationLib.mrml.targets import Outputs
 from VoxelMorphRegistrationLib.mrml.transforms import make_grids_linear
 from VoxelMorphRegistrationLib.panel import choices, installing, plain
@@ -36,13 +37,16 @@ from VoxelMorphRegistrationLib.panel.apply import ApplySection
 from VoxelMorphRegistrationLib.panel.bound import Binding, wrapper_of
 from VoxelMorphRegistrationLib.panel.check import CheckSection
 from VoxelMorphRegistrationLib.panel.device import DeviceLine, expected_text
+from VoxelMorphRegistrationLib.panel.frames import FRAMES, ONE_FRAME, FramesSection, all_frames, sequence_arguments
 from VoxelMorphRegistrationLib.panel.models import ModelList
 from VoxelMorphRegistrationLib.panel.pins import PinSection
 from VoxelMorphRegistrationLib.panel.presets import Presets
 from VoxelMorphRegistrationLib.panel.register import RegisterSection
 from VoxelMorphRegistrationLib.panel.results import ResultsSection, write_table
 from VoxelMorphRegistrationLib.panel.run import NodeRun, prepared, shared_client
-from VoxelMorphRegistrationLib.registration.report import headline
+from VoxelMorphRegistrationLib.panel.samples import register_samples
+from VoxelMorphRegistrationLib.panel.scripted import callbacks_of, settings_with, summary, waited_for
+from VoxelMorphRegistrationLib.panel.sequence_run import sequence_run
 from VoxelMorphRegistrationLib.registration.settings import (
     DEVICES,
     PRECISIONS,
@@ -52,24 +56,6 @@ from VoxelMorphRegistrationLib.registration.settings import (
     Settings,
 )
 
-SAMPLE_CATEGORY = "VoxelMorph"
-# Slicer's own samples, given by the persons visible in them for any use: (name, ((node, file, SHA-256), ...)).
-SAMPLES = (
-    (
-        "Two heads, T1",
-        (
-            ("MRHead", "MR-head.nrrd", "cc211f0dfd9a05ca3841ce1141b292898b2dd2d3f08286affadf823a7e58df93"),
-            ("MRBrainT1", "MR-brain-T1.nrrd", "2da3f655ed20356ee8cdf32aa0f8f9420385de4b6e407d28e67f9974d7ce1593"),
-        ),
-    ),
-    (
-        "One head, T2 and T1",
-        (
-            ("MRBrainT2", "MR-brain-T2.nrrd", "fa1fe5910a69182f2b03c0150d8151ac6c75df986449fb5a6c5ae67141e0f5e7"),
-            ("MRBrainT1", "MR-brain-T1.nrrd", "2da3f655ed20356ee8cdf32aa0f8f9420385de4b6e407d28e67f9974d7ce1593"),
-        ),
-    ),
-)
 # Before the node selectors, which follow the same events.
 EARLY = 100.0
 # None among them means that the choice can be empty. The parameter node takes this form of a union only.
@@ -107,27 +93,9 @@ Please cite it, and the model that you used (its card names the source), in publ
 
 def onStartupCompleted():
     """Offer the samples; keep grids of loaded scenes linear, which Slicer reads back as cubic, panel or not."""
-    registerSampleData()
+    register_samples(Path(__file__).parent / "Resources/Icons")
     scene = slicer.mrmlScene
     scene.AddObserver(scene.EndImportEvent, lambda caller, event: make_grids_linear(caller))
-
-
-def registerSampleData():
-    """Offer pairs of Slicer's own samples in the module Sample Data; nothing is downloaded."""
-    import SampleData
-
-    logic = SampleData.SampleDataLogic
-    if hasattr(logic, "registerCustomSampleDataCategory"):
-        logic.registerCustomSampleDataCategory(SAMPLE_CATEGORY, title=_("VoxelMorph registration"))
-    for name, volumes in SAMPLES:
-        SampleData.SampleDataLogic.registerCustomSampleDataSource(
-            category=SAMPLE_CATEGORY,
-            sampleName=name,
-            uris=[f"{slicer.util.TESTING_DATA_URL}SHA256/{digest}" for _node, _file, digest in volumes],
-            fileNames=[file for _node, file, _digest in volumes],
-            nodeNames=[node for node, _file, _digest in volumes],
-            checksums=[f"SHA256:{digest}" for _node, _file, digest in volumes],
-        )
 
 
 #
@@ -159,6 +127,7 @@ class VoxelMorphRegistrationParameterNode:
     wantInverse: bool = False
     outputInverse: vtkMRMLTransformNode
     applyToMoving: bool = False
+    frames: Annotated[str, Choice(list(FRAMES)), Default(ONE_FRAME)]
     keptTransform: vtkMRMLTransformNode
     quality: Annotated[str, Choice(list(QUALITIES)), Default("best")]
     alignment: Annotated[str, Choice(list(ALIGNMENTS)), Default("affine")]
@@ -213,7 +182,7 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
             subject=lambda: choices.subject(self._parameterNode or self.logic.getParameterNode()),
             hint=lambda: expected_text(self._parameterNode, self.logic.worker().facts),
             has_torch=lambda: self.logic.hasTorch(),
-            summary=self.logic.summary,
+            summary=summary,
             on_preview=lambda image: self._check.show_preview(image, self._register.run),
             on_finished=self.onFinished,
             on_ended=self.onEnded,
@@ -224,7 +193,16 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
         self._results = ResultsSection(self.ui)
         self._apply = ApplySection(self.ui)
         self._pins = PinSection(self.ui, self.improve, self.settings)
-        self._sections = (self._device, self._presets, self._check, self._results, self._apply, self._pins)
+        self._frames = FramesSection(self.ui, on_frame=self.updateFromParameterNode)
+        self._sections = (
+            self._frames,
+            self._device,
+            self._presets,
+            self._check,
+            self._results,
+            self._apply,
+            self._pins,
+        )
 
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
@@ -325,15 +303,7 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
             selector.enabled = getattr(parameters, f"want{name}") and (
                 name != "Labels" or bool(parameters.movingLabels)
             )
-        for section in (
-            self._device,
-            self._presets,
-            self._register,
-            self._check,
-            self._results,
-            self._apply,
-            self._pins,
-        ):
+        for section in (self._register, *self._sections):
             section.update()
 
     def onModelChosen(self, name):
@@ -352,6 +322,10 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
     def startRun(self, callbacks):
         parameters = self._parameterNode
         self._presets.remember()
+        sequence, _onto = all_frames(parameters)
+        if sequence is not None:
+            arguments = sequence_arguments(parameters)
+            return self.logic.registerSequenceAsync(sequence, settings=self.settings(), **arguments, **callbacks)
         return self.logic.registerAsync(
             parameters.fixedVolume,
             parameters.movingVolume,
@@ -375,7 +349,8 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
         self._pins.finished(outputs)
         # Another module may be open by now; the choice is kept in the scene all the same.
         choices.take_outputs(self._parameterNode or self.logic.getParameterNode(), outputs)
-        write_table(outputs.grid_transform)
+        if not isinstance(outputs, SequenceOutputs):
+            write_table(outputs.grid_transform)
         if self._parameterNode:
             self.updateFromParameterNode()
             self._results.show_result()
@@ -386,6 +361,7 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
     def onEnded(self):
         """Cancelled or failed."""
         self._pins.ended()
+        self._results.set_aside()
         self._check.end_preview()
         if self._parameterNode:
             self.updateFromParameterNode()
@@ -403,15 +379,6 @@ class VoxelMorphRegistrationLogic(ScriptedLoadableModuleLogic):
 
     def getParameterNode(self):
         return wrapper_of(VoxelMorphRegistrationParameterNode, super().getParameterNode())
-
-    @staticmethod
-    def summary(report):
-        """One line about a finished registration."""
-        name, before, after = headline(report.similarity)
-        count, seconds = report.folding["inside"]["count"], report.seconds["total"]
-        return _("{name} {before:.3f} -> {after:.3f}, folded voxels {folds}, {seconds:.1f} s on {device}").format(
-            name=name, before=before, after=after, folds=count, seconds=seconds, device=report.device
-        )
 
     @staticmethod
     def hasTorch():
@@ -446,43 +413,12 @@ class VoxelMorphRegistrationLogic(ScriptedLoadableModuleLogic):
 
         Raises VoxelMorphError with a plain sentence; the scene is then as before.
         """
-        ended: list = []
-        failed: list[Exception] = []
-
-        def report(stage, fraction, seconds):
-            try:
-                goOn = progress is None or progress(stage, fraction) is not False
-            except Exception as error:
-                # Raised once the run has ended; an event handler would only print it.
-                failed.append(error)
-                goOn = False
-            if not goOn:
-                run.cancel()
-
-        run = self.registerAsync(
-            fixedNode,
-            movingNode,
-            model=model,
-            settings=settings,
-            onFinished=ended.append,
-            onError=ended.append,
-            onCancelled=lambda: ended.append(Cancelled()),
-            onProgress=report,
-            **more,
+        return waited_for(
+            lambda **callbacks: self.registerAsync(
+                fixedNode, movingNode, model=model, settings=settings, **callbacks, **more
+            ),
+            progress,
         )
-        try:
-            while not ended:
-                slicer.app.processEvents(qt.QEventLoop.ExcludeUserInputEvents)
-                time.sleep(0.002)
-        except BaseException:
-            # Interrupted from the keyboard.
-            run.abandon()
-            raise
-        if failed:
-            raise failed[0]
-        if isinstance(ended[0], VoxelMorphError):
-            raise ended[0]
-        return ended[0]
 
     def registerAsync(
         self,
@@ -507,21 +443,7 @@ class VoxelMorphRegistrationLogic(ScriptedLoadableModuleLogic):
         moving image on the fixed grid as it improves. model: a name or a file. Raises VoxelMorphError when it cannot
         start, as when another registration is running.
         """
-
-        def ignore(*unused):
-            return None
-
-        settings = Settings() if settings is None else settings
-        if not isinstance(settings, Settings):
-            raise SettingsError(
-                _("The settings are a {kind}. Give Settings(...), such as Settings(alignment='rigid').").format(
-                    kind=type(settings).__name__
-                )
-            )
-        if model is not None:
-            settings = settings.replace(model=str(model))
-        if Path(settings.model).is_file():
-            settings = settings.replace(model=str(Path(settings.model).resolve()))
+        settings = settings_with(settings, model)
         reading, targets = prepared(fixedNode, movingNode, self, **more)
         return NodeRun(
             self.worker(),
@@ -529,12 +451,52 @@ class VoxelMorphRegistrationLogic(ScriptedLoadableModuleLogic):
             reading,
             targets,
             settings,
-            on_finished=onFinished or ignore,
-            on_error=onError or ignore,
-            on_cancelled=onCancelled or ignore,
-            on_progress=onProgress or ignore,
-            on_log=onLog or ignore,
-            on_preview=onPreview,
+            **callbacks_of(onFinished, onError, onCancelled, onProgress, onLog, onPreview),
+        )
+
+    def registerSequence(self, sequenceNode, fixedNode=None, *, model=None, settings=None, progress=None, **more):
+        """Register all frames of a sequence of volumes (4D) one after the other; returns when it is done.
+
+        They are deformed onto fixedNode, or without one, by the name onto: "mean", their mean, or the number of a
+        frame, from 0; the volume made of it is .target of what is returned. By name, too: wantVolume and wantJacobian
+        (True), wantInverse (False), applyToMoving, fixedMask, initialTransform, which counts for each frame.
+
+        Returns mrml.sequences.SequenceOutputs: sequences of transforms, warped volumes and what else was wanted, in
+        the browser of the sequence (a new one where it has none), and a table with a row a frame. A frame that cannot
+        be registered is named in .failures and the others go on. progress(stage, fraction) returning False ends it:
+        what is finished is kept and returned, and without any Cancelled is raised. Raises VoxelMorphError.
+        """
+        return waited_for(
+            lambda **callbacks: self.registerSequenceAsync(
+                sequenceNode, fixedNode, model=model, settings=settings, **callbacks, **more
+            ),
+            progress,
+        )
+
+    def registerSequenceAsync(
+        self,
+        sequenceNode,
+        fixedNode=None,
+        *,
+        model=None,
+        settings=None,
+        onFinished=None,
+        onError=None,
+        onCancelled=None,
+        onProgress=None,
+        onLog=None,
+        onPreview=None,
+        **more,
+    ):
+        """As registerSequence, while Slicer goes on; the callbacks are those of registerAsync. onFinished comes as well
+        when run.cancel() was called or a frame failed, with the frames that are finished, if there are any."""
+        return sequence_run(
+            self,
+            sequenceNode,
+            fixedNode,
+            settings_with(settings, model),
+            callbacks_of(onFinished, onError, onCancelled, onProgress, onLog, onPreview),
+            **more,
         )
 
 

@@ -26,6 +26,7 @@ import worker_cases  # noqa: E402
 from VoxelMorphRegistrationLib.errors import VoxelMorphError  # noqa: E402
 from VoxelMorphRegistrationLib.mrml.names import REPORT_ATTRIBUTE, RUN_ATTRIBUTE  # noqa: E402
 from VoxelMorphRegistrationLib.mrml.view_state import CHECK_ATTRIBUTE, composite_nodes  # noqa: E402
+from VoxelMorphRegistrationLib.panel.frames import FRAMES  # noqa: E402
 
 # Left to other tests: they ask for files, or copy to the clipboard.
 LEFT_OUT = ("addModelButton", "copyLogButton", "savePresetButton", "removePresetButton", "saveReportButton")
@@ -57,6 +58,11 @@ class Monkey:
             self.close_the_scene: 2,
             self.save_the_scene: 2,
             self.load_a_scene: 2,
+            self.add_a_sequence: 2,
+            self.choose_a_sequence: 5,
+            self.browse: 6,
+            self.pin: 4,
+            self.improve: 3,
         }
 
     @property
@@ -171,6 +177,7 @@ class Monkey:
     def close_the_scene(self) -> None:
         self.scene.Clear(0)
         panel_cases.add_slice_views(self.scene)
+        panel_cases.add_place_nodes(self.scene)
 
     def save_the_scene(self) -> None:
         path = self.folder / f"scene{len(self.saved)}.mrml"
@@ -186,6 +193,54 @@ class Monkey:
             self.scene.Import()
             panel_cases.add_slice_views(self.scene)
 
+    # --- 4D, and pins --------------------------------------------------------------------------------------------
+
+    def add_a_sequence(self) -> None:
+        if len(slicer.util.getNodesByClass("vtkMRMLSequenceBrowserNode")) < 2:
+            grid = self.rng.choice([*mrml_cases.FIXED_GRIDS.values()])
+            shifts = [(self.rng.uniform(-3, 3), 0.0, 0.0) for _ in range(3)]
+            mrml_cases.add_sequence(self.scene, grid, shifts, f"Series {self.rng.randrange(100)}")
+
+    def choose_a_sequence(self) -> str:
+        """As the moving volume, with one of the choices of the row 'Frames'."""
+        parameters, browsers = self.widget._parameterNode, self.browsers()
+        if not browsers or parameters is None or self.widget._register.run is not None:
+            return ""
+        browser = self.rng.choice(browsers)
+        proxy = browser.GetProxyNode(browser.GetMasterSequenceNode())
+        if proxy is not None:
+            self.widget.ui.movingVolumeSelector.setCurrentNode(proxy)
+        parameters.frames = self.rng.choice([*FRAMES])
+        return parameters.frames
+
+    def browsers(self) -> list:
+        nodes = slicer.util.getNodesByClass("vtkMRMLSequenceBrowserNode")
+        return [node for node in nodes if node.GetMasterSequenceNode() is not None]
+
+    def browse(self) -> None:
+        if self.browsers():
+            browser = self.rng.choice(self.browsers())
+            browser.SetSelectedItemNumber(self.rng.randrange(max(browser.GetNumberOfItems(), 1)))
+
+    def pin(self) -> str:
+        """Both clicks, or the first of them."""
+        ui, parameters = self.widget.ui, self.widget._parameterNode
+        if not ui.pinButton.enabled or parameters is None:
+            return ""
+        if not ui.pinButton.checked:
+            ui.pinButton.click()
+        if ui.pinButton.checked and parameters.fixedPoints is not None:
+            parameters.fixedPoints.AddControlPointWorld(*(self.rng.uniform(-5, 5) for _ in range(3)))
+            qt.application.processEvents()
+        if self.rng.random() < 0.8 and ui.pinButton.checked and parameters.movingPoints is not None:
+            parameters.movingPoints.AddControlPointWorld(*(self.rng.uniform(-5, 5) for _ in range(3)))
+            return "both"
+        return "half"
+
+    def improve(self) -> None:
+        if self.widget.ui.improveButton.enabled:
+            self.widget.ui.improveButton.click()
+
     # --- what must hold ------------------------------------------------------------------------------------------
 
     def settle(self) -> None:
@@ -194,7 +249,7 @@ class Monkey:
         worker_cases.spin(lambda: widget._register.run is None)
         ui = widget.ui
         worker_cases.spin(lambda: ui.applyList.enabled or not ui.applyCollapsibleButton.enabled)
-        worker_cases.spin(lambda: not widget._nodesTimer.active)
+        worker_cases.spin(lambda: not widget._nodesTimer.active and not widget._frames._timer.active)
 
     def check(self, settled: bool = False) -> None:
         story = " > ".join(self.done[-12:])
@@ -209,6 +264,18 @@ class Monkey:
             assert ui.verdictLabel.text == "" and ui.resultsTable.rowCount == 0, f"a stale result: {story}"
             assert running or ui.progressBar.value < 100, f"a stale progress: {story}"
         nodes = [self.scene.GetNthNode(n) for n in range(self.scene.GetNumberOfNodes())]
+        if not running:
+            hidden = [
+                node.GetName()
+                for node in nodes
+                if node.GetHideFromEditors()
+                and node.GetClassName() in (VOLUMES, "vtkMRMLTransformNode")
+                and not node.GetAttribute(CHECK_ATTRIBUTE)
+            ]
+            assert hidden == [], f"nodes of a run are left: {hidden}: {story}"
+        interaction = self.scene.GetFirstNodeByClass("vtkMRMLInteractionNode")
+        if interaction is not None and not ui.pinButton.checked:
+            assert interaction.GetCurrentInteractionMode() != interaction.Place, f"clicks still place pins: {story}"
         if not running and self.widget._check._before is None:
             left = [
                 node.GetName()
@@ -216,10 +283,25 @@ class Monkey:
                 if node.GetAttribute(CHECK_ATTRIBUTE) and not node.IsA("vtkMRMLDisplayNode")
             ]
             assert left == [], f"check nodes are left: {left}: {story}"
+        if settled or len(self.done) % 50 == 0:
+            self.check_wrappers(story)
         if settled:
             for view in composite_nodes(self.scene):
                 for shown in (view.GetBackgroundVolumeID(), view.GetForegroundVolumeID()):
                     assert shown is None or self.scene.GetNodeByID(shown) is not None, f"a view of nothing: {story}"
+
+    def check_wrappers(self, story: str) -> None:
+        """One wrapper follows the parameter node, and writes into one set of widgets."""
+        parameters = self.widget._parameterNode
+        kind, calls = type(parameters), []
+        read, write = kind._read_all, kind._to_gui
+        kind._read_all = lambda one: (calls.append("read"), read(one))
+        kind._to_gui = lambda one, tag: (calls.append("write"), write(one, tag))
+        try:
+            parameters.parameterNode.Modified()
+        finally:
+            kind._read_all, kind._to_gui = read, write
+        assert sorted(calls) == ["read", "write"], f"wrappers are left: {calls}: {story}"
 
 
 def main() -> None:
@@ -233,8 +315,9 @@ def main() -> None:
     from VoxelMorphRegistrationLib.panel import run
 
     scene = slicer.mrmlScene = slicer.vtkMRMLScene()
-    segmentations = slicer.vtkSlicerSegmentationsModuleLogic()
-    segmentations.SetMRMLScene(scene)
+    segmentations, sequences = slicer.vtkSlicerSegmentationsModuleLogic(), slicer.vtkSlicerSequencesLogic()
+    for logic in (segmentations, sequences):
+        logic.SetMRMLScene(scene)
     slicer_application.start()
     colors = panel_cases.add_color_legends(scene)
     client = None if options.real else StandInClient()
@@ -244,6 +327,9 @@ def main() -> None:
 
     slicer_application.add_module(module.VoxelMorphRegistration, module.__file__)
     panel_cases.add_slice_views(scene)
+    application = slicer.vtkMRMLApplicationLogic()
+    application.SetMRMLScene(scene)
+    panel_cases.add_place_nodes(scene)
     mrml_cases.make_nodes(scene)
     widget = slicer_application.open_panel(module.VoxelMorphRegistrationWidget)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,8 @@
 """Stands in for Slicer's `qt` module: PySide6 with the manners of PythonQt that tests must not hide.
 
 Properties are plain attributes; a slot gets as many arguments as it takes; an exception in a slot is printed and
-kept in `slot_errors` (a test must end with none); isinstance knows an object's own class only. What it cannot show:
-layouts as Slicer draws them, crashes, threads.
+kept in `slot_errors` (a test must end with none); isinstance knows an object's own class only. What it cannot show
+stands in slicer_application.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,19 @@
 """Stands in for what only a running Slicer has: slicer.app, slicer.modules and the MRML widgets.
 
-`start()` puts them into the `slicer` package of slicer-core; scripts and tests call it once.
+`start()` puts them into the `slicer` package of slicer-core; scripts and tests call it once. MRML itself is real:
+scene, subject hierarchy, sequences with their browsers, segmentations, slice views without windows.
+
+What it shows of what was once missed: where the focus goes when a widget is disabled, how the panel scrolls, how narrow
+it can be, what outlives a change of the scene, colours on dark themes.
+
+What it cannot show, and is tried in a real Slicer:
+- the mouse in the views: placing and dragging points, playing a sequence (only its frames are set), 3D views;
+- Slicer's own panels: Data (Edit properties, DICOM export), Sequences, Sample Data with its thumbnails, the Extensions
+  Manager, the status bar;
+- PythonQt itself: its crashes, threads, what QShortcut and QInputDialog return; ctk's exact sizes, Slicer's
+  style sheets;
+- installing PyTorch, translations as Slicer's tools extract and load them, saving a sequence with its attributes;
+- times: an event loop with nothing else to do is not Slicer's.
 """
 
 from __future__ import annotations

@@ -16,6 +16,8 @@ _PAPER, _INK = (255, 255, 255), (20, 20, 20)
 _GAP, _CAPTION, _TEXT = 8, 34, 22
 # Colours of a small file: the most frequent ones, those far from all others, and the fewest pixels of such a one.
 _EXACT, _FAR, _FEW = 16, 80, 12
+# Bytes: every version of a picture stays in the history for ever.
+_LARGEST = 100_000
 
 
 def from_pixmap(pixmap) -> Picture.Image:
@@ -79,7 +81,18 @@ def shrunk(picture: Picture.Image, width: int) -> Picture.Image:
 
 
 def save(picture: Picture.Image, path: Path) -> None:
-    """Write a PNG of 256 colours, which is a third as large."""
+    """Write a PNG of at most _LARGEST bytes, made smaller until it is one."""
+    content = _as_png(picture)
+    while len(content) > _LARGEST:
+        # Noise fills a file about as its pixels do.
+        part = min(0.95, math.sqrt(_LARGEST / len(content)))
+        picture = shrunk(picture, int(part * picture.width))
+        content = _as_png(picture)
+    path.write_bytes(content)
+
+
+def _as_png(picture: Picture.Image) -> bytes:
+    """A PNG of 256 colours, which is a third as large."""
     pixels = np.asarray(picture).reshape(-1, 3)
     colours, index, counts = np.unique(pixels, axis=0, return_inverse=True, return_counts=True)
     palette = _palette(picture, colours.astype(np.int32), counts)
@@ -87,7 +100,9 @@ def save(picture: Picture.Image, path: Path) -> None:
     nearest = ((palette**2).sum(1) - 2 * colours.astype(np.int32) @ palette.T).argmin(1)
     small = Picture.frombytes("P", picture.size, nearest[index.ravel()].astype(np.uint8).tobytes())
     small.putpalette(palette.ravel().tolist())
-    small.save(path, optimize=True)
+    file = io.BytesIO()
+    small.save(file, "PNG", optimize=True)
+    return file.getvalue()
 
 
 def _palette(picture: Picture.Image, colours: np.ndarray, counts: np.ndarray) -> np.ndarray:

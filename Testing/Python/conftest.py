@@ -25,6 +25,9 @@ def scene():
     # Registers the segmentation representations and converters, as the application does at its start.
     segmentations = slicer.vtkSlicerSegmentationsModuleLogic()
     segmentations.SetMRMLScene(fresh)
+    # Registers sequence browsers, and lets the nodes that show a sequence follow them.
+    sequences = slicer.vtkSlicerSequencesLogic()
+    sequences.SetMRMLScene(fresh)
     colors = slicer.vtkMRMLColorLogic()
     colors.SetMRMLScene(fresh)
     colors.AddDefaultColorNodes()

@@ -12,6 +12,7 @@ from VoxelMorphRegistrationLib.fields.warp import warp_image, warp_labels
 from VoxelMorphRegistrationLib.images.grid import Grid, working_grid
 from VoxelMorphRegistrationLib.images.image import Image
 from VoxelMorphRegistrationLib.mrml.inputs import read_inputs
+from VoxelMorphRegistrationLib.mrml.transforms import image_data
 from VoxelMorphRegistrationLib.mrml.volumes import image_from_node
 from VoxelMorphRegistrationLib.registration.report import Report
 from VoxelMorphRegistrationLib.registration.result import Registration
@@ -235,3 +236,30 @@ def add_segmentation(scene, volume_node, names=("Liver", "Kidney"), name="Segmen
         segment.SetTag("note", f"tag of {segment_name}")
     scene.RemoveNode(label_map)
     return node
+
+
+def add_sequence(scene, grid: Grid, shifts_mm, name="Breath", browsed=True, parent=None):
+    """A sequence of volumes: the picture of make_nodes, moved by so much in each frame. (sequence, browser, proxy)."""
+    sequence = scene.AddNewNodeByClass("vtkMRMLSequenceNode", name)
+    sequence.SetIndexName("time")
+    sequence.SetIndexUnit("s")
+    for number, shift in enumerate(shifts_mm):
+        array = blobs(grid, 1, grid.positions() - np.asarray(shift, float))
+        volume = slicer.vtkMRMLScalarVolumeNode()
+        volume.SetName(f"{name} {number}")
+        matrix = slicer.util.vtkMatrixFromArray(grid.ijk_to_ras)
+        volume.SetIJKToRASMatrix(matrix)
+        volume.SetAndObserveImageData(image_data(array))
+        sequence.SetDataNodeAtValue(volume, f"{0.5 * number:g}")
+    if not browsed:
+        return sequence, None, None
+    browser = scene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", f"{name} browser")
+    browser.SetAndObserveMasterSequenceNodeID(sequence.GetID())
+    proxy = browser.GetProxyNode(sequence)
+    if proxy is None:
+        first = slicer.vtkMRMLScalarVolumeNode()
+        first.CopyContent(sequence.GetNthDataNode(0), True)
+        proxy = browser.AddProxyNode(first, sequence, True)
+    proxy.SetName(name)
+    add_parent(scene, proxy, parent)
+    return sequence, browser, proxy

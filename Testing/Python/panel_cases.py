@@ -59,6 +59,13 @@ def add_slice_views(scene, count: int = 2) -> list:
     return views[1::2]
 
 
+def add_place_nodes(scene) -> None:
+    """Slicer's nodes for placing points with the mouse, as the application has them."""
+    for name in ("vtkMRMLInteractionNode", "vtkMRMLSelectionNode"):
+        if scene.GetFirstNodeByClass(name) is None:
+            scene.AddNewNodeByClass(name)
+
+
 def add_color_legends(scene):
     """Register the colour legend, as the application does at its start. Returns the logic, to be kept."""
     application = slicer.vtkMRMLApplicationLogic()

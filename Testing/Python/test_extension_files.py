@@ -76,6 +76,13 @@ def test_catalogue_entry_s4ext_and_cmake_agree():
     assert "scm_revision" not in entry
 
 
+def test_keywords_are_single_words_apart_by_spaces():
+    """As Slicer splits them (its pull request 9040); a semicolon would cut the rest off on the way through CMake."""
+    words = extension_settings()["KEYWORDS"]
+    assert not set(words) & set(";,")
+    assert {"registration", "deformable", "VoxelMorph"} <= set(words.split(" "))
+
+
 def test_catalogue_entry_has_the_keys_of_its_schema():
     entry = json.loads((ROOT / "VoxelMorph.json").read_text(encoding="utf-8"))
     assert set(entry) <= {

@@ -10,8 +10,15 @@ import mrml_cases as cases
 import slicer
 from view_cases import GRID, Views, box_labels, flat_volume
 from VoxelMorphRegistrationLib.errors import InputError
-from VoxelMorphRegistrationLib.images.grid import Grid
-from VoxelMorphRegistrationLib.mrml import applying, check_views, display, view_state
+from VoxelMorphRegistrationLib.mrml import (
+    applying,
+    check_nodes,
+    check_views,
+    deformation_views,
+    display,
+    jacobian_views,
+    view_state,
+)
 from VoxelMorphRegistrationLib.mrml.inputs import read_inputs
 from VoxelMorphRegistrationLib.mrml.labels import labels_from_node
 from VoxelMorphRegistrationLib.mrml.targets import Targets
@@ -101,89 +108,69 @@ def test_checkerboard_lies_where_the_fixed_volume_lies(scene, views, pair):
     assert image_from_node(node).grid.same_as(image_from_node(pair[0]).grid, 1e-6)
 
 
-@pytest.mark.parametrize("forget", [False, True])
-def test_moving_volume_is_shown_as_it_lay_even_under_the_transform(scene, views, forget):
-    fixed_node, moving_node = cases.make_nodes(scene, "oblique", "both moved")
-    read = read_inputs(fixed_node, moving_node)
-    nodes = write_outputs(cases.make_registration(read.fixed, read.moving), read, Targets(jacobian=False))
+def before_after(scene, moving_node, nodes):
+    """The volume that show_before_after puts over the registered one."""
     check_views.show_before_after(moving_node, nodes.volume, nodes.transform)
     composite = view_state.composite_nodes(scene)[0]
-    assert composite.GetForegroundVolumeID() == moving_node.GetID()
     assert composite.GetBackgroundVolumeID() == nodes.volume.GetID()
+    before = scene.GetNodeByID(composite.GetForegroundVolumeID())
+    # On the registered one's grid: nothing of that is seen beside it, and nothing beyond.
+    assert image_from_node(before).grid.same_as(image_from_node(nodes.volume).grid, 1e-6)
+    return slicer.util.arrayFromVolume(before)
+
+
+@pytest.mark.parametrize("parents", ["no parents", "both moved"])
+@pytest.mark.parametrize("forget", [False, True])
+def test_moving_volume_is_shown_as_it_lay_even_under_the_transform(scene, views, forget, parents):
+    fixed_node, moving_node = cases.make_nodes(scene, "oblique", parents)
+    read = read_inputs(fixed_node, moving_node)
+    nodes = write_outputs(cases.make_registration(read.fixed, read.moving), read, Targets(jacobian=False))
+    darkest = float(read.moving.array.min())
+    expected = cases.slicer_reslice(scene, moving_node, fixed_node, darkest)
+    assert before_after(scene, moving_node, nodes) == pytest.approx(expected, abs=1e-3)
     if forget:
         # As in a scene from elsewhere: nothing on the volume tells where it was, the transform does.
         moving_node.SetAndObserveTransformNodeID(nodes.transform.GetID())
     else:
         applying.apply_transform(nodes.transform, [moving_node])
-    check_views.show_before_after(moving_node, nodes.volume, nodes.transform)
-    before = scene.GetNodeByID(composite.GetForegroundVolumeID())
-    assert before is not moving_node
-    assert before.GetImageData() is moving_node.GetImageData()
-    assert image_from_node(before).grid.same_as(read.moving.grid, 1e-5)
+    assert before_after(scene, moving_node, nodes) == pytest.approx(expected, abs=0.05)
 
 
 @pytest.mark.parametrize("parents", ["no parents", "both moved"])
-def test_before_is_where_an_initial_transform_had_brought_it(scene, views, parents):
-    """The report counts from there, too."""
-    fixed_node, moving_node = cases.make_nodes(scene, "oblique", parents)
-    brought = cases.affine(cases.rotation(5, -10, 15), (6, -4, 3))
-    start = scene.AddNewNodeByClass("vtkMRMLTransformNode", "start")
-    start.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(brought))
-    read = read_inputs(fixed_node, moving_node, initial_transform=start)
+def test_before_includes_the_initial_transform_as_the_report_does(scene, views, parents):
+    fixed_node, moving_node = cases.make_nodes(scene, "oblique left-handed", parents)
+    start = cases.affine(cases.rotation(10, -20, 5), (6, -4, 3))
+    node = scene.AddNewNodeByClass("vtkMRMLTransformNode", "Start")
+    node.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(start))
+    read = read_inputs(fixed_node, moving_node, initial_transform=node)
     nodes = write_outputs(cases.make_registration(read.fixed, read.moving), read, Targets(jacobian=False))
-    check_views.show_before_after(moving_node, nodes.volume, nodes.transform)
-    before = scene.GetNodeByID(view_state.composite_nodes(scene)[0].GetForegroundVolumeID())
-    assert before is not moving_node and before.GetImageData() is moving_node.GetImageData()
-    expected = Grid(read.moving.grid.shape, brought @ read.moving.grid.ijk_to_ras)
-    assert image_from_node(before).grid.same_as(expected, 1e-5)
+    found = before_after(scene, moving_node, nodes)
+    # What is seen when the start is put above the moving volume and all that it lies under.
+    top = moving_node
+    while top.GetParentTransformNode() is not None:
+        top = top.GetParentTransformNode()
+    top.SetAndObserveTransformNodeID(node.GetID())
+    expected = cases.slicer_reslice(scene, moving_node, fixed_node, float(read.moving.array.min()))
+    assert found == pytest.approx(expected, abs=1e-2)
+    assert np.abs(found - cases.blobs(read.fixed.grid, 1)).max() > 50
 
 
-# --- Jacobian -----------------------------------------------------------------------------------------------------
-
-
-def test_jacobian_lies_over_the_anatomy_with_its_legend(scene, views, pair):
-    values = np.full(GRID.shape, 1.0, np.float32)
-    values[:, :20] = 1.15
-    values[:, :, :20] = -0.5
-    jacobian = cases.add_volume(values, GRID, "Jacobian")
-    check_views.show_jacobian(pair[0], jacobian, opacity=1.0, change=0.2)
-    legend = display.legend_node(jacobian)
-    assert legend.GetVisibility()
-    colors = {tuple(color) for color in views.picture().reshape(-1, 3).tolist()}
-    fold = tuple(round(255 * c) for c in display.FOLD_COLOR)
-    grown = tuple(round(255 * c) for c in display.jacobian_color(1.15, 0.2)[:3])
-    assert fold in colors
-    assert min(np.abs(np.subtract(grown, color)).max() for color in colors) <= 8
-    # Unchanged.
-    assert (round(255 * display.UNCHANGED_GREY),) * 3 in colors
-    check_views.show_jacobian(pair[0], jacobian, legend=False)
-    assert display.legend_node(jacobian) is legend and not legend.GetVisibility()
-
-
-# --- deformation ----------------------------------------------------------------------------------------------------
-
-
-def test_grid_and_arrows_are_shown_over_the_fixed_volume_and_hidden_again(scene, pair):
-    transform = scene.AddNewNodeByClass("vtkMRMLTransformNode", "Warp")
-    check_views.show_deformation(transform, pair[0], None)
-    assert transform.GetDisplayNode() is None
-    check_views.show_deformation(transform, pair[0], check_views.GRID, 8.0)
-    shown = transform.GetDisplayNode()
-    # Not in a 3D view, where it is millions of points.
-    assert shown.GetVisibility() and shown.GetVisibility2D() and not shown.GetVisibility3D()
-    assert shown.GetVisualizationMode() == shown.VIS_MODE_GRID
-    assert shown.GetGridSpacingMm() == 8.0 and shown.GetGridScalePercent() == 100
-    assert shown.GetRegionNode() is pair[0]
-    check_views.show_deformation(transform, pair[0], check_views.ARROWS)
-    assert shown.GetVisualizationMode() == shown.VIS_MODE_GLYPH
-    assert check_views.shown_deformation(transform) == check_views.ARROWS
-    # A 25th of the longest side, 80 mm.
-    assert shown.GetGlyphSpacingMm() == pytest.approx(80 / 25)
-    check_views.show_deformation(transform, pair[0], None)
-    assert not shown.GetVisibility() and not shown.GetVisibility2D()
-    assert check_views.shown_deformation(transform) is None
-    with pytest.raises(InputError, match="'grid' or 'arrows', not as 'lines'"):
-        check_views.show_deformation(transform, pair[0], "lines")
+def test_nothing_of_the_registered_volume_is_seen_where_the_moving_one_ends(scene, views, pair):
+    """A rim of it was seen beyond the moving volume's grid."""
+    fixed, _ = pair
+    registered = flat_volume("Registered", 200)
+    small = cases.add_volume(
+        np.full((10, 10, 10), 90, np.uint8), cases.centred_grid((10, 10, 10), (2.0, 2.0, 2.0)), "Small"
+    )
+    small.CreateDefaultDisplayNodes()
+    for node in (small, registered):
+        node.GetDisplayNode().AutoWindowLevelOff()
+        node.GetDisplayNode().SetWindowLevelMinMax(80, 220)
+    check_views.show_before_after(small, registered)
+    views.fit()
+    levels = {int(level) for level in np.unique(views.picture())}
+    assert round(255 * 120 / 140) not in levels
+    assert fixed.GetImageData() is not None
 
 
 # --- outlines -------------------------------------------------------------------------------------------------------
@@ -273,9 +260,9 @@ def view_facts(scene) -> list:
 
 def everything_on(scene, pair, transform, segmentation) -> None:
     jacobian = cases.add_volume(np.ones(GRID.shape, np.float32), GRID, "Jacobian")
-    check_views.show_jacobian(pair[0], jacobian)
+    jacobian_views.show_jacobian(pair[0], jacobian)
     check_views.show_checkerboard(*pair)
-    check_views.show_deformation(transform, pair[0], check_views.GRID)
+    deformation_views.show_deformation(transform, pair[0], deformation_views.GRID)
     check_views.show_outlines({"fixed": segmentation, "warped": box_labels("warped", 8)})
     check_views.jump_to(scene, (5, 6, 7))
     for node in view_state.slice_nodes(scene):
@@ -323,7 +310,7 @@ def test_views_are_put_back_in_one_call(scene, views, pair, busy):
         n.GetName() for n in slicer.util.getNodesByClass("vtkMRMLNode") if n.GetAttribute(view_state.CHECK_ATTRIBUTE)
     ]
     assert left == []
-    assert not display.legend_node(scene.GetFirstNodeByName("Jacobian")).GetVisibility()
+    assert slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode") == []
     state.restore()
     assert view_facts(scene) == before
 
@@ -362,9 +349,9 @@ def test_checkerboard_compares_what_is_seen_under_transforms(scene):
     grid = cases.centred_grid((12, 14, 16), (2.0, 2.0, 2.0))
     picture = cases.blobs(grid, 1)
     fixed, moving = (cases.add_volume(picture, grid, name) for name in ("Fixed", "Moved"))
-    assert check_views.seen_on(fixed, moving) == pytest.approx(picture)
+    assert check_nodes.seen_on(fixed, moving) == pytest.approx(picture)
     parent = cases.add_parent(scene, moving, cases.affine(shift=(4.0, 0.0, 0.0)))
-    seen = check_views.seen_on(fixed, moving)
+    seen = check_nodes.seen_on(fixed, moving)
     assert seen[..., 2:] == pytest.approx(picture[..., :-2], abs=1e-2)
     board = slicer.util.arrayFromVolume(check_views.show_checkerboard(fixed, moving))
     moving.SetAndObserveTransformNodeID(None)

@@ -13,7 +13,13 @@ from mrml_cases import prepared, sampled
 from VoxelMorphRegistrationLib.errors import InputError
 from VoxelMorphRegistrationLib.mrml import applying
 from VoxelMorphRegistrationLib.mrml.inputs import read_inputs
-from VoxelMorphRegistrationLib.mrml.names import LINEAR_ROLE, PARENT_ATTRIBUTE, REPORT_ATTRIBUTE, SETTINGS_ATTRIBUTE
+from VoxelMorphRegistrationLib.mrml.names import (
+    LINEAR_ROLE,
+    PARENT_ATTRIBUTE,
+    REPORT_ATTRIBUTE,
+    RUN_ATTRIBUTE,
+    SETTINGS_ATTRIBUTE,
+)
 from VoxelMorphRegistrationLib.mrml.results import moved_since, results_of
 from VoxelMorphRegistrationLib.mrml.targets import Targets, check_targets
 from VoxelMorphRegistrationLib.mrml.transforms import linear_transform, make_grids_linear, oriented_grid
@@ -64,6 +70,43 @@ def test_transforms_of_others_keep_their_interpolation(scene):
     nodes.transform.RemoveAttribute(PARENT_ATTRIBUTE)
     make_grids_linear(scene)
     assert oriented_grid(foreign).GetInterpolationModeAsString() == "Cubic"
+
+
+def test_grids_in_a_sequence_become_linear_as_well(scene):
+    """Each frame is copied out of the sequence when it is browsed to."""
+    read, registration = cases.prepared(scene)
+    nodes = write_outputs(registration, read)
+    oriented_grid(nodes.transform).SetInterpolationModeToCubic()
+    sequence = scene.AddNewNodeByClass("vtkMRMLSequenceNode", "Transforms")
+    for value in ("0", "1"):
+        sequence.SetDataNodeAtValue(nodes.transform, value)
+    make_grids_linear(scene)
+    modes = [oriented_grid(sequence.GetNthDataNode(n)).GetInterpolationModeAsString() for n in range(2)]
+    assert modes == ["Linear", "Linear"]
+
+
+def test_saved_sequences_keep_run_report_and_field_of_each_frame(scene, tmp_path):
+    read, registration = cases.prepared(scene)
+    nodes = write_outputs(registration, read)
+    all_of_them = (RUN_ATTRIBUTE, REPORT_ATTRIBUTE, PARENT_ATTRIBUTE)
+    for node, kept in ((nodes.transform, all_of_them), (nodes.volume, (RUN_ATTRIBUTE,))):
+        sequence = scene.AddNewNodeByClass("vtkMRMLSequenceNode", "Results")
+        for value in ("0", "1"):
+            sequence.SetDataNodeAtValue(node, value)
+        loaded = scene.AddNewNodeByClass("vtkMRMLSequenceNode", "Loaded")
+        for one, work in ((sequence, "WriteData"), (loaded, "ReadData")):
+            storage = scene.AddNewNodeByClass(sequence.GetDefaultStorageNodeClassName())
+            storage.SetFileName(str(tmp_path / f"{node.GetClassName()}.seq.nrrd"))
+            assert getattr(storage, work)(one) == 1
+        for n in range(2):
+            found = loaded.GetNthDataNode(n)
+            assert [found.GetAttribute(name) for name in kept] == [node.GetAttribute(name) for name in kept]
+        if node is nodes.transform:
+            points = sampled(registration.field.grid.positions()[2:-3, 2:-3, 2:-3], 50)
+            make_grids_linear(scene)
+            copy = scene.AddNewNodeByClass("vtkMRMLTransformNode", "Frame")
+            copy.CopyContent(loaded.GetNthDataNode(1))
+            assert cases.from_world(copy, points) == pytest.approx(cases.from_world(node, points), abs=1e-3)
 
 
 @pytest.mark.parametrize("separate", [False, True])

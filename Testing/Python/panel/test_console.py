@@ -120,25 +120,26 @@ def test_hundreds_of_pairs_go_to_processes_of_their_own(console, quick, tmp_path
     assert slicer.util.getNode("warped.nii") is not None
 
 
-def test_sequence_frame_by_frame(console, scene, quick):
-    # As loading a 4D file leaves it: a volume of the same name shows one frame, and comes first in the scene.
+def test_all_frames_of_a_sequence(console, scene, quick, capsys):
+    # As loading a 4D file leaves it: a volume of the same name shows one frame.
     grid = cases.centred_grid((20, 20, 20), (2.0, 2.0, 2.0))
-    cases.add_volume(cases.blobs(grid, 9), grid, "Sequence")
-    sequence = scene.AddNewNodeByClass("vtkMRMLSequenceNode", "Sequence")
-    for n in range(3):
-        frame = cases.add_volume(cases.blobs(grid, n), grid, "frame")
-        sequence.SetDataNodeAtValue(frame, str(n))
-        scene.RemoveNode(frame)
+    sequence, _browser, proxy = cases.add_sequence(scene, grid, [(0.0, 0, 0), (2.0, 1, 0), (1.0, 0, 2)], "Sequence")
     console["settings"] = quick
-    volumes = len(slicer.util.getNodesByClass("vtkMRMLVolumeNode"))
-    run_recipe(console, "A sequence (4D), frame by frame onto one of its frames")
-    registered = console["registered"]
-    assert registered.GetNumberOfDataNodes() == 3
-    arrays = [slicer.util.arrayFromVolume(registered.GetNthDataNode(n)) for n in range(3)]
-    assert arrays[0].shape == arrays[2].shape == (20, 20, 20)
+    run_recipe(console, "A sequence (4D): all frames")
+    told = capsys.readouterr().out
+    assert "Frame 2 of 3: registering" in told and "3 of 3 frames onto 'Sequence frame 1'" in told
+    result = console["result"]
+    assert {kind: node.GetNumberOfDataNodes() for kind, node in result.sequences.items()} == {
+        "transform": 3,
+        "volume": 3,
+    }
+    arrays = [slicer.util.arrayFromVolume(result.sequences["volume"].GetNthDataNode(n)) for n in range(3)]
+    # Onto itself nothing moves, and nothing is to be said against it.
+    assert arrays[0] == pytest.approx(slicer.util.arrayFromVolume(sequence.GetNthDataNode(0)), abs=1e-3)
     assert not np.array_equal(arrays[1], arrays[2])
-    # The fixed frame, and one registered volume for all.
-    assert len(slicer.util.getNodesByClass("vtkMRMLVolumeNode")) == volumes + 2
+    first = json.loads(result.sequences["transform"].GetNthDataNode(0).GetAttribute("VoxelMorph.Report"))
+    assert first["warnings"] == [] and first["largest_displacement_mm"] < 1e-6
+    assert result.moving is proxy
 
 
 def test_transform_from_a_file_is_made_linear(console, scene, tmp_path, monkeypatch):

@@ -161,6 +161,9 @@ def test_pairs_of_slicers_samples_are_offered_once_slicer_has_started(module, mo
     assert [source["sampleName"] for source in offered] == ["Two heads, T1", "One head, T2 and T1"]
     for source in offered:
         assert source["category"] == "VoxelMorph"
+        picture = Path(source["thumbnailFileName"])
+        assert picture.read_bytes()[16:24] == (260).to_bytes(4, "big") + (280).to_bytes(4, "big")
+        assert f"Resources/Icons/{picture.name}" in (MODULE / "CMakeLists.txt").read_text()
         lengths = {len(source[name]) for name in ("uris", "fileNames", "nodeNames", "checksums")}
         assert lengths == {2}
         for uri, checksum in zip(source["uris"], source["checksums"], strict=True):

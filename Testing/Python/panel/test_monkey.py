@@ -18,5 +18,6 @@ def test_random_actions_leave_nothing_stale(swift_panel, scene, standin, tmp_pat
     widget, *_ = swift_panel
     colors = press.add_color_legends(scene)
     press.add_slice_views(scene)
+    press.add_place_nodes(scene)
     panel_monkey.Monkey(widget, seed, tmp_path, standin).act(50)
     colors.SetMRMLScene(None)

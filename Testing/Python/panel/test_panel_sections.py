@@ -12,7 +12,7 @@ import panel_cases as press
 import qt
 import slicer
 import worker_cases
-from VoxelMorphRegistrationLib.mrml import check_views
+from VoxelMorphRegistrationLib.mrml import check_views, deformation_views
 from VoxelMorphRegistrationLib.mrml.names import REPORT_ATTRIBUTE
 from VoxelMorphRegistrationLib.mrml.table import results_node
 from VoxelMorphRegistrationLib.mrml.transforms import matrix_from_vtk
@@ -93,19 +93,19 @@ def test_every_way_of_showing_fills_the_views_and_is_marked(done, scene):
         button.click()
         shown[name] = layers(views)
         assert [one.checked for one in buttons.values()].count(True) == 1 and button.checked
-    board = next(node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if "Checker" in node.GetName())
-    assert shown["checkerboard"] == {(fixed.GetID(), board.GetID())}
-    assert shown["before"] == {(warped.GetID(), moving.GetID())}
-    assert shown["jacobian"] == {(fixed.GetID(), parameters.outputJacobian.GetID())}
+    drawn = {node.GetName(): node.GetID() for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")}
+    assert shown["checkerboard"] == {(fixed.GetID(), drawn["Checkerboard"])}
+    assert shown["before"] == {(warped.GetID(), drawn[f"{moving.GetName()} before"])}
+    assert shown["jacobian"] == {(fixed.GetID(), drawn["Jacobian near the anatomy"])}
     assert shown["fade"] == {(fixed.GetID(), warped.GetID())}
 
 
 def test_range_and_legend_of_the_jacobian(done):
-    from VoxelMorphRegistrationLib.mrml import display
+    from VoxelMorphRegistrationLib.mrml import display, jacobian_views
 
     widget, _ = done
-    jacobian = widget._parameterNode.outputJacobian
     widget.ui.showJacobianButton.click()
+    jacobian = jacobian_views.drawn_map(slicer.mrmlScene)
     assert display.legend_node(jacobian).GetVisibility()
     widget.ui.legendCheckBox.click()
     assert not display.legend_node(jacobian).GetVisibility()
@@ -116,23 +116,29 @@ def test_range_and_legend_of_the_jacobian(done):
     assert not display.legend_node(jacobian).GetVisibility()
 
 
+def drawn_deformation():
+    nodes = slicer.util.getNodesByClass("vtkMRMLTransformNode")
+    return next((one for one in nodes if one.GetName() == deformation_views.DEFORMATION), None)
+
+
 def test_deformed_grid_and_arrows(done):
     widget, _ = done
     transform = widget._parameterNode.outputTransform
     widget.ui.deformationComboBox.setCurrentIndex(1)
-    shown = transform.GetDisplayNode()
+    assert transform.GetDisplayNode() is None
+    shown = drawn_deformation().GetDisplayNode()
     assert shown.GetVisibility2D() and shown.GetVisualizationMode() == shown.VIS_MODE_GRID
     widget.ui.gridSpacingSpinBox.value = 7.0
     assert shown.GetGridSpacingMm() == 7.0
     widget.ui.deformationComboBox.setCurrentIndex(2)
     assert shown.GetVisualizationMode() == shown.VIS_MODE_GLYPH
     widget.ui.deformationComboBox.setCurrentIndex(0)
-    assert not shown.GetVisibility2D()
-    # Shown or hidden elsewhere, or by the scene that was loaded.
-    check_views.show_deformation(transform, widget._parameterNode.fixedVolume, check_views.ARROWS)
+    assert drawn_deformation() is None
+    # Shown or hidden elsewhere.
+    deformation_views.show_deformation(transform, widget._parameterNode.fixedVolume, deformation_views.ARROWS)
     widget.updateFromParameterNode()
     assert widget.ui.deformationComboBox.currentIndex == 2
-    shown.SetVisibility(False)
+    drawn_deformation().GetDisplayNode().SetVisibility(False)
     widget.updateFromParameterNode()
     assert widget.ui.deformationComboBox.currentIndex == 0
 
@@ -179,7 +185,7 @@ def test_restore_puts_the_views_back(done, scene):
     assert not any(view.GetLinkedControl() for view in views)
     assert not widget.ui.showCheckerboardButton.checked and not widget.ui.outlineFixedCheckBox.checked
     assert widget.ui.deformationComboBox.currentIndex == 0
-    assert not widget._parameterNode.outputTransform.GetDisplayNode().GetVisibility()
+    assert drawn_deformation() is None
     assert not [node for node in slicer.util.getNodesByClass("vtkMRMLVolumeNode") if "Checker" in node.GetName()]
 
 

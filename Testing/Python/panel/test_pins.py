@@ -18,9 +18,7 @@ def in_check(swift_panel, scene):
     widget, *_ = swift_panel
     application = slicer.vtkMRMLApplicationLogic()
     application.SetMRMLScene(scene)
-    for name in ("vtkMRMLInteractionNode", "vtkMRMLSelectionNode"):
-        if scene.GetFirstNodeByClass(name) is None:
-            scene.AddNewNodeByClass(name)
+    press.add_place_nodes(scene)
     press.add_slice_views(scene)
     press.press_and_wait(widget)
     return widget

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from VoxelMorphRegistrationLib.alignment.align import METHODS
+from VoxelMorphRegistrationLib.panel.samples import SAMPLE_CATEGORY, SAMPLES
 from VoxelMorphRegistrationLib.registration.settings import QUALITIES, REFINEMENTS
 
 ROOT = Path(__file__).parents[3]
@@ -48,15 +49,15 @@ def test_tutorial_has_numbered_steps():
 
 
 def test_buttons_of_the_tutorial_are_in_the_panel(module):
-    buttons = texts_of("QPushButton") | {"Cancel"} | {name for name, _ in module.SAMPLES}
+    buttons = texts_of("QPushButton") | {"Cancel"} | {name for name, _ in SAMPLES}
     assert set(quoted("**")) <= buttons
 
 
 def test_sections_and_labels_of_the_tutorial_are_in_the_panel(module):
-    volumes = [node for node, *_ in module.SAMPLES[0][1]]
+    volumes = [node for node, *_ in SAMPLES[0][1]]
     fixed, moving = volumes
     made = {f"{moving} to {fixed}", f"{moving} registered", f"{moving} Jacobian"}
-    known = texts_of("ctkCollapsibleButton", "QLabel") | MENUS | {module.SAMPLE_CATEGORY, *volumes} | made
+    known = texts_of("ctkCollapsibleButton", "QLabel") | MENUS | {SAMPLE_CATEGORY, *volumes} | made
     assert set(quoted("*")) <= known
 
 

@@ -27,6 +27,15 @@ def test_dice_of_a_label_missing_in_one_map_is_zero_and_in_both_undefined():
     assert evaluation.mean_dice(found) == 0
 
 
+@pytest.mark.parametrize("size", [(1, 1, 1), (1, 1, 4), (1, 4, 4)])
+def test_surface_distance_of_structures_one_voxel_thin(size):
+    """One voxel at the same place in both maps had no surface, and the registration ended with an IndexError."""
+    grid = make_grid((12, 12, 12), (2.0, 2.0, 2.0))
+    a, b = boxes(grid, (4, 4, 4), size), boxes(grid, (6, 4, 4), size)
+    assert evaluation.surface_distance95(a, a)[1] == 0
+    assert evaluation.surface_distance95(a, b)[1] == pytest.approx(4.0)
+
+
 def test_surface_distance_of_shifted_boxes_in_mm():
     grid = make_grid((30, 30, 30), (1.0, 1.0, 2.5))
     a, b = boxes(grid, (5, 5, 5), (8, 10, 10)), boxes(grid, (7, 5, 5), (8, 10, 10))

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import vtk
-from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 import slicer
 
 from ..errors import InputError
 from . import display
+from .check_nodes import check_node, check_volume, plain_image, seen_on
 from .label_views import quiet_labels
 from .labels import Label
 from .names import FORMER_ROLE, PARENT_ATTRIBUTE, START_ATTRIBUTE
@@ -42,10 +42,8 @@ if TYPE_CHECKING:
     from .nodes import Shown
 
 OUTLINE_COLORS = {"fixed": (1.0, 0.85, 0.1), "moving": (0.25, 0.65, 1.0), "warped": (1.0, 0.25, 0.45)}
-GRID, ARROWS = "grid", "arrows"
 PREVIEW = "Preview"
 _SQUARES = 12
-_LINES = 25
 
 
 # --- layers -----------------------------------------------------------------------------------------------------
@@ -103,56 +101,13 @@ def show_checkerboard(fixed_node, warped_node, square_mm: float | None = None):
     odd = (k[:, None, None] + j[None, :, None] + i[None, None, :]) % 2 == 1
     squares = _as_displayed(fixed_node, fixed)
     squares[odd] = _as_displayed(warped_node, warped)[odd]
-    node = _check_volume(fixed_node, "Checkerboard")
-    node.SetAndObserveImageData(_byte_image(squares))
+    node = check_volume(fixed_node, "Checkerboard")
+    node.SetAndObserveImageData(plain_image(squares))
     shown = node.GetDisplayNode()
     shown.AutoWindowLevelOff()
     shown.SetWindowLevelMinMax(0, 255)
     show_pair(fixed_node, node, 1.0)
     return node
-
-
-def seen_on(fixed_node, node) -> np.ndarray:
-    """The voxels of a volume where they are seen on the grid of another one, (K, J, I), whatever lies above the two.
-
-    Those of a volume that lies on the same grid are returned as they are. Outside, the smallest value.
-    """
-    if _same_place(fixed_node, node):
-        return slicer.util.arrayFromVolume(node)
-    between = vtk.vtkGeneralTransform()
-    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(
-        fixed_node.GetParentTransformNode(), node.GetParentTransformNode(), between
-    )
-    to_ras, to_ijk = vtk.vtkMatrix4x4(), vtk.vtkMatrix4x4()
-    fixed_node.GetIJKToRASMatrix(to_ras)
-    node.GetRASToIJKMatrix(to_ijk)
-    whole = vtk.vtkGeneralTransform()
-    whole.PostMultiply()
-    for part in (to_ras, between, to_ijk):
-        whole.Concatenate(part)
-    reslice = vtk.vtkImageReslice()
-    reslice.SetInputData(node.GetImageData())
-    reslice.SetResliceTransform(whole)
-    reslice.SetInterpolationModeToLinear()
-    reslice.SetBackgroundLevel(node.GetImageData().GetScalarRange()[0])
-    reslice.SetOutputSpacing(1, 1, 1)
-    reslice.SetOutputOrigin(0, 0, 0)
-    reslice.SetOutputExtent(*fixed_node.GetImageData().GetExtent())
-    reslice.Update()
-    output = reslice.GetOutput()
-    return vtk_to_numpy(output.GetPointData().GetScalars()).reshape(output.GetDimensions()[::-1])
-
-
-def _same_place(one, other) -> bool:
-    """Whether two volumes have one grid and lie under one transform."""
-    matrices = vtk.vtkMatrix4x4(), vtk.vtkMatrix4x4()
-    for node, matrix in zip((one, other), matrices, strict=True):
-        node.GetIJKToRASMatrix(matrix)
-    return (
-        one.GetImageData().GetDimensions() == other.GetImageData().GetDimensions()
-        and one.GetParentTransformNode() is other.GetParentTransformNode()
-        and np.allclose(matrix_from_vtk(matrices[0]), matrix_from_vtk(matrices[1]), atol=1e-4)
-    )
 
 
 def _as_displayed(node, array: np.ndarray) -> np.ndarray:
@@ -165,63 +120,37 @@ def _as_displayed(node, array: np.ndarray) -> np.ndarray:
     return np.nan_to_num(scaled).astype(np.uint8)
 
 
-def _byte_image(array: np.ndarray):
-    data = vtk.vtkImageData()
-    data.SetDimensions(*array.shape[::-1])
-    data.GetPointData().SetScalars(numpy_to_vtk(array.ravel(), deep=True))
-    return data
-
-
-def check_node(scene, class_name: str, what: str):
-    """A node made for a check, not saved with the scene; the one of an earlier check is used again."""
-    for node in nodes_of(scene, class_name):
-        if node.GetAttribute(CHECK_ATTRIBUTE) == what:
-            return node
-    node = scene.CreateNodeByClass(class_name)
-    node.UnRegister(None)
-    node.SetName(what)
-    node.SetAttribute(CHECK_ATTRIBUTE, what)
-    node.SetSaveWithScene(False)
-    # Nothing that a user would choose as an input.
-    node.SetHideFromEditors(True)
-    return scene.AddNode(node)
-
-
-def _check_volume(like, what: str):
-    """A scalar volume for a check that lies as another volume does."""
-    node = check_node(like.GetScene(), "vtkMRMLScalarVolumeNode", what)
-    node.CopyOrientation(like)
-    node.SetAndObserveTransformNodeID(like.GetTransformNodeID())
-    if node.GetDisplayNode() is None:
-        node.CreateDefaultDisplayNodes()
-    node.GetDisplayNode().SetSaveWithScene(False)
-    return node
-
-
 def show_before_after(moving_node, warped_node, transform_node=None) -> None:
     """The moving volume as it lay (foreground, shown first) over the registered one; `fade` and `flick` compare them.
 
-    Where the moving volume is under the transform now, or an initial transform was given, which counts as "before" in
-    the report, too, a second node that shares its voxels shows it as it was.
+    It is shown on the grid of the registered one: where it has nothing, the darkest value covers the registered one,
+    of which a rim would be seen otherwise. As it lay: where it is under the transform now, as before; where an initial
+    transform was given, which counts as "before" in the report, too, through that.
     """
-    before = moving_node
+    lay = _as_it_lay(moving_node, transform_node)
+    before = check_volume(warped_node, f"{moving_node.GetName()} before")
+    before.SetAndObserveImageData(plain_image(np.ascontiguousarray(seen_on(warped_node, lay))))
+    display.show_like(before, moving_node)
+    show_pair(warped_node, before, 1.0)
+
+
+def _as_it_lay(moving_node, transform_node):
+    """The moving volume, or a second node that shares its voxels and lies as the moving one did."""
     started = transform_node is not None and transform_node.GetAttribute(START_ATTRIBUTE)
+    if not started and (transform_node is None or not _is_below(transform_node, moving_node)):
+        return moving_node
+    lay = check_volume(moving_node, f"{moving_node.GetName()} as it lay")
+    lay.SetAndObserveImageData(moving_node.GetImageData())
     if started:
-        before = _check_volume(moving_node, f"{moving_node.GetName()} before")
-        before.SetAndObserveImageData(moving_node.GetImageData())
         node = check_node(moving_node.GetScene(), TRANSFORM_CLASS, "Position before")
         recorded = transform_node.GetAttribute(PARENT_ATTRIBUTE)
         parent = recorded_matrix(transform_node, PARENT_ATTRIBUTE) if recorded else np.eye(4)
         to_world = np.linalg.solve(recorded_matrix(transform_node, START_ATTRIBUTE), parent)
         node.SetAndObserveTransformToParent(linear_transform(to_world))
-        before.SetAndObserveTransformNodeID(node.GetID())
-        display.show_like(before, moving_node)
-    elif transform_node is not None and _is_below(transform_node, moving_node):
-        before = _check_volume(moving_node, f"{moving_node.GetName()} before")
-        before.SetAndObserveImageData(moving_node.GetImageData())
-        before.SetAndObserveTransformNodeID(_former_parent(moving_node, transform_node))
-        display.show_like(before, moving_node)
-    show_pair(warped_node, before, 1.0)
+        lay.SetAndObserveTransformNodeID(node.GetID())
+    else:
+        lay.SetAndObserveTransformNodeID(_former_parent(moving_node, transform_node))
+    return lay
 
 
 def _is_below(transform_node, node) -> bool:
@@ -253,7 +182,7 @@ def show_preview(fixed_node, moving_node, array: np.ndarray) -> bool:
     user chose meanwhile stays.
     """
     scene = fixed_node.GetScene()
-    node = _check_volume(fixed_node, PREVIEW)
+    node = check_volume(fixed_node, PREVIEW)
     again = any(view.GetForegroundVolumeID() == node.GetID() for view in composite_nodes(scene))
     node.SetAndObserveImageData(image_data(array))
     display.show_like(node, moving_node)
@@ -266,80 +195,6 @@ def remove_preview(scene) -> bool:
     for node in nodes:
         remove_shown(node)
     return bool(nodes)
-
-
-def remove_check(scene, class_name: str, what: str) -> None:
-    """Remove what check_node made, if it is there."""
-    for node in [n for n in nodes_of(scene, class_name) if n.GetAttribute(CHECK_ATTRIBUTE) == what]:
-        remove_shown(node)
-
-
-# --- the Jacobian ------------------------------------------------------------------------------------------------
-
-
-def show_jacobian(
-    background_node, jacobian_node, opacity: float = 0.6, change: float = 1.0, legend: bool = True
-) -> None:
-    """The map of volume change over a volume, folds in their own colour. change: as in display.set_jacobian_range."""
-    display.show_as_jacobian(jacobian_node)
-    display.set_jacobian_range(jacobian_node, change)
-    show_pair(background_node, jacobian_node, opacity)
-    display.show_legend(jacobian_node, legend)
-    mark(display.legend_node(jacobian_node))
-
-
-# --- the deformation ---------------------------------------------------------------------------------------------
-
-
-def show_deformation(transform_node, region_node, mode: str | None, spacing_mm: float | None = None) -> None:
-    """The deformed grid ("grid"), displacement arrows ("arrows") or neither (None), over the region of a volume.
-
-    The grid is straight in the moving image and shown as it lies on the fixed one; arrows go from where a point lay
-    to where it is carried. spacing_mm: between lines or arrows (a 25th of the region's longest side when None). In
-    slice views only: in a 3D view the grid has millions of points, and Slicer stands still for seconds.
-    """
-    shown = transform_node.GetDisplayNode()
-    if mode is None:
-        if shown is not None:
-            shown.SetVisibility(False)
-            shown.SetVisibility2D(False)
-        return
-    if mode not in (GRID, ARROWS):
-        raise InputError(f"A deformation is shown as '{GRID}' or '{ARROWS}', not as '{mode}'.")
-    if shown is None:
-        transform_node.CreateDefaultDisplayNodes()
-        shown = transform_node.GetDisplayNode()
-    bounds = [0.0] * 6
-    region_node.GetRASBounds(bounds)
-    longest = max(bounds[1] - bounds[0], bounds[3] - bounds[2], bounds[5] - bounds[4])
-    spacing = spacing_mm or max(longest / _LINES, 1e-3)
-    editing = shown.StartModify()
-    shown.SetAndObserveRegionNode(region_node)
-    if mode == GRID:
-        shown.SetVisualizationMode(shown.VIS_MODE_GRID)
-        shown.SetGridSpacingMm(spacing)
-        shown.SetGridResolutionMm(spacing / 4)
-        shown.SetGridScalePercent(100)
-        shown.SetGridLineDiameterMm(spacing / 12)
-        shown.SetGridShowNonWarped(False)
-    else:
-        shown.SetVisualizationMode(shown.VIS_MODE_GLYPH)
-        shown.SetGlyphType(shown.GLYPH_TYPE_ARROW)
-        shown.SetGlyphSpacingMm(spacing)
-        shown.SetGlyphScalePercent(100)
-    shown.SetVisibility3D(False)
-    shown.SetVisibility2D(True)
-    shown.SetVisibility(True)
-    mark(shown)
-    shown.EndModify(editing)
-
-
-def shown_deformation(transform_node) -> str | None:
-    """How the slice views show a transform: "grid", "arrows", or None for not at all or another way."""
-    shown = transform_node.GetDisplayNode()
-    if shown is None or not (shown.GetVisibility() and shown.GetVisibility2D()):
-        return None
-    return {shown.VIS_MODE_GRID: GRID, shown.VIS_MODE_GLYPH: ARROWS}.get(shown.GetVisualizationMode())
 
 
 # --- outlines ----------------------------------------------------------------------------------------------------

@@ -30,8 +30,9 @@ _ENTRIES = 256
 # A fifth of the colours stands for folds: the legend then has a green part, and one of its six labels is 0.
 _FOLD_ENTRIES = 51
 _LEGEND_FONT = 10
-# Of the range of grey levels. A choice, not yet measured.
-_ALIKE = 0.16
+# Of the range of grey levels. Of 57 pairs of one contrast (brains of several people, follow-ups, CT) 9 in 10 differ by
+# less; so does 1 in 10 of 65 pairs of two contrasts, a T1 and a T2 without skull among them: the caller tells these.
+_ALIKE = 0.2
 _LEGEND_LABELS = 6
 # Moves the first boundary just above zero, so that a determinant of exactly 0 counts as folded.
 _NUDGE = 1e-6
@@ -134,7 +135,8 @@ def show_with_one_window(volume_node, other_node) -> bool:
     """Give a volume the window of another one where their grey levels are alike; returns whether they are.
 
     Alike: darkest, middle and brightest twentieth differ by less than _ALIKE of the other one's range. Then equal
-    tissue has equal grey in both; with windows of their own it has not.
+    tissue has equal grey in both; with windows of their own it has not. For volumes of one contrast: those of two may
+    have such levels as well.
     """
     ranges = []
     for node in (other_node, volume_node):

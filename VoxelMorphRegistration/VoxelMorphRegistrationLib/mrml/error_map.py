@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..results.colours import DOUBT_ENDS_MM, doubt_colours, doubt_scale
 from ..trust.band import band_of
 from ..trust.error_map import bound_at as bound_in
-from . import check_views, display
+from . import check_nodes, check_views, display
 from .labels import Label, labels_from_node
 from .segments_out import building, releasing
 from .steps import finish
@@ -127,7 +127,7 @@ def show_band(labels_node: Shown, volume_node: Volume):
 
 def _segmentation(volume_node: Volume, what: str, array: np.ndarray, table: dict[int, Label]):
     """A segmentation for a check, of labels (K, J, I) on the voxels of a map."""
-    node = check_views.check_node(volume_node.GetScene(), "vtkMRMLSegmentationNode", what)
+    node = check_nodes.check_node(volume_node.GetScene(), "vtkMRMLSegmentationNode", what)
     node.SetAndObserveTransformNodeID(volume_node.GetTransformNodeID())
     matrix = vtk.vtkMatrix4x4()
     volume_node.GetIJKToRASMatrix(matrix)
@@ -143,11 +143,11 @@ def _segmentation(volume_node: Volume, what: str, array: np.ndarray, table: dict
 
 
 def hide_band(scene) -> None:
-    check_views.remove_check(scene, "vtkMRMLSegmentationNode", BAND)
+    check_nodes.remove_check(scene, "vtkMRMLSegmentationNode", BAND)
 
 
 def hide_contour(scene) -> None:
-    check_views.remove_check(scene, "vtkMRMLSegmentationNode", CONTOUR)
+    check_nodes.remove_check(scene, "vtkMRMLSegmentationNode", CONTOUR)
 
 
 def bound_at(volume_node: Volume, points_ras: np.ndarray) -> np.ndarray:

@@ -24,3 +24,5 @@ PLACES_ATTRIBUTE = "VoxelMorph.Places"
 START_ATTRIBUTE = "VoxelMorph.InitialTransform"
 # Which frame of a sequence a volume was.
 FRAME_ATTRIBUTE = "VoxelMorph.Frame"
+# On a node that shows one of a sequence of results: that sequence. Attributes change with the frame, references stay.
+SEQUENCE_ROLE = "VoxelMorph.Sequence"

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import vtk
 
-from ..results.table import COLUMNS, NUMBERS, Row
+from ..results.table import COLUMNS, NUMBERS, Row, plain_report
+from .frames import frame_title
 from .hierarchy import place_beside
 from .names import RESULTS_ROLE, RUN_ATTRIBUTE
+
+if TYPE_CHECKING:
+    from ..registration.report import Report
 
 
 def write_results(transform_node, rows: Sequence[Row], name: str = ""):
@@ -42,3 +47,42 @@ def write_results(transform_node, rows: Sequence[Row], name: str = ""):
 def results_node(transform_node):
     """The table of a transform's results, or None."""
     return transform_node.GetNodeReference(RESULTS_ROLE)
+
+
+def write_frames(sequence, name: str, reports: Mapping[int, Report], failures: Mapping[int, str]):
+    """A new table node with a row for each frame of a sequence: the numbers of its report, or why it has none."""
+    scene = sequence.GetScene()
+    table = vtk.vtkTable()
+    columns: dict[str, list] = {
+        "Frame": [],
+        "Correlation before": [],
+        "Correlation after": [],
+        "Folded voxels": [],
+        "Smallest determinant": [],
+        "Largest displacement (mm)": [],
+        "Note": [],
+    }
+    for number in range(sequence.GetNumberOfDataNodes()):
+        report = reports.get(number)
+        plain = {} if report is None else plain_report(report)
+        similar, inside = plain.get("similarity", {}), plain.get("folding", {}).get("inside", {})
+        values = (
+            *((similar.get(stage) or {}).get("ncc") for stage in ("before", "after")),
+            inside.get("count"),
+            inside.get("minimum"),
+            plain.get("largest_displacement_mm"),
+        )
+        texts = (frame_title(sequence, number), failures.get(number, "" if report else "not registered"))
+        for heading, value in zip(columns, (texts[0], *values, texts[1]), strict=True):
+            columns[heading].append(value)
+    for heading, found in columns.items():
+        array = vtk.vtkStringArray() if heading in ("Frame", "Note") else vtk.vtkDoubleArray()
+        array.SetName(heading)
+        for value in found:
+            array.InsertNextValue(np.nan if value is None else value)
+        table.AddColumn(array)
+    node = scene.AddNewNodeByClass("vtkMRMLTableNode", scene.GenerateUniqueName(name))
+    node.SetAndObserveTable(table)
+    node.SetUseColumnTitleAsColumnHeader(True)
+    node.SetLocked(True)
+    return node

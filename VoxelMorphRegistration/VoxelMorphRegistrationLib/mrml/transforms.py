@@ -111,10 +111,19 @@ def make_grids_linear(scene) -> None:
     Slicer reads grids as cubic, from scenes and files: between the grid's points that moves by up to .1 mm. To be
     called when a scene was loaded. Transforms that this extension did not write are left alone.
     """
-    for n in range(scene.GetNumberOfNodesByClass(TRANSFORM_CLASS)):
-        node = scene.GetNthNodeByClass(n, TRANSFORM_CLASS)
+    for node in (*_nodes_of(scene, TRANSFORM_CLASS), *_transforms_in_sequences(scene)):
         if node.GetAttribute(PARENT_ATTRIBUTE):
             make_grid_linear(node)
+
+
+def _nodes_of(scene, class_name: str) -> list:
+    return [scene.GetNthNodeByClass(n, class_name) for n in range(scene.GetNumberOfNodesByClass(class_name))]
+
+
+def _transforms_in_sequences(scene) -> list:
+    """Those that a sequence holds; the nodes that show one of them get its content whenever the frame changes."""
+    inner = [sequence.GetSequenceScene() for sequence in _nodes_of(scene, "vtkMRMLSequenceNode")]
+    return [node for one in inner if one is not None for node in _nodes_of(one, TRANSFORM_CLASS)]
 
 
 def make_grid_linear(node) -> bool:

@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import qt
 import slicer
 from slicer.i18n import tr as _
 
-from ..mrml import check_views, display
+from ..mrml import check_views, deformation_views, display, jacobian_views
+from ..mrml.frames import results_sequence
+from ..mrml.names import RUN_ATTRIBUTE
 from ..mrml.results import moved_since
 from ..mrml.view_state import ViewState, composite_nodes
 from ..results.verdict import LOOK
-from .choices import keep_as_a
+from .choices import keep_as_a, told_of
 from .colours import box
 from .doubt import DoubtControls
 from .messages import told
 from .shown import Shown, shown_result
 
 _FLICKER_MS = 600
-_DEFORMATIONS = (None, check_views.GRID, check_views.ARROWS)
+# What a refinement compares where one image rises with the other.
+_ONE_CONTRAST = ("lncc", "mse")
+_DEFORMATIONS = (None, deformation_views.GRID, deformation_views.ARROWS)
 
 
 class CheckSection:
     """Drives the widgets of the section. `parameters` (the module's parameter node) names the nodes of the result."""
 
     def __init__(self, ui) -> None:
-        self._ui, self._parameters = ui, None
+        self._ui = ui
+        self._parameters: Any = None
         self._before: ViewState | None = None
         self._mode = ""
         # What is shown, told by its nodes and report: another one puts the views back.
         self._subject: tuple = ()
+        # The run whose result is shown: each frame of a sequence has its own.
+        self._run: str | None = None
         # Whether the views show a running registration; its result takes over from there.
         self._previewing = False
         self._timer = qt.QTimer()
@@ -98,6 +107,7 @@ class CheckSection:
                 self._subject = subject
                 if not self._previewing:
                     self._put_back()
+        self._follow_frame(nodes)
         self._watch([node for node in (nodes.fixed, nodes.moving) if node is not None])
         self._tell_moved()
         self._ui.checkCollapsibleButton.enabled = result or self._before is not None
@@ -125,9 +135,23 @@ class CheckSection:
         self._ui.worstDeterminantButton.enabled = result and ("determinant" in worst or nodes.jacobian is not None)
         self._ui.worstLandmarkButton.enabled = "landmark" in worst
         if nodes.transform is not None:
-            self._choose_deformation(_DEFORMATIONS.index(check_views.shown_deformation(nodes.transform)))
+            self._choose_deformation(_DEFORMATIONS.index(deformation_views.shown_deformation(nodes.transform)))
         views = composite_nodes(slicer.mrmlScene)
         self._ui.linkCheckBox.checked = bool(views) and bool(views[0].GetLinkedControl())
+
+    def _follow_frame(self, nodes: Shown) -> None:
+        """What the checks made for one frame of a sequence of results is made anew for the one that is shown now."""
+        run = nodes.transform.GetAttribute(RUN_ATTRIBUTE) if nodes.transform is not None else None
+        if run is None or run == self._run:
+            return
+        former, self._run = self._run, run
+        if not former or results_sequence(nodes.transform) is None:
+            return
+        with told():
+            if self._mode in ("checkerboard", "before", "jacobian"):
+                self._fill(self._mode, nodes, self._ui.fadeSlider.value)
+            if deformation_views.is_of_another_run(nodes.transform):
+                self._on_deformation()
 
     def _watch(self, volumes: list) -> None:
         """Follow where the registered volumes lie."""
@@ -152,8 +176,11 @@ class CheckSection:
         label.styleSheet = box(label, LOOK)
         label.setVisible(bool(moved))
 
-    @staticmethod
-    def _subject_of(nodes) -> tuple:
+    def _subject_of(self, nodes) -> tuple:
+        chosen = self._parameters.outputTransform
+        if results_sequence(chosen) is not None:
+            # Other frames of one result keep what the views show, those without a result, too.
+            return chosen.GetID(), told_of(chosen)
         shown = (nodes.transform, nodes.fixed, nodes.warped, nodes.jacobian, nodes.expected_error)
         return (*(None if node is None else node.GetID() for node in shown), nodes.report)
 
@@ -171,7 +198,8 @@ class CheckSection:
         self.update()
         nodes = self._nodes()
         if nodes.warped is not None:
-            display.show_with_one_window(nodes.warped, nodes.fixed)
+            if (nodes.report.get("refinement") or {}).get("similarity") in (None, *_ONE_CONTRAST):
+                display.show_with_one_window(nodes.warped, nodes.fixed)
             self.show("fade")
         elif self._nodes().jacobian is not None:
             self.show("jacobian")
@@ -218,8 +246,8 @@ class CheckSection:
         self.update()
 
     def _fill(self, mode: str, nodes, opacity: float) -> None:
-        if nodes.jacobian is not None and display.legend_node(nodes.jacobian) is not None:
-            display.show_legend(nodes.jacobian, False)
+        if nodes.jacobian is not None:
+            jacobian_views.show_legend(nodes.jacobian, False)
         self._doubt.hide(nodes)
         # Both lie on one grid: views that show either need not be fitted.
         known = {node.GetID() for node in (nodes.fixed, nodes.warped) if node is not None}
@@ -236,7 +264,7 @@ class CheckSection:
             self._doubt.show(nodes, opacity, self._ui.legendCheckBox.checked)
         else:
             change, legend = self._ui.jacobianRangeSlider.value, self._ui.legendCheckBox.checked
-            check_views.show_jacobian(nodes.fixed, nodes.jacobian, opacity, change, legend)
+            jacobian_views.show_jacobian(nodes.fixed, nodes.jacobian, opacity, change, legend)
         if new and slicer.app.layoutManager() is not None:
             slicer.util.resetSliceViews()
 
@@ -285,7 +313,7 @@ class CheckSection:
         self._doubt.show_legend(self._nodes(), self._ui.legendCheckBox.checked)
         jacobian = self._nodes().jacobian
         if self._mode == "jacobian" and jacobian is not None:
-            display.show_legend(jacobian, self._ui.legendCheckBox.checked)
+            jacobian_views.show_legend(jacobian, self._ui.legendCheckBox.checked)
 
     def _on_deformation(self, *_unused) -> None:
         nodes = self._nodes()
@@ -295,7 +323,7 @@ class CheckSection:
         self._remember()
         with told():
             spacing = self._ui.gridSpacingSpinBox.value or None
-            check_views.show_deformation(nodes.transform, nodes.fixed, mode, spacing)
+            deformation_views.show_deformation(nodes.transform, nodes.fixed, mode, spacing)
 
     def _on_spacing(self, *_unused) -> None:
         if self._ui.deformationComboBox.currentIndex > 0:

@@ -6,10 +6,13 @@ import slicer
 from slicer.i18n import tr as _
 
 from ..errors import VoxelMorphError
+from ..mrml.frames import results_sequence
 from ..mrml.names import REPORT_ATTRIBUTE, RUN_ATTRIBUTE
 from ..mrml.results import results_of
+from ..mrml.sequences import FIXED, SequenceOutputs
 from ..mrml.view_state import CHECK_ATTRIBUTE
 from ..registration.settings import Settings
+from .frames import all_frames
 
 INPUT_NODES = (
     "fixedVolume",
@@ -60,14 +63,19 @@ def nodes_of_a_run(parameters) -> dict:
         "fixedMask": p.fixedMask,
         "movingMask": p.movingMask,
         "initialTransform": p.initialTransform,
-        "outputTransform": p.outputTransform,
-        "outputVolume": p.outputVolume if p.wantVolume else False,
-        "outputLabels": p.outputLabels if p.wantLabels and p.movingLabels else False,
-        "outputJacobian": p.outputJacobian if p.wantJacobian else False,
-        "outputInverse": p.outputInverse if p.wantInverse else False,
+        "outputTransform": _single(p.outputTransform),
+        "outputVolume": _single(p.outputVolume) if p.wantVolume else False,
+        "outputLabels": _single(p.outputLabels) if p.wantLabels and p.movingLabels else False,
+        "outputJacobian": _single(p.outputJacobian) if p.wantJacobian else False,
+        "outputInverse": _single(p.outputInverse) if p.wantInverse else False,
         "linear": p.linear,
         "applyToMoving": p.applyToMoving,
     }
+
+
+def _single(node):
+    """An output to write again; not one that shows a sequence of results: it would be lost with the next frame."""
+    return None if results_sequence(node) is not None else node
 
 
 def pair_obstacle(fixed_node, moving_node) -> str:
@@ -85,9 +93,15 @@ def obstacle(parameters) -> str:
     """Why the registration cannot start, in a sentence; empty when nothing is known against it."""
     if parameters is None:
         return _("The scene is being closed")
-    found = pair_obstacle(parameters.fixedVolume, parameters.movingVolume)
-    if found:
-        return found
+    _sequence, onto = all_frames(parameters)
+    if onto in ("", FIXED):
+        found = pair_obstacle(parameters.fixedVolume, parameters.movingVolume)
+        if found:
+            return found
+    if onto:
+        found = _frames_obstacle(parameters)
+        if found:
+            return found
     if parameters.fixedLabels and not parameters.movingLabels:
         return _("A fixed segmentation is chosen without a moving one; choose both, or the moving one alone")
     if bool(parameters.fixedPoints) != bool(parameters.movingPoints):
@@ -104,6 +118,16 @@ def obstacle(parameters) -> str:
         settings_of(parameters)
     except VoxelMorphError as error:
         return str(error)
+    return ""
+
+
+def _frames_obstacle(parameters) -> str:
+    guides = ("fixedLabels", "movingLabels", "fixedPoints", "movingPoints", "movingMask")
+    if any(getattr(parameters, name) is not None for name in guides):
+        return _(
+            "Segmentations, landmarks and the moving mask belong to one frame; leave them empty, or register only the "
+            "frame shown"
+        )
     return ""
 
 
@@ -133,8 +157,15 @@ def subject(parameters) -> tuple:
     if parameters is None:
         return ()
     transform = parameters.outputTransform
-    report = transform.GetAttribute(REPORT_ATTRIBUTE) if transform else None
-    return (*chosen_pair(parameters), transform.GetID() if transform else None, report)
+    return (*chosen_pair(parameters), transform.GetID() if transform else None, told_of(transform))
+
+
+def told_of(transform) -> str | None:
+    """What the texts and views of a result are about: its report, or the sequence that it is a frame of."""
+    sequence = results_sequence(transform)
+    if sequence is not None:
+        return sequence.GetID()
+    return transform.GetAttribute(REPORT_ATTRIBUTE) if transform is not None else None
 
 
 def leave_outputs_of_another_pair(parameters) -> None:
@@ -176,6 +207,8 @@ def kept_of_this_pair(parameters):
 def take_outputs(parameters, outputs) -> None:
     """The nodes of a finished run become the chosen outputs."""
     with slicer.util.NodeModify(parameters):
+        if isinstance(outputs, SequenceOutputs):
+            parameters.fixedVolume, parameters.movingVolume = outputs.target, outputs.moving
         parameters.outputTransform = outputs.grid_transform
         for name in ("volume", "jacobian", "labels", "inverse"):
             node = getattr(outputs, name)

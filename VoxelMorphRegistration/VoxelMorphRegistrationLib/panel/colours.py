@@ -16,15 +16,24 @@ _COLORS = {
 }
 
 
+# Of the headings in a table.
+_HEADS = (("#1c1c1c", "#dfe6ee"), ("#e3eaf2", "#3a4552"))
+
+
 def is_dark(widget) -> bool:
-    """Whether the widget's theme has light text on dark."""
-    palette = widget.palette
+    """Whether the theme of the widget's window has light text on dark; a style sheet of its own does not count."""
+    palette = widget.window().palette
     return palette.color(qt.QPalette.WindowText).lightness() > palette.color(qt.QPalette.Window).lightness()
 
 
 def ink(widget, kind: str) -> str:
     """Colour of a text of one kind: GOOD, LOOK, BAD or ERROR."""
     return _COLORS[kind][is_dark(widget)][0]
+
+
+def head(widget) -> tuple[str, str]:
+    """Ink and background of a heading in a table."""
+    return _HEADS[is_dark(widget)]
 
 
 def box(widget, kind: str) -> str:

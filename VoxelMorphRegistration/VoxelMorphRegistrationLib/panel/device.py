@@ -10,11 +10,13 @@ from slicer.i18n import tr as _
 
 from ..errors import VoxelMorphError
 from ..images.grid import Grid
+from ..mrml.sequences import FIXED
 from ..mrml.transforms import matrix_from_vtk
 from ..networks.model import read_card
 from ..networks.shelf import find_model
-from ..registration.expected import expected_seconds, in_words
+from ..registration.expected import expected_bytes, expected_seconds, in_words
 from .choices import settings_of
+from .frames import all_frames
 
 
 class DeviceLine:
@@ -63,18 +65,23 @@ class DeviceLine:
 
 
 def expected_text(parameters, facts: dict | None) -> str:
-    """How long the chosen pair will take here, for the line under Register; empty while that is not known."""
+    """How long the chosen pair will take here, for the line under Register; empty while that is not known.
+
+    Where the graphics card has too little memory, it says so, and how long the processor will take.
+    """
     if parameters is None or facts is None:
         return ""
     speeds = facts.get("speed", {})
     device = parameters.device
     if device == "auto":
         device = next((one["name"] for one in facts["devices"] if one["name"] in speeds), "")
-    data = parameters.fixedVolume.GetImageData() if parameters.fixedVolume else None
+    sequence, onto = all_frames(parameters)
+    volume = parameters.fixedVolume if onto in ("", FIXED) else parameters.movingVolume
+    data = volume.GetImageData() if volume else None
     if device not in speeds or data is None:
         return ""
     matrix = vtk.vtkMatrix4x4()
-    parameters.fixedVolume.GetIJKToRASMatrix(matrix)
+    volume.GetIJKToRASMatrix(matrix)
     try:
         settings = settings_of(parameters)
         grid = Grid(data.GetDimensions()[::-1], matrix_from_vtk(matrix))
@@ -82,8 +89,20 @@ def expected_text(parameters, facts: dict | None) -> str:
         card = read_card(find_model(settings.model)) if named else None
         if card is not None and card.dimension != grid.dimension:
             return ""
-        seconds = expected_seconds(settings, grid, speeds[device], card=card)
+        free = next((one.get("memory") for one in facts["devices"] if one["name"] == device), None)
+        needed = expected_bytes(settings, grid, card)
+        lacking = free is not None and needed > free
+        seconds = expected_seconds(settings, grid, speeds["cpu" if lacking else device], card=card)
     except VoxelMorphError:
         # Told elsewhere, as what stands against a start.
         return ""
-    return _("Takes {duration} on this computer.").format(duration=in_words(seconds))
+    count = sequence.GetNumberOfDataNodes() if sequence is not None else 1
+    duration = in_words(count * seconds)
+    if lacking and free is not None:
+        return _(
+            "The graphics card has {free:.1f} GB of free memory and about {needed:.1f} GB are needed: it runs on the "
+            "processor and takes {duration}. A coarser working spacing or a cropped fixed volume needs less."
+        ).format(free=free / 2**30, needed=needed / 2**30, duration=duration)
+    if sequence is not None:
+        return _("All {count} frames take {duration} on this computer.").format(count=count, duration=duration)
+    return _("Takes {duration} on this computer.").format(duration=duration)

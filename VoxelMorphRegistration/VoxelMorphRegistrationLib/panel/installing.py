@@ -30,8 +30,8 @@ def install_torch() -> None:
     if platform.system() == "Darwin" and platform.machine() == "x86_64":
         raise VoxelMorphError(
             _(
-                "Registration needs PyTorch 2.5 or later, and for Macs with an Intel processor PyTorch ends at 2.2. "
-                "Use a Mac with an Apple processor, Linux or Windows."
+                "Registration needs PyTorch 2.5 or later, and for Macs with an Intel processor PyTorch ends at 2.2, "
+                "which does not work with Slicer's numpy. Use a Mac with an Apple processor, Linux or Windows."
             )
         )
     try:

@@ -11,6 +11,7 @@ from slicer.i18n import tr as _
 
 from ..errors import VoxelMorphError
 from .plain import plain
+from .translated import translated
 
 
 @contextmanager
@@ -34,5 +35,5 @@ def told(busy: bool = False) -> Iterator[None]:
 
 def tell(error: VoxelMorphError) -> None:
     """Show an error, once the event that found it is over."""
-    text = str(error)
+    text = translated(str(error))
     qt.QTimer.singleShot(0, lambda: slicer.util.errorDisplay(plain(text)))

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import qt
 import slicer
 from slicer.i18n import tr as _
 
 from ..errors import VoxelMorphError
-from ..registration.choice import resolved
 from .colours import ERROR, ink
 from .messages import tell, told
 from .plain import plain
-from .run import NodeRun, whole_fraction
+from .run import NodeRun, stage_title
+from .translated import translated
 from .trust import trusts
 
 # Seconds without news of a running registration before the panel says so.
@@ -42,7 +43,7 @@ class RegisterSection:
         subject: Callable[[], object],
         hint: Callable[[], str],
         has_torch: Callable[[], bool],
-        summary: Callable[[object], str],
+        summary: Callable[[Any], str],
         on_preview: Callable[[object], None],
         on_finished: Callable[[object], None],
         on_ended: Callable[[], None],
@@ -80,7 +81,7 @@ class RegisterSection:
                 button.enabled = True
                 button.toolTip = _("Stop the registration; nothing is written")
             return
-        obstacle = self._obstacle()
+        obstacle = translated(self._obstacle())
         button.text = _("Register")
         if obstacle:
             # Not to the next widget, as it would by itself.
@@ -138,7 +139,7 @@ class RegisterSection:
                 try:
                     self.run = start(self._callbacks())
                 except VoxelMorphError as error:
-                    self._show_end(str(error), 0, failed=True)
+                    self._show_end(translated(str(error)), 0, failed=True)
                     raise
         finally:
             self._starting = False
@@ -188,9 +189,8 @@ class RegisterSection:
         if stage not in self._stages:
             # A model is opened once by the worker and once, for nothing, by the registration.
             self._stages.add(stage)
-            self.log(_("{seconds:.1f} s: {stage}").format(seconds=seconds, stage=stage))
-        refined = self.run is None or resolved(self.run.settings).refinement != "off"
-        percent = int(100 * whole_fraction(stage, fraction, refined))
+            self.log(_("{seconds:.1f} s: {stage}").format(seconds=seconds, stage=stage_title(stage)))
+        percent = int(100 * self.run.whole(stage, fraction)) if self.run is not None else 0
         self._ui.progressBar.value = max(percent, self._ui.progressBar.value)
         self.show_progress()
 
@@ -198,7 +198,7 @@ class RegisterSection:
         if self.run is None or self._cancelling:
             return
         now = time.monotonic()
-        stage = _("Finishing") if self._stopping else self.stage
+        stage = _("Finishing") if self._stopping else stage_title(self.stage)
         text = _("{stage}, {seconds:.0f} s").format(
             stage=(stage or _("starting")).capitalize(), seconds=now - self._start_time
         )
@@ -235,14 +235,14 @@ class RegisterSection:
         try:
             self._on_finished(outputs)
         finally:
-            self._show_end(self._summary(outputs.report), 100)
+            self._show_end(self._summary(outputs), 100)
         for warning in outputs.report.warnings:
-            self.log(_("Warning: {text}").format(text=warning))
+            self.log(_("Warning: {text}").format(text=translated(warning)))
 
     def _failed(self, error: VoxelMorphError) -> None:
         self._end()
         self._on_ended()
-        self._show_end(str(error), 0, failed=True)
+        self._show_end(translated(str(error)), 0, failed=True)
         tell(error)
 
     def _cancelled(self) -> None:

@@ -16,15 +16,15 @@ from ..mrml.table import write_results
 from ..results.html import html_report, write_html_report
 from ..results.table import Row, rows
 from ..results.verdict import BAD, LOOK, verdict
-from .colours import box
+from .colours import box, head, is_dark
 from .messages import tell, told
 from .pictures import CAPTION, overview_task
 from .plain import plain
 from .remembered import recalled, remember
 from .run import shared_client
 from .shown import shown_result
+from .translated import translated
 
-_HEAD = "#dfe6ee"
 # Where the numbers of the kept result stand, beside those of the present one; there is no room for both.
 _ALIGNED_COLUMN, _KEPT_COLUMN = 2, 4
 _PDF_DPI, _PDF_MARGIN = 96, 30.0
@@ -36,7 +36,7 @@ class ResultsSection:
     def __init__(self, ui) -> None:
         self._ui = ui
         self._parameters: Any = None
-        self._shown: tuple[dict, dict, str] = ({}, {}, "")
+        self._shown: tuple = ({}, {}, "", False)
         titles = [_("Measure"), _("Before"), _("Aligned"), _("After"), _("After, A")]
         ui.resultsTable.setColumnCount(len(titles))
         ui.resultsTable.setHorizontalHeaderLabels(titles)
@@ -61,28 +61,36 @@ class ResultsSection:
         self.update()
         self._ui.resultsCollapsibleButton.collapsed = False
 
+    def set_aside(self) -> None:
+        """A run gave no result: the verdict below its message is that of the former one, and says so."""
+        label, said = self._ui.verdictLabel, _("The result of before.")
+        if label.text and not label.text.startswith(said):
+            label.text = f"{said} {label.text}"
+
     def update(self) -> None:
         """Show the report of the result, and beside it that of the kept one."""
         shown = shown_result(self._parameters)
         kept = shown.kept_report if shown.kept is not shown.transform else {}
         self._ui.resultsCollapsibleButton.enabled = bool(shown.report)
-        if (shown.report, kept, shown.refused) == self._shown:
+        # The colours are those of the theme at the time.
+        known = (shown.report, kept, shown.refused, is_dark(self._ui.verdictLabel))
+        if known == self._shown:
             return
-        self._shown = (shown.report, kept, shown.refused)
+        self._shown = known
         self._fill_warnings(shown.report, shown.refused)
         self._fill_table(shown.report, kept)
 
     def _fill_warnings(self, report: dict, refused: str) -> None:
         """The verdict above all sections, and in the section what is left of the warnings."""
         if not report:
-            _show(self._ui.verdictLabel, escape(refused), BAD)
+            _show(self._ui.verdictLabel, escape(translated(refused)), BAD)
             _show(self._ui.warningsLabel, "", LOOK)
             return
         found = verdict(report)
-        text = f"<b>{escape(_(found.title))}:</b> {escape(found.reason)}"
+        text = f"<b>{escape(_(found.title))}:</b> {escape(translated(found.reason))}"
         _show(self._ui.verdictLabel, text, found.level)
         warnings = [line for line in report.get("warnings", []) if line != found.reason]
-        _show(self._ui.warningsLabel, "<br>".join(f"\u2022 {escape(line)}" for line in warnings), LOOK)
+        _show(self._ui.warningsLabel, "<br>".join(f"\u2022 {escape(translated(line))}" for line in warnings), LOOK)
 
     def _fill_table(self, report: dict, kept: dict) -> None:
         table = self._ui.resultsTable
@@ -105,8 +113,9 @@ class ResultsSection:
         font = item.font()
         font.setBold(True)
         item.setFont(font)
-        item.setBackground(qt.QBrush(qt.QColor(_HEAD)))
-        item.setForeground(qt.QBrush(qt.QColor("#1c1c1c")))
+        color, ground = head(table)
+        item.setBackground(qt.QBrush(qt.QColor(ground)))
+        item.setForeground(qt.QBrush(qt.QColor(color)))
         table.setItem(number, 0, item)
         table.setSpan(number, 0, 1, _KEPT_COLUMN + 1)
 

@@ -17,6 +17,7 @@ from ..mrml.steps import finish
 from ..mrml.targets import TARGET_NAMES, Outputs, Targets, check_targets
 from ..mrml.transforms import making_transforms
 from ..mrml.writer import wanted_fields, writing_outputs
+from ..registration.choice import resolved
 from ..registration.settings import Settings
 from ..results.written import Product
 from ..worker.client import WorkerClient
@@ -56,6 +57,25 @@ def whole_fraction(stage: str, fraction: float, refined: bool) -> float:
     names = list(weights)
     done = sum(weights[name] for name in names[: names.index(stage)])
     return (done + fraction * weights[stage]) / sum(weights.values())
+
+
+def stage_title(stage: str) -> str:
+    """A stage in the language of Slicer; what stands before a colon is left as it is."""
+    titles = {
+        "checking": _("checking"),
+        "loading the model": _("loading the model"),
+        "choosing the model": _("choosing the model"),
+        "aligning": _("aligning"),
+        "registering": _("registering"),
+        "refining": _("refining"),
+        "warping": _("warping"),
+        "inverting": _("inverting"),
+        "measuring": _("measuring"),
+        "estimating the error": _("estimating the error"),
+        "returning the result": _("returning the result"),
+    }
+    before, colon, last = stage.rpartition(": ")
+    return f"{before}{colon}{titles.get(last, last)}"
 
 
 class NodeRun:
@@ -110,6 +130,10 @@ class NodeRun:
             except VoxelMorphError:
                 self._end()
                 raise
+
+    def whole(self, stage: str, fraction: float) -> float:
+        """How much of the whole is done, 0 to 1."""
+        return whole_fraction(stage, fraction, resolved(self.settings).refinement != "off")
 
     def cancel(self) -> None:
         """Stop; on_cancelled is called within a second, unless the results are being written already."""

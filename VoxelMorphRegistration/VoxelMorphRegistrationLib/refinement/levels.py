@@ -42,9 +42,8 @@ LEAD_STEPS, LEAD_EXPLAINED = 12, 0.475
 # Detail is real where the trial explained at least this part of the difference. Correlation: 0.61 between brains of
 # different people, 0.19 to 0.30 of one person's under a smooth warp; descriptors: 0.105, 0.015 to 0.018.
 REAL_DETAIL = {"lncc": 0.45, "mind": 0.045}
-# A level needs this many voxels along every axis; larger finest grids are thinned to this many voxels: a refinement in
-# detail then takes 1.5 GB, and a brain at 1 mm keeps its voxels.
-SMALLEST_SIZE, LARGEST_GRID = 16, 6_000_000
+# A level needs this many voxels along every axis.
+SMALLEST_SIZE = 16
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 from ..images.grid import Grid, bounding_box, working_grid
 from ..images.image import Image
 from .descriptors import LABEL_CHANNELS
-from .levels import LARGEST_GRID
+from .size import LARGEST_GRID, grid_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,7 @@ def memory_bytes(pair: Pair) -> int:
     Without labels an upper bound: 6 % above what the correlation with a field as fine as the image took at 5 million
     voxels; others take about two thirds. The labels' part is the making of their channels.
     """
-    needed = 4 * (63 + 32 * len(pair.further)) * region_grid(pair.fixed.grid, pair.mask).voxel_count
+    needed = grid_bytes(region_grid(pair.fixed.grid, pair.mask).voxel_count, len(pair.further))
     if pair.labels is not None:
         channels = min(len(common_labels(pair.labels)), LABEL_CHANNELS)
         needed += 4 * 2 * channels * max(image.array.size for image in pair.labels)

@@ -71,7 +71,7 @@ def surface_distance95(a: Image, b: Image, labels: Iterable[int] | None = None) 
             slice(min(one.start, other.start), max(one.stop, other.stop))
             for one, other in zip(*(found[label] for found in boxes), strict=True)
         )
-        surfaces = [_surface(np.pad(image.array[box] == label, 1)) for image in (a, b)]
+        surfaces = [_surface(np.pad(image.array[box] == label, 1), a.grid.shape) for image in (a, b)]
         distances = []
         for own, other in (surfaces, surfaces[::-1]):
             image = sitk.GetImageFromArray(other.astype(np.uint8))
@@ -98,11 +98,14 @@ def _label_boxes(array: np.ndarray) -> dict[int, tuple[slice, ...]]:
     return boxes
 
 
-def _surface(inner: np.ndarray) -> np.ndarray:
-    """Voxels of a mask, padded by one, that have a face neighbour outside; a single slice has none across."""
+def _surface(inner: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Voxels of a mask, padded by one, that have a face neighbour outside; a single slice has none across.
+
+    shape: of the whole image. A structure of a single voxel is its own surface.
+    """
     solid = inner.copy()
     for axis in range(3):
-        if inner.shape[axis] == 3:
+        if shape[axis] == 1:
             continue
         for shift in (1, -1):
             solid &= np.roll(inner, shift, axis)

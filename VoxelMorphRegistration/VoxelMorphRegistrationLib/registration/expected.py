@@ -11,7 +11,9 @@ import time
 from typing import TYPE_CHECKING
 
 from ..images.grid import bounding_box
+from ..refinement.size import grid_bytes
 from .choice import resolved
+from .memory import network_bytes
 from .working import pass_grids
 
 if TYPE_CHECKING:
@@ -79,6 +81,16 @@ def expected_seconds(
     elif settings.refinement == "off":
         units += PASS_UNITS * 3 * millions * part
     return probe * units
+
+
+def expected_bytes(settings: Settings, fixed: Grid, card: ModelCard | None = None) -> int:
+    """About how much memory the device needs: what the larger of refinement and network takes."""
+    settings = resolved(settings)
+    needed = 0 if settings.refinement == "off" else grid_bytes(int(USUAL_PART * fixed.voxel_count))
+    if card is not None:
+        largest = max(grid.voxel_count for grid in pass_grids(fixed, card, settings))
+        needed = max(needed, network_bytes(card, largest))
+    return needed
 
 
 def in_words(seconds: float) -> str:

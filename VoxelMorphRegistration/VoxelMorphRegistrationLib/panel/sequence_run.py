@@ -1,0 +1,326 @@
+"""All frames of a sequence registered one after the other, as one run: its progress, its end, and what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any
+
+import qt
+from slicer.i18n import tr as _
+
+from ..errors import AlignmentError, FieldError, InputError, UntrustedModelError, VoxelMorphError
+from ..mrml import sequences
+from ..mrml.frames import browser_of
+from ..registration.settings import Settings
+from ..worker.client import WorkerClient
+from ..worker.messages import WorkerError
+from .run import NodeRun, prepared
+from .steps import Steps
+from .translated import translated
+
+# What can be wrong with one frame alone; the others go on.
+_OF_A_FRAME = (InputError, AlignmentError, FieldError)
+
+
+class SequenceRun:
+    """As NodeRun, for each frame of a sequence. Exactly one of on_finished(SequenceOutputs), on_error(error) and
+    on_cancelled() is called at its end; frames that were finished before an error or a cancel are kept.
+
+    target: the volume to register onto, or None: frame `number` or the mean (onto), made as a new volume.
+    wanted: the kinds of results besides the transform. given: fixedMask and initialTransform, by name. Raises
+    VoxelMorphError when it cannot start.
+    """
+
+    def __init__(
+        self,
+        client: WorkerClient,
+        logic,
+        sequence,
+        target,
+        onto: str,
+        number: int,
+        settings: Settings,
+        wanted: tuple[str, ...],
+        given: dict,
+        *,
+        apply: bool,
+        on_finished: Callable,
+        on_error: Callable,
+        on_cancelled: Callable,
+        on_progress: Callable,
+        on_log: Callable,
+        on_preview: Callable | None = None,
+    ) -> None:
+        if client.state in ("running", "cancelling"):
+            raise WorkerError("A registration is running. Wait for its end, or cancel it first.")
+        self.settings, self._client, self._logic, self._given = settings, client, logic, given
+        self._sequence, self._onto, self._number, self._apply = sequence, onto, number, apply
+        self._on_finished, self._on_error, self._on_cancelled = on_finished, on_error, on_cancelled
+        self._on_progress, self._on_log, self._on_preview = on_progress, on_log, on_preview
+        self._count = len(sequences.volumes_of(sequence))
+        self._scene = sequence.GetScene()
+        _browser, self._proxy = browser_of(sequence)
+        sequences.check_parent(self._proxy)
+        self._own_target = target is None
+        self._target = target
+        self._run: NodeRun | None = None
+        self._failures: dict[int, str] = {}
+        self._error: VoxelMorphError | None = None
+        self._frame = -1
+        self._ending = self._over = False
+        self._seconds = 0.0
+        # As of NodeRun: whether a stranger's model may run all the same.
+        self.trusts: Callable[[UntrustedModelError, str], bool] = lambda error, model: False
+        self._nodes = sequences.FrameNodes(sequence, self._proxy, wanted)
+        self._writer: Any = None
+        if not logic.hasTorch():
+            try:
+                logic.ensureTorch()
+            except BaseException:
+                self._nodes.remove()
+                raise
+        self._tag = self._scene.AddObserver(self._scene.StartCloseEvent, lambda *_: self._on_close())
+        self._steps = Steps(self._preparing(), self._begin, self._stop_with)
+
+    @property
+    def pair(self) -> tuple:
+        """The volume registered onto, and the one that shows what moves."""
+        return self._target, self._proxy if self._proxy is not None else self._nodes.moving
+
+    def whole(self, stage: str, fraction: float) -> float:
+        """How much of all frames is done, 0 to 1."""
+        own = self._run.whole(stage.rsplit(": ", 1)[-1], fraction) if self._run is not None else 0.0
+        return (max(self._frame, 0) + own) / self._count
+
+    def cancel(self) -> None:
+        """Stop; the finished frames are kept."""
+        self._ending = True
+        if self._run is not None:
+            self._run.cancel()
+        elif not self._over:
+            # Between two frames, or before the first.
+            self._steps.stop()
+            self._steps = Steps(_nothing(), lambda *_: self._end(), self._stop_with)
+
+    def stop_here(self) -> None:
+        """End with this frame as it is."""
+        self._ending = True
+        if self._run is not None:
+            self._run.stop_here()
+
+    def abandon(self) -> None:
+        """Stop, keep the finished frames, and call nothing any more."""
+        self._on_finished = self._on_error = self._on_cancelled = lambda *_: None
+        self._on_progress = self._on_log = lambda *_: None
+        self._ending = True
+        if self._run is not None:
+            self._run.abandon()
+        self._steps.stop()
+        if not self._over:
+            self._end()
+
+    # --- the frames ---------------------------------------------------------------------------------------------
+
+    def _preparing(self) -> Generator[None, None, None]:
+        if self._own_target:
+            self._target = yield from sequences.making_target(self._sequence, self._proxy, self._onto, self._number)
+        yield
+
+    def _begin(self, *_unused) -> None:
+        self._writer = sequences.SequenceWriter(self._nodes, self._target)
+        self._next()
+
+    def _next(self) -> None:
+        """Register the next frame, or end."""
+        self._run = None
+        if self._over:
+            return
+        self._frame += 1
+        if self._ending or self._frame >= self._count:
+            self._end()
+            return
+        try:
+            self._check()
+            self._nodes.show(self._frame)
+            self._run = self._started()
+        except _OF_A_FRAME as error:
+            self._failed(error)
+        except VoxelMorphError as error:
+            self._stop_with(error)
+
+    def _started(self) -> NodeRun:
+        results = self._nodes.results
+        # A map of the expected error for each frame would take several times as long, and has no sequence.
+        settings = self.settings.replace(expected_error="off")
+        if self._is_target():
+            # Onto itself: a correlation of one cannot be improved, so that nothing moves.
+            settings = settings.replace(
+                alignment="none", model="none", passes=None, refinement="coarse", similarity="lncc"
+            )
+        reading, targets = prepared(
+            self._target,
+            self._nodes.moving,
+            self._logic,
+            outputTransform=results["transform"],
+            outputVolume=results.get("volume", False),
+            outputJacobian=results.get("jacobian", False),
+            outputInverse=results.get("inverse", False),
+            outputLabels=False,
+            **self._given,
+        )
+        run = NodeRun(
+            self._client,
+            (self._target, self._nodes.moving),
+            reading,
+            targets,
+            settings,
+            on_finished=self._finished,
+            on_error=self._failed,
+            on_cancelled=self._next,
+            on_progress=self._progressed,
+            on_log=lambda line: self._on_log(line),
+            on_preview=self._on_preview,
+        )
+        run.trusts = lambda error, model: self.trusts(error, model)
+        return run
+
+    def _is_target(self) -> bool:
+        return self._onto == sequences.FRAME and self._frame == self._number
+
+    def _check(self) -> None:
+        """Raises WorkerError, which ends the whole, where something that all frames need is gone."""
+        for node in (self._sequence, self._target, *self._nodes.results.values(), self._nodes.moving):
+            if node.GetScene() is None:
+                raise WorkerError(f"'{node.GetName()}' was removed from the scene, so the registration was stopped.")
+        if self._sequence.GetNumberOfDataNodes() != self._count:
+            raise WorkerError(f"Frames of '{self._sequence.GetName()}' came or went, so the registration was stopped.")
+
+    def _progressed(self, stage: str, fraction: float, seconds: float) -> None:
+        title = _("Frame {number} of {count}").format(number=self._frame + 1, count=self._count)
+        self._on_progress(f"{title}: {stage}", fraction, self._seconds + seconds)
+
+    def _finished(self, outputs) -> None:
+        self._seconds += outputs.report.seconds["total"]
+        if self._is_target():
+            # That the deformation brought nothing is as it should be.
+            outputs = sequences.without_warnings(outputs)
+        self._writer.keep(self._frame, outputs)
+        for warning in outputs.report.warnings:
+            self._on_log(_("Frame {number}: {text}").format(number=self._frame + 1, text=translated(warning)))
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """With the next frame, once this event is over: hundreds may fail one after the other."""
+        self._run = None
+        qt.QTimer.singleShot(0, self._next)
+
+    def _failed(self, error: VoxelMorphError) -> None:
+        """Of one frame: it is noted, and the others go on. Anything else ends the whole."""
+        gone = any(node.GetScene() is None for node in (self._target, self._nodes.moving))
+        if not isinstance(error, _OF_A_FRAME) or gone:
+            self._stop_with(error)
+            return
+        self._failures[self._frame] = str(error)
+        self._error = self._error or error
+        self._on_log(_("Frame {number}: {text}").format(number=self._frame + 1, text=translated(str(error))))
+        self._go_on()
+
+    # --- the end ------------------------------------------------------------------------------------------------
+
+    def _on_close(self) -> None:
+        """The scene is being closed: nothing of it is kept."""
+        self._writer = None
+        self.cancel()
+
+    def _stop_with(self, error: VoxelMorphError) -> None:
+        self._run, self._error, self._ending = None, error, True
+        if 0 <= self._frame < self._count:
+            self._failures[self._frame] = str(error)
+        self._end()
+
+    def _end(self) -> None:
+        if self._over:
+            return
+        self._over, self._run = True, None
+        self._scene.RemoveObserver(self._tag)
+        kept = self._writer is not None and bool(self._writer.reports)
+        if kept and self._sequence.GetScene() is not None and self._target.GetScene() is not None:
+            outputs = self._writer.finish(self._failures, self._apply)
+            self._nodes.remove()
+            self._on_finished(outputs)
+            return
+        if not self._scene.IsClosing():
+            self._nodes.remove()
+            if self._own_target and self._target is not None and self._target.GetScene() is not None:
+                self._scene.RemoveNode(self._target)
+            if kept:
+                self._writer.remove()
+        if self._error is not None:
+            self._on_error(self._error)
+        else:
+            self._on_cancelled()
+
+
+def _nothing() -> Generator[None, None, None]:
+    yield
+
+
+def text_of_end(outputs: sequences.SequenceOutputs) -> str:
+    """One line about a finished run."""
+    text = _("{kept} of {count} frames registered").format(kept=len(outputs.kept), count=outputs.count)
+    if outputs.failures:
+        number, reason = next(iter(outputs.failures.items()))
+        text += _("; frame {number}: {reason}").format(number=number + 1, reason=translated(reason))
+    return text
+
+
+def sequence_run(
+    logic,
+    sequence,
+    fixedNode,
+    settings: Settings,
+    callbacks: dict,
+    *,
+    onto=None,
+    wantVolume=True,
+    wantJacobian=True,
+    wantInverse=False,
+    applyToMoving=False,
+    fixedMask=None,
+    initialTransform=None,
+) -> SequenceRun:
+    """A run by the names that the module's logic takes. Raises VoxelMorphError."""
+    sequences.volumes_of(sequence)
+    wanted = {"volume": wantVolume, "jacobian": wantJacobian, "inverse": wantInverse}
+    target, kind, number = _onto_what(sequence, fixedNode, onto)
+    return SequenceRun(
+        logic.worker(),
+        logic,
+        sequence,
+        target,
+        kind,
+        number,
+        settings,
+        tuple(name for name, one in wanted.items() if one),
+        {"fixedMask": fixedMask, "initialTransform": initialTransform},
+        apply=applyToMoving,
+        **callbacks,
+    )
+
+
+def _onto_what(sequence, fixedNode, onto) -> tuple[Any, str, int]:
+    """(volume or None, kind, number of the frame or -1). onto: None and FIXED name the volume. Raises InputError."""
+    if onto in (None, sequences.FIXED):
+        if fixedNode is None:
+            raise InputError("No fixed volume is given. Give one, or onto='mean', or onto= the number of a frame.")
+        return fixedNode, sequences.FIXED, -1
+    if fixedNode is not None:
+        raise InputError("A fixed volume is given and onto= as well. Leave one of the two out.")
+    if onto == sequences.MEAN:
+        return None, sequences.MEAN, -1
+    if isinstance(onto, bool) or not isinstance(onto, int):
+        raise InputError(f"onto is {onto!r}. Give 'mean' or the number of a frame, from 0.")
+    last = sequence.GetNumberOfDataNodes() - 1
+    if not 0 <= onto <= last:
+        raise InputError(f"'{sequence.GetName()}' has the frames 0 to {last}, and {onto} is none of them.")
+    return None, sequences.FRAME, onto
