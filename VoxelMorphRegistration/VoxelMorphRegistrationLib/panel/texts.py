@@ -300,6 +300,7 @@ def templates(_: Callable[[str], str]) -> tuple[str, ...]:
         _("There are {count} cells for {count2} columns."),
         _("There are {count} fixed and {count2} moving images. Give as many of each, in the same order."),
         _("There are {count} fixed and {count2} moving landmarks. Give the same number, in the same order."),
+        _("There are {count} further fixed and {count2} further moving volumes. Choose as many of each, in the same order."),
         _("There are {count} label maps for {count2} images. Give one each, or none."),
         _("There are {count} {name} and {count2} {name2}, and their labels do not say which belong together. Give the same number in the same order, or the same labels."),
         _("There are {rounds} rounds; give 1 to 20."),
