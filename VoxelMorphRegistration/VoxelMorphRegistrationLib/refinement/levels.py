@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from ..images.grid import Grid
 from .descriptors import NEIGHBOUR_DISTANCE, PATCH_RADIUS
+from .size import LARGEST_GRID as LARGEST_GRID
 from .terms import WINDOW_RADIUS
 
 
