@@ -42,7 +42,9 @@ def kill_batch(kills: int, seed: int) -> None:
 
     moments = random.Random(seed)
     killed = {"process": 0, "batch": 0, "Dask worker": 0}
-    with tempfile.TemporaryDirectory() as name:
+    runs: dict[str, subprocess.Popen | None] = {"a": None, "b": None, "dask": None}
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        stack.callback(lambda: [_end(run) for run in runs.values() if run is not None])
         folder = Path(name)
         out = folder / "out"
         settings = quick(save_centroid_model(folder / "model.pt"))
@@ -56,7 +58,6 @@ def kill_batch(kills: int, seed: int) -> None:
         dask.write_text(_DASK.format(paths=paths, **texts))
         command = [sys.executable, "-m", "VoxelMorphRegistrationLib", "batch", str(table), "-o", str(out)]
         command += ["--settings", str(folder / "settings.json"), "--keep", "transform", "--jobs", "1"]
-        runs: dict[str, subprocess.Popen | None] = {"a": None, "b": None, "dask": None}
         rows: list[dict] = []
         while sum(killed.values()) < kills:
             # There is always work: the table grows, and whoever ended starts again.
@@ -81,6 +82,7 @@ def kill_batch(kills: int, seed: int) -> None:
             if victim is not None and run.poll() is None:
                 os.kill(victim, signal.SIGKILL)
                 killed[what] += 1
+                print(f"{sum(killed.values())}: {what}, {len(list(out.glob('pairs/*/job.json')))} pairs", flush=True)
         for run in runs.values():
             assert run is not None
             _end(run)
@@ -129,6 +131,8 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    # Whoever ends this ends all of it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     kill_batch(args.kills, args.seed)
 
 
