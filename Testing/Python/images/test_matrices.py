@@ -61,6 +61,14 @@ def test_a_matrix_that_is_none_is_refused(matrix, words):
     assert "The initial transform" in str(refused.value)
 
 
+@pytest.mark.parametrize(("shear", "straight"), [(0.0, True), (5e-4, True), (2e-3, False), (-0.02, False)])
+def test_axes_are_at_right_angles_up_to_the_rounding_of_headers(shear, straight):
+    matrix = np.eye(4)
+    matrix[0, 1] = shear
+    sheared = make_grid((9, 8, 7), (1.0, 1.0, 2.0), (10, 20, 30)).transformed(matrix)
+    assert sheared.is_orthogonal == straight
+
+
 @pytest.mark.parametrize(("size", "flat", "across"), [((1, 9, 8), 2, 0), ((9, 1, 8), 1, 1), ((9, 8, 1), 0, 2)])
 def test_a_slice_knows_its_flat_axis_in_the_array_and_in_ijk(size, flat, across):
     grid = make_grid(size)
