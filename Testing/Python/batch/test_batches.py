@@ -17,8 +17,10 @@ from small_models import save_centroid_model
 from VoxelMorphRegistrationLib import batch
 from VoxelMorphRegistrationLib.__main__ import main
 from VoxelMorphRegistrationLib.batch import dask
+from VoxelMorphRegistrationLib.batch.pair import Pair
 from VoxelMorphRegistrationLib.batch.summary import read_summary
 from VoxelMorphRegistrationLib.errors import Cancelled, InputError, OutputError, SettingsError
+from VoxelMorphRegistrationLib.registration.files import PairFiles
 
 LIBRARY = Path(VoxelMorphRegistrationLib.__file__).parent
 
@@ -58,6 +60,18 @@ def test_python_runs_rows_and_says_how_far_it_is(study, tmp_path, inside):
     assert (done.done, done.failed) == (4, {}) and VoxelMorphRegistrationLib.batch is batch
     assert [text.split(",")[0] for _, text in told] == [f"{n} of 4 pairs" for n in (1, 2, 3, 4)]
     assert (tmp_path / "index.html").exists() and (tmp_path / "pairs" / "m00-to-fixed" / "report.json").exists()
+
+
+def test_what_is_no_pair_is_told_in_python(study, tmp_path, inside):
+    """Tuples of names, ids that lead out of the folder, an id twice: nothing is left out without a word."""
+    rows, settings = study
+    done = batch.run([(rows[0]["fixed"], rows[0]["moving"])], tmp_path)
+    assert done.done == 0 and "is no dictionary" in done.failed["pair 1"]
+    files = PairFiles(**rows[0])
+    with pytest.raises(InputError, match="cannot name a folder"):
+        batch.run([Pair("../x", files, settings)], tmp_path)
+    done = batch.run([Pair("x", files, settings), Pair("X", files, settings)], tmp_path, keep=["transform"])
+    assert done.done == 1 and "that of pair 1" in done.failed["pair 2"]
 
 
 def test_parts_are_disjoint_and_together_all(study, tmp_path, inside):
@@ -175,6 +189,7 @@ def test_queues_of_clusters_get_jobs_of_dask_jobqueue(tmp_path):
 def test_options_of_the_command_that_do_not_go(tmp_path, capsys):
     (tmp_path / "t.csv").write_text("fixed,moving\nf,m\n")
     (tmp_path / "bad.json").write_text("[1]")
+    (tmp_path / "good.json").write_text('{"cores": 2}')
     for options, message in (
         (["--part", "x"], "Write i/n"),
         (["--part", "3/2"], "no part 3 of 2"),
@@ -182,9 +197,20 @@ def test_options_of_the_command_that_do_not_go(tmp_path, capsys):
         (["--dask", "tcp://127.0.0.1:1", "--dask-options", str(tmp_path / "bad.json")], "must be a JSON object"),
         (["--labels", "x.nii"], "are those of --fixed or --moving"),
         (["--both-ways"], "goes with --all-pairs"),
+        (["--dask-options", str(tmp_path / "good.json")], "no --dask"),
+        (["--dask", "tcp://127.0.0.1:1", "--threads", "2"], "leave --threads out"),
     ):
         assert main(["batch", str(tmp_path / "t.csv"), "-o", str(tmp_path / "out"), *options]) == 1
         assert message in capsys.readouterr().err
+
+
+def test_a_table_is_not_replaced_by_the_summary(study, tmp_path, capsys):
+    table = write_table(tmp_path / "summary.csv", study[0])
+    before = table.read_bytes()
+    assert main(["batch", str(table), "-o", str(tmp_path), "--summary"]) == 1
+    assert "would be replaced by the summary" in capsys.readouterr().err and table.read_bytes() == before
+    with pytest.raises(InputError, match="would be replaced by the summary"):
+        batch.run(table, tmp_path)
 
 
 def test_only_the_summary_is_written_on_demand(study, tmp_path):

@@ -113,6 +113,12 @@ def test_same_pair_twice_is_told():
     assert len(found.pairs) == 1 and "is that of pair 0" in found.bad["pair 1"]
 
 
+def test_a_setting_is_said_once(tmp_path):
+    row = {"fixed": "f", "moving": "m", "refine": "fast", "refinement": "default"}
+    found = table(tmp_path, json.dumps(row), "t.jsonl")
+    assert "says refinement a second time" in found.bad["line 1"]
+
+
 def test_all_pairs_of_a_list_that_is_a_file(tmp_path):
     (tmp_path / "list.txt").write_text("a.nii\n\nb.nii\nsub/c.nii\n")
     names = [str(tmp_path / name) for name in ("a.nii", "b.nii", "sub/c.nii")]

@@ -1,6 +1,7 @@
 """Averages of groups: of known shapes the mean shape, whichever it began with and however they lay."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -136,3 +137,14 @@ def test_what_makes_no_template(tmp_path, inside):
             template.build(images, tmp_path / "out", **more)
     with pytest.raises(VoxelMorphError, match="1 of 2 images do not go onto the template"):
         template.build(names, tmp_path / "out", settings=Settings(alignment="none", refinement="coarse", device="cpu"))
+
+
+def test_a_template_replaces_none_of_its_inputs(tmp_path):
+    names = [str(tmp_path / name) for name in ("template.nii.gz", "b.nii.gz", "template_labels.nii.gz")]
+    for name in names:
+        write_image(ellipsoid(make_grid((12, 12, 12)), np.eye(4)), name)
+    before = [Path(name).read_bytes() for name in names]
+    for more in ({}, {"images": names[1:], "start": names[0]}, {"images": names[1:]}):
+        with pytest.raises(InputError, match="would be replaced by a result"):
+            template.build(**{"images": names[:2], "output": tmp_path, **more})
+    assert [Path(name).read_bytes() for name in names] == before

@@ -247,3 +247,25 @@ def test_frames_read_alike_from_every_layout(files):
     values = pattern(files.s.moving).astype(np.float32)
     frames = read_frames(files.image("m.mha", values))
     assert frames.values.shape == (1, *files.s.moving.shape) and frames.grid.same_as(files.s.moving)
+
+
+@pytest.mark.parametrize("kept", ["input.nrrd", "fixed.nii.gz", "1Warp.nii.gz"])
+def test_inputs_are_never_replaced(tmp_path, kept, capsys):
+    files = Files(tmp_path)
+    source = files.image("input.nrrd", np.zeros(files.s.moving.shape, np.float32))
+    before = (tmp_path / kept).read_bytes()
+    assert files.apply(source, kept, "--overwrite") == 1
+    refused(capsys, f"The input {tmp_path / kept} would be replaced")
+    assert (tmp_path / kept).read_bytes() == before
+
+
+def test_options_go_to_the_inputs_that_they_are_for(tmp_path, capsys):
+    """Those of images go with images beside points; where none of the inputs can heed an option, it is told."""
+    files = Files(tmp_path)
+    source = files.image("input.nrrd", np.zeros(files.s.moving.shape, np.float32))
+    assert files.apply(source, "out.nrrd", "--frame", "LPS") == 1
+    refused(capsys, "--frame is for tables and surfaces; input.nrrd holds an image")
+    (tmp_path / "p.csv").write_text("x,y,z\n1,2,3\n")
+    more = ["--inputs", source, tmp_path / "p.csv", "--spacing", "3", "--frame", "LPS", "--reference", files.reference]
+    assert main([str(part) for part in ["apply", *files.names, "-o", tmp_path / "out", *more]]) == 0
+    assert sitk.ReadImage(str(tmp_path / "out/input.nrrd")).GetSpacing() == pytest.approx((3, 3, 3), rel=0.1)

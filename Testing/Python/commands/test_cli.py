@@ -132,6 +132,11 @@ def test_a_result_is_gone_on_from_with_other_settings(inputs, tmp_path, capsys):
     points = np.random.default_rng(0).uniform(-6, 6, (20, 3))
     moved = read_field(tmp_path / "second" / "transform.h5").transform_points(points)
     assert np.linalg.norm(moved - first.transform_points(points), axis=1).max() < 1.0
+    # Settings of a file take the place of the earlier ones, the network that they name with them.
+    (tmp_path / "s.json").write_text(json.dumps({"model": "no-such-model", "refinement": "fast"}))
+    more = ["--continue", str(tmp_path / "first"), "--settings", str(tmp_path / "s.json"), "--overwrite"]
+    assert main(["register", *pair, *more]) == 1
+    assert refused(capsys, "no-such-model")
     assert main(["register", *pair, "--continue", str(inputs), "--overwrite"]) == 1
     assert refused(capsys, "holds no earlier result to go on from")
 

@@ -101,3 +101,20 @@ def test_landmarks_are_paired_by_label_and_told(accept, tmp_path):
     found, warnings = accept(fixed_points=tmp_path / "f.csv", moving_points=tmp_path / "m.csv")
     np.testing.assert_array_equal(found.moving_points - found.fixed_points, [[0, 0, 1], [0, 0, 1]])
     assert any("'b' of the fixed landmarks" in text for text in warnings)
+
+
+def test_a_series_is_of_a_dicom_folder(tmp_path, capsys):
+    for name, grid in (("fixed", FIXED), ("moving", MOVING)):
+        write_image(smooth_image(grid), tmp_path / f"{name}.nii.gz")
+    images = [str(tmp_path / f"{name}.nii.gz") for name in ("fixed", "moving")]
+    assert main(["register", *images, "-o", str(tmp_path / "out"), "--series", "1"]) == 1
+    assert "neither image is a folder with DICOM files" in capsys.readouterr().err
+
+
+def test_a_preview_replaces_no_input(tmp_path, capsys):
+    names = [str(tmp_path / name) for name in ("fixed.nii.gz", "preview.nii.gz")]
+    for name, grid in zip(names, (FIXED, MOVING), strict=True):
+        write_image(smooth_image(grid), name)
+    out = ["-o", str(tmp_path / "out"), "--preview", str(tmp_path), "--overwrite"]
+    assert main(["register", *names, *out]) == 1
+    assert "would be replaced by the preview" in capsys.readouterr().err

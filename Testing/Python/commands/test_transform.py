@@ -165,6 +165,7 @@ def test_the_jacobian_is_that_of_the_whole_chain(tmp_path):
         (["convert", "a.tfm", "-o", "x.nii.gz"], "Give an image as --reference"),
         (["compose", "u.h5:inverse", "-o", "x.h5", "--composite"], "cannot hold an inverse"),
         (["jacobian", "u.h5"], "Give -o IMAGE"),
+        (["jacobian", "u.h5", "--csv", "x.csv", "--labels", "fixed.nii.gz", "--log"], "--log is for the map"),
         (["jacobian", "a.tfm", "-o", "x.nii.gz"], "Give an image as --reference"),
         (["jacobian", "u.h5", "-o", "x.nii.gz", "--csv", "x.csv"], "needs both"),
         (
@@ -190,6 +191,22 @@ def test_bad_input_gets_a_sentence_and_nothing_is_left(files, arguments, message
     error = capsys.readouterr().err
     assert error.startswith("Error: ") and message in error
     assert sorted(files.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kept"),
+    [
+        (["convert", "a.tfm", "-o", "a.tfm"], "a.tfm"),
+        (["compose", "u.h5:inverse", "a.tfm", "-o", "u.h5"], "u.h5"),
+        (["invert", "u.h5", "--reference", "moving.nii.gz", "-o", "moving.nii.gz"], "moving.nii.gz"),
+        (["jacobian", "u.h5", "--labels", "fixed.nii.gz", "--csv", "fixed.nii.gz"], "fixed.nii.gz"),
+    ],
+)
+def test_inputs_are_never_replaced(files, arguments, kept, capsys):
+    before = (files / kept).read_bytes()
+    assert run(files, *arguments, "--overwrite") == 1
+    assert f"The input {files / kept} would be replaced" in capsys.readouterr().err
+    assert (files / kept).read_bytes() == before
 
 
 def test_rotations_are_told_in_degrees(tmp_path, capsys):

@@ -77,7 +77,13 @@ def pair_of(row: Mapping, settings: Settings, folder: Path, inverse: bool = Fals
 
     settings, inverse: of the batch, for what the row does not say. folder: from where relative names are meant.
     """
-    given = {column(str(name)): value for name, value in row.items() if value is not None and value != ""}
+    given: dict[str, typing.Any] = {}
+    for name, value in row.items():
+        if value is None or value == "":
+            continue
+        if (known := column(str(name))) in given:
+            raise InputError(f"'{name}' says {known} a second time. Leave one out.")
+        given[known] = value
     for name in ("fixed", "moving"):
         if name not in given:
             raise InputError(f"There is no {name} image.")

@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import Cancelled, OutputError, SettingsError
+from ..errors import Cancelled, InputError, OutputError, SettingsError
 from ..registration.settings import Settings
 from ..results.outputs import output_names
 from . import sharing
 from .counting import Counting
 from .engine import run_here
 from .job import Outcome
-from .pair import Pair
+from .pair import Pair, check_id
 from .places import Places
-from .table import Table, read_table, table_of
+from .table import Table, once, read_table, table_of
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,10 @@ def run(
     progress(outcome, text): after each pair; returning False ends the batch. counting: makes what counts, of their
     number. Raises errors of this library; Cancelled where progress returned False.
     """
+    from .summary import check_table, summarise
+
+    if isinstance(pairs, (str, Path)):
+        check_table(pairs, output)
     table = _table(pairs, settings or Settings(), inverse)
     whole = table
     if part is not None:
@@ -72,6 +76,10 @@ def run(
             raise Cancelled(stopped(count))
 
     common: dict[str, Any] = dict(retry=retry, trust_model=trust_model, tick=count.tick)
+    if dask is not None and threads is not None:
+        raise SettingsError("Threads are those of Dask's workers here (dask worker --nthreads): leave --threads out.")
+    if dask is None and dask_options:
+        raise SettingsError("There are options for a cluster of Dask, but no --dask that names its queue.")
     if dask is not None:
         _on_dask(dask, dask_options, jobs or 1, table.pairs, places, told, common)
     else:
@@ -81,8 +89,6 @@ def run(
     places.clear(pair.id for pair in table.pairs)
     if count.full:
         raise OutputError(f"{count.full} {stopped(count)}")
-    from .summary import summarise
-
     summarise(places, whole)
     return Batch(places.root, count.made, {**table.bad, **count.failed}, table.told)
 
@@ -101,8 +107,11 @@ def _table(pairs: str | Path | Table | Iterable[Mapping | Pair], settings: Setti
     if any(isinstance(one, Pair) for one in given):
         if not all(isinstance(one, Pair) for one in given):
             raise SettingsError("Give either Pair objects or rows as dictionaries, not both.")
-        return Table([one for one in given if isinstance(one, Pair)])
-    rows = [(str(number), row) for number, row in enumerate(given, 1) if isinstance(row, Mapping)]
+        for one in given:
+            check_id(one.id)
+        return Table(*once(((str(number), one) for number, one in enumerate(given, 1)), "pair"))
+    unlike = InputError('The pair is no dictionary, such as {"fixed": "a.nii.gz", "moving": "b.nii.gz"}.')
+    rows = [(str(number), row if isinstance(row, Mapping) else unlike) for number, row in enumerate(given, 1)]
     return table_of(rows, settings, None, inverse)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import OutputError
+from ..errors import InputError, OutputError
 from ..results.outputs import REPORT
 from ..results.verdict import BAD, GOOD, LOOK, verdict
 from .pair import Pair
@@ -68,6 +68,13 @@ class Line:
         """The measures that are outliers, the worst first."""
         found = sorted(((_DOUBTED[name] * value, name) for name, value in self.z.items()), reverse=True)
         return [f"{name} {self.values[name]:.4g} (z {self.z[name]:+.1f})" for z, name in found if z > OUTLIER]
+
+
+def check_table(path: str | Path, output: str | Path) -> None:
+    """Raise InputError for a table of pairs that the summary in `output` would replace."""
+    summary = Path(output) / TABLE
+    if summary.exists() and Path(path).exists() and summary.samefile(path):
+        raise InputError(f"The table {path} would be replaced by the summary. Copy it to another name first.")
 
 
 def summarise(places: Places, table: Table) -> list[Line]:

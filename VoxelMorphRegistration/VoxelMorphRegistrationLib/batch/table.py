@@ -75,19 +75,27 @@ def table_of(
             continue
         notes.update(dict.fromkeys(pair.notes))
         found.append((where, pair))
+    named = with_ids([pair for _, pair in found])
+    pairs, twice = once(zip((where for where, _ in found), named, strict=True), what)
+    told = []
+    if notes:
+        told.append(f"Columns that set nothing go into summary.csv: {', '.join(notes)}.")
+    return Table(pairs, {**bad, **twice}, told)
+
+
+def once(given: Iterable[tuple[str, Pair]], what: str) -> tuple[list[Pair], dict[str, str]]:
+    """The pairs of (where it stands, pair) with an id of their own, and what is wrong with the others."""
     pairs: list[Pair] = []
+    bad: dict[str, str] = {}
     taken: dict[str, str] = {}
-    for (where, _), pair in zip(found, with_ids([pair for _, pair in found]), strict=True):
+    for where, pair in given:
         # Windows and macOS take names that differ by case for the same.
         first = taken.setdefault(pair.id.lower(), where)
         if first != where:
             bad[f"{what} {where}"] = f"The id '{pair.id}' is that of {what} {first}, too. Give each pair its own id."
             continue
         pairs.append(pair)
-    told = []
-    if notes:
-        told.append(f"Columns that set nothing go into summary.csv: {', '.join(notes)}.")
-    return Table(pairs, bad, told)
+    return pairs, bad
 
 
 def _csv_rows(text: str, delimiters: str, path: Path) -> Iterator[tuple[str, Mapping | VoxelMorphError]]:

@@ -87,6 +87,7 @@ def build(
         raise InputError(f"There are {len(labels)} label maps for {len(images)} images. Give one each, or none.")
     if not 1 <= rounds <= 20:
         raise InputError(f"There are {rounds} rounds; give 1 to 20.")
+    _check_inputs([*images, *labels, *([start] if start else [])], output)
     result = Result(output)
     current = _first(images, start, spacing)
     for number in range(1, rounds + 1):
@@ -110,6 +111,13 @@ def build(
         result.dice = mean_pairwise_dice(maps)
     _report(result, images, settings)
     return result
+
+
+def _check_inputs(read: Sequence[str], output: Path) -> None:
+    """Raise InputError for an input that the template or its labels would replace."""
+    for made in (output / TEMPLATE, output / LABELS):
+        if made.exists() and any(Path(one).exists() and made.samefile(one) for one in read):
+            raise InputError(f"The input {made} would be replaced by a result. Give another folder for the template.")
 
 
 @dataclass(frozen=True)

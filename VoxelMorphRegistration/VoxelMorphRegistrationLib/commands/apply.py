@@ -80,18 +80,29 @@ def add_convention(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--moving", metavar="IMAGE", help="moving image, for FSL's matrices (default: INPUT)")
 
 
+def read_names(files: list[str], args: argparse.Namespace) -> list[Path]:
+    """What a command reads: transforms as they are named, and the images of its options."""
+    from ..transforms.reading import Named
+
+    options = (getattr(args, name, None) for name in ("reference", "moving", "labels"))
+    return [Named.of(name).path for name in files] + [Path(name) for name in options if name]
+
+
 def _apply(args: argparse.Namespace) -> int:
     from ..images.nifti_space import lost_places
-    from ..transforms.apply import IMAGE, Wishes, apply_to_file, check_names, kind_of
+    from ..transforms.apply import IMAGE, Wishes, apply_to_file, check_names, check_wishes, kind_of
     from ..transforms.frames import read_grid
     from ..transforms.reading import read_chain
-    from ..transforms.written import whole
+    from ..transforms.written import check_free, whole
 
     names, inputs, outputs = _files(args)
     for one, output in zip(inputs, outputs, strict=True):
         if not Path(one).exists():
             raise InputError(f"The input cannot be read: there is no file {one}.")
         check_names(one, output)
+    read = read_names([*names, *inputs], args)
+    for output in outputs:
+        check_free(output, args.overwrite, read)
     reference = read_grid(args.reference, "reference") if args.reference else None
     moving = args.moving or next((one for one in inputs if kind_of(one) == IMAGE), None)
     told: list[str] = []
@@ -104,6 +115,7 @@ def _apply(args: argparse.Namespace) -> int:
         args.crop,
         args.frame,
     )
+    check_wishes(inputs, wishes)
     with whole(outputs, args.overwrite) as stages:
         done = [
             apply_to_file(chain, one, stage, output, wishes)

@@ -79,10 +79,12 @@ def _batch(args: argparse.Namespace) -> int:
     from ..batch.counting import Counting
     from ..batch.places import Places
     from ..batch.running import run, stopped
-    from ..batch.summary import PAGE, summarise
+    from ..batch.summary import PAGE, check_table, summarise
     from ..registration.settings import Settings
 
     settings = settings_of(args, Settings())
+    if args.table is not None:
+        check_table(args.table, args.output)
     table = _table(args, settings)
     for text in table.told:
         print(text, file=sys.stderr)

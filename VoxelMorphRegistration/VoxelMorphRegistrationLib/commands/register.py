@@ -82,11 +82,11 @@ def _register(args: argparse.Namespace) -> int:
     from ..results.preview import PreviewFolder
 
     settings = _settings(args)
-    preview = PreviewFolder(args.preview, args.overwrite) if args.preview else None
     files = _files(args)
     files.check_different()
     read = [path for _, path in files.read_names()]
     read += [path for path in (args.settings, args.model) if path is not None]
+    preview = PreviewFolder(args.preview, args.overwrite, read) if args.preview else None
     labels = args.moving_labels is not None
     with outputs.reserved(args.output, labels, args.overwrite, args.inverse, read) as place:
         result = _into(place, args, files, settings, preview)
@@ -201,7 +201,7 @@ def _settings(args: argparse.Namespace) -> Settings:
 
     earlier = _earlier_settings(args.earlier, Settings) if args.earlier else Settings()
     settings = settings_of(args, earlier)
-    if args.earlier and args.model is None and settings.refinement != "off":
+    if args.earlier and args.model is None and args.settings is None and settings.refinement != "off":
         # The network has run in the earlier result.
         settings = settings.replace(model="none")
     return settings

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from .apply import add_convention
+from .apply import add_convention, read_names
 from .terminal import EXIT_OK
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def _invert(args: argparse.Namespace) -> int:
     from ..transforms.writing import grid_of, write_transform
     from ..transforms.written import check_free
 
-    check_free(args.output, args.overwrite)
+    check_free(args.output, args.overwrite, read_names(args.files, args))
     chain = _read(args)
     reference, _ = _grids(args)
     back = chain.inverse()
@@ -189,7 +189,7 @@ def _write(args: argparse.Namespace, composite: bool) -> int:
     from ..transforms.writing import write_transform
     from ..transforms.written import check_free
 
-    check_free(args.output, args.overwrite)
+    check_free(args.output, args.overwrite, read_names(args.files, args))
     chain = _read(args)
     if composite and args.run is _convert and any(part.backward for part in chain.bent):
         composite = False
@@ -213,12 +213,17 @@ def _jacobian(args: argparse.Namespace) -> int:
     from ..images.files import read_image
     from ..images.image import Image
     from ..transforms.frames import Frames, write_frames
-    from ..transforms.written import whole
+    from ..transforms.written import check_free, whole
 
     if not args.output and not args.csv:
         raise InputError("Give -o IMAGE for the map, --csv FILE for a table by labels, or both.")
     if bool(args.csv) != bool(args.labels):
         raise InputError("A table by labels needs both --labels IMAGE and --csv FILE.")
+    if args.log and not args.output:
+        raise InputError("--log is for the map: give -o IMAGE, or leave it out. The table holds the mean logarithm.")
+    outputs = [Path(name) for name in (args.output, args.csv) if name]
+    for output in outputs:
+        check_free(output, args.overwrite, read_names(args.files, args))
     chain = _read(args)
     labels = read_image(args.labels, "labels") if args.labels else None
     grid = _grids(args)[0] or (labels.grid if labels else None) or _measuring_grid(chain, None)
@@ -227,7 +232,6 @@ def _jacobian(args: argparse.Namespace) -> int:
     if labels is not None and not labels.grid.same_as(grid, 1e-2):
         raise InputError("The labels are on another grid than the reference. Leave --reference out, or resample them.")
     determinant = chain.field_on(grid).jacobian_determinant().array
-    outputs = [Path(name) for name in (args.output, args.csv) if name]
     with whole(outputs, args.overwrite) as stages:
         stage = iter(zip(stages, outputs, strict=True))
         if args.output:

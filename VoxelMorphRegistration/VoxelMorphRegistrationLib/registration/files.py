@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import InputError
 from ..fields.warp import warp_labels
 from ..images import landmarks
+from ..images.dicom import is_dicom_file
 from ..images.files import read_image
 from ..images.grid import working_grid
 from ..images.image import Image
@@ -55,6 +56,14 @@ class PairFiles:
         if exist and Path(self.fixed).samefile(self.moving) and self.fixed_series == self.moving_series:
             raise InputError("The fixed and the moving image are the same file. Give two different images.")
 
+    def _check_series(self) -> None:
+        """Raise InputError where a series is asked for and neither image is of DICOM."""
+        if self.fixed_series is None and self.moving_series is None:
+            return
+        images = [Path(name) for name in (self.fixed, self.moving)]
+        if all(path.is_file() and not is_dicom_file(path) for path in images):
+            raise InputError("A DICOM series is asked for, but neither image is a folder with DICOM files.")
+
     def read(self) -> ReadPair:
         """Everything in memory. Raises InputError."""
         if len(self.further_fixed) != len(self.further_moving):
@@ -62,6 +71,7 @@ class PairFiles:
                 f"There are {1 + len(self.further_fixed)} fixed and {1 + len(self.further_moving)} moving images. Give "
                 "as many of each, in the same order."
             )
+        self._check_series()
         fixed = read_image(self.fixed, "fixed image", self.fixed_series).renamed(self.fixed)
         moving = read_image(self.moving, "moving image", self.moving_series).renamed(self.moving)
         fixed_points, moving_points, told = landmarks.matched(

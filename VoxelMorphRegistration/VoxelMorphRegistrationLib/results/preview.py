@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import OutputError
@@ -15,8 +16,11 @@ PREVIEW = "preview.nii.gz"
 class PreviewFolder:
     """Writes previews into a folder. Raises OutputError, at once, where one is there that may not be replaced."""
 
-    def __init__(self, folder: str | Path, overwrite: bool = False) -> None:
+    def __init__(self, folder: str | Path, overwrite: bool = False, inputs: Iterable[str | Path] = ()) -> None:
+        """inputs: files that are read, none of which is ever replaced."""
         self.path = Path(folder) / PREVIEW
+        if self.path.exists() and any(Path(one).exists() and self.path.samefile(one) for one in inputs):
+            raise OutputError(f"The input {self.path} would be replaced by the preview. Give another folder.")
         if self.path.exists() and not overwrite:
             raise OutputError(f"{self.path} exists. Give another folder, or --overwrite to replace it.")
         try:

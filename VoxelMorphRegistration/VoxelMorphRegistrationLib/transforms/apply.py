@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +61,29 @@ def check_names(source: str | Path, target: str | Path) -> None:
         raise InputError(f"Landmarks keep their format: give the output the suffix {suffix}.")
 
 
+def check_wishes(sources: Sequence[str | Path], wishes: Wishes) -> None:
+    """Raise InputError for a wish that none of the inputs can heed."""
+    kinds = [kind_of(source) for source in sources]
+    pointed = {POINTS, SURFACE}
+    for whom, others, given in (
+        (
+            "images",
+            pointed,
+            {
+                "--spacing": wishes.spacing,
+                "--interpolation": wishes.interpolation,
+                "--background": wishes.background,
+                "--crop": wishes.crop or None,
+            },
+        ),
+        ("tables and surfaces", {IMAGE, SEGMENTATION}, {"--frame": wishes.frame}),
+    ):
+        for option, value in given.items():
+            if value is not None and others.issuperset(kinds):
+                what = "points" if kinds[0] in pointed else _NAMES[kinds[0]]
+                raise InputError(f"{option} is for {whom}; {Path(sources[0]).name} holds {what}. Leave it out.")
+
+
 _NAMES = {IMAGE: "an image", SEGMENTATION: "a segmentation", POINTS: "landmarks", SURFACE: "a surface"}
 
 
@@ -71,7 +95,6 @@ def apply_to_file(chain: Chain, source: str | Path, stage: Path, target: Path, w
     """
     kind = kind_of(source)
     if kind in (POINTS, SURFACE):
-        _refuse_for_points(wishes, source)
         mover = _Mover(chain)
         if kind == POINTS:
             stage.write_text(points.carried(source, mover, wishes.frame), encoding="utf-8")
@@ -109,18 +132,6 @@ def carried_image(chain: Chain, frames: Frames, wishes: Wishes, segments: bool =
         background = 0.0 if how == "labels" or segments else resampling.smallest(frames.values)
     result = resampling.carried(frames, chain, reference, how, background)
     return (resampling.cropped(result, background) if wishes.crop else result), how
-
-
-def _refuse_for_points(wishes: Wishes, source: str | Path) -> None:
-    given = {
-        "--spacing": wishes.spacing,
-        "--interpolation": wishes.interpolation,
-        "--background": wishes.background,
-        "--crop": wishes.crop or None,
-    }
-    for option, value in given.items():
-        if value is not None:
-            raise InputError(f"{option} is for images; {Path(source).name} holds points. Leave it out.")
 
 
 class _Mover:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import OutputError
 
 
-def check_free(path: str | Path, overwrite: bool) -> None:
-    """Raise OutputError early where the file may not be written."""
+def check_free(path: str | Path, overwrite: bool, inputs: Iterable[str | Path] = ()) -> None:
+    """Raise OutputError early where the file may not be written.
+
+    inputs: files that are read; none of them is ever replaced, with `overwrite` neither.
+    """
     path = Path(path)
     if path.is_dir():
         raise OutputError(f"The output {path} is a folder. Give a file name.")
+    if path.exists() and any(Path(one).exists() and path.samefile(one) for one in inputs):
+        raise OutputError(f"The input {path} would be replaced by the output. Give another name.")
     if path.exists() and not overwrite:
         raise OutputError(f"There is a file {path} already. Give another name, or --overwrite to replace it.")
 
