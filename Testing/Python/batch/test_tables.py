@@ -107,6 +107,15 @@ def test_pairs_without_ids_are_named_by_what_tells_them_apart():
     assert short_names(["a b.nii.gz", "ä.nrrd"]) == {"a b.nii.gz": "a_b", "ä.nrrd": "ä"}
 
 
+def test_long_names_stay_apart():
+    atlas = "a" * 118
+    rows = one_to_many("moving", f"/{atlas}.nii.gz", [f"/s{n}/{'ä' * 50}_{n}.nii.gz" for n in range(3)], {})
+    found = table_of([(str(n), row) for n, row in enumerate(rows)])
+    assert len({pair.id for pair in found.pairs}) == 3 and not found.bad
+    for pair in found.pairs:
+        check_id(pair.id)
+
+
 def test_same_pair_twice_is_told():
     rows = [{"fixed": "f.nii", "moving": "m.nii"}] * 2
     found = table_of([(str(n), row) for n, row in enumerate(rows)])

@@ -174,6 +174,8 @@ def test_options_go_before_the_settings_file(inputs, tmp_path):
         (["--fixed-points", "missing.csv"], ["fixed landmarks cannot be read"]),
         (["--model", "missing.pt"], ["no model file or shipped model 'missing.pt'"]),
         (["--passes", "0"], ["passes is 0"]),
+        (["--model", "none", "--passes", "2"], ["--passes is for a network, and none runs here"]),
+        (["--model", "auto", "--refine", "fast", "--working-spacing", "2"], ["--working-spacing is for a network"]),
     ],
 )
 def test_bad_options_are_told_and_nothing_is_left(options, messages, inputs, tmp_path, capsys):
@@ -186,6 +188,10 @@ def test_same_file_twice_is_refused(inputs, tmp_path, capsys):
     image = str(inputs / "fixed.nii.gz")
     assert main(["register", image, image, "-o", str(tmp_path / "out")]) == 1
     assert refused(capsys, "are the same file")
+    other = str(inputs / "moving.nii.gz")
+    sides = ["--fixed", image, image, "--moving", other, image]
+    assert main(["register", *sides, "-o", str(tmp_path / "out")]) == 1
+    assert refused(capsys, "moving image 2 are the same file")
 
 
 def test_missing_image_is_named(tmp_path, capsys):

@@ -178,6 +178,12 @@ def test_a_training_begins_with_the_weights_of_a_model_file(tmp_path, finished, 
     capsys.readouterr()
 
 
+def test_a_shipped_model_is_named_as_elsewhere(tmp_path, finished, capsys):
+    command = ["train", str(finished[0]), "-o", str(tmp_path / "e"), "--from", "brain-3d", "--device", "cpu"]
+    assert main(command) == 1
+    assert "another network than the model file" in capsys.readouterr().err
+
+
 def test_another_network_or_none_is_refused_as_a_beginning(tmp_path, finished):
     _, _, model = finished
     other = Trainer(tiny(network={"encoder": [4, 8], "decoder": [4, 4, 4]}), tmp_path / "b")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
 import typing
 from collections.abc import Iterable, Mapping
@@ -173,9 +174,17 @@ def with_ids(pairs: list[Pair]) -> list[Pair]:
     return [
         pair
         if pair.id
-        else dataclasses.replace(pair, id=f"{names[pair.files.moving]}-to-{names[pair.files.fixed]}"[:_LONGEST_ID])
+        else dataclasses.replace(pair, id=_cut(f"{names[pair.files.moving]}-to-{names[pair.files.fixed]}"))
         for pair in pairs
     ]
+
+
+def _cut(name: str) -> str:
+    """The name, cut where it is too long; what is cut off still tells it from others, by a number."""
+    if len(name.encode()) <= _LONGEST_ID:
+        return name
+    number = hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
+    return f"{name.encode()[: _LONGEST_ID - 9].decode(errors='ignore')}-{number}"
 
 
 def short_names(paths: Iterable[str]) -> dict[str, str]:

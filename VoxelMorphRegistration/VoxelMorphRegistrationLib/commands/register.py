@@ -204,7 +204,17 @@ def _settings(args: argparse.Namespace) -> Settings:
     if args.earlier and args.model is None and args.settings is None and settings.refinement != "off":
         # The network has run in the earlier result.
         settings = settings.replace(model="none")
+    of_networks = {"--passes": args.passes, "--working-spacing": args.working_spacing}
+    given = [option for option, value in of_networks.items() if value is not None]
+    if given and not _with_network(settings):
+        raise SettingsError(f"{given[0]} is for a network, and none runs here. Name one with --model.")
     return settings
+
+
+def _with_network(settings: Settings) -> bool:
+    from ..registration.choice import resolved
+
+    return resolved(settings).model != "none"
 
 
 def summary(report) -> str:

@@ -29,10 +29,11 @@ def add_train_parser(commands) -> None:
         "--from",
         dest="start",
         metavar="FILE",
-        help="go on from this checkpoint instead; or begin at step 0 with the weights of this model file (.pt)",
+        help="go on from this checkpoint instead; or begin at step 0 with the weights of this model (.pt, or a "
+        "shipped one's name)",
     )
     parser.add_argument(
-        "--weights", metavar="FILE", help="begin at step 0 with the weights of this checkpoint or model file"
+        "--weights", metavar="FILE", help="begin at step 0 with the weights of this checkpoint or model"
     )
     parser.add_argument("--data", metavar="DIR", help="folder of the training data, instead of the configuration's")
     parser.add_argument("--scans", metavar="DIR", help="folder of the scans of [scans], likewise")
@@ -73,6 +74,7 @@ def train(args: argparse.Namespace) -> int:
         raise SettingsError(f"--minutes must be positive, not {args.minutes:g}.")
     if sum(map(bool, (args.go_on, args.start, args.weights))) > 1:
         raise SettingsError("Give one of --continue, --from and --weights, not several.")
+    args.start, args.weights = (_shipped(name) for name in (args.start, args.weights))
     # A model file has no step and no moments of Adam to go on from.
     if args.start and is_model_file(args.start):
         args.start, args.weights = None, args.start
@@ -99,6 +101,13 @@ def train(args: argparse.Namespace) -> int:
     if trainer.rank == 0:
         print(f"Step {trainer.step} of {config.steps} is in {checkpoint}.")
     return 0
+
+
+def _shipped(name: str | None) -> str | None:
+    """The file of a shipped model's name; any other name as it is."""
+    from ..networks.shelf import find_model, model_names
+
+    return str(find_model(name)) if name in model_names() and not Path(name).exists() else name
 
 
 @contextmanager

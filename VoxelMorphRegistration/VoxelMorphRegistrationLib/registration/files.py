@@ -51,10 +51,15 @@ class PairFiles:
                 yield one.name, value
 
     def check_different(self) -> None:
-        """Raise InputError where both images are the same file."""
-        exist = Path(self.fixed).exists() and Path(self.moving).exists()
-        if exist and Path(self.fixed).samefile(self.moving) and self.fixed_series == self.moving_series:
-            raise InputError("The fixed and the moving image are the same file. Give two different images.")
+        """Raise InputError where a fixed image and the moving one in its place are the same file."""
+        sides = ((self.fixed, *self.further_fixed), (self.moving, *self.further_moving))
+        for number, (fixed, moving) in enumerate(zip(*sides, strict=False), 1):
+            exist = Path(fixed).exists() and Path(moving).exists()
+            # A folder of several series may hold both of the first ones.
+            apart = number == 1 and self.fixed_series != self.moving_series
+            if exist and not apart and Path(fixed).samefile(moving):
+                which = f" {number}" if number > 1 else ""
+                raise InputError(f"The fixed and the moving image{which} are the same file. Give two different images.")
 
     def _check_series(self) -> None:
         """Raise InputError where a series is asked for and neither image is of DICOM."""
