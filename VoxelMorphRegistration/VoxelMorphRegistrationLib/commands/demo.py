@@ -15,7 +15,9 @@ def add_demo(commands) -> None:
         "field, and prints the error in millimetres.",
     )
     parser.add_argument("-o", "--output", metavar="DIR", default="demo-output", help="default: demo-output")
-    parser.add_argument("--model", metavar="NAME|FILE", default="auto", help="default: the general 3D model")
+    parser.add_argument(
+        "--model", metavar="NAME|FILE", default="auto", help="a network first (default: refinement alone)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace results that are already there")
     parser.set_defaults(run=_demo)
 
