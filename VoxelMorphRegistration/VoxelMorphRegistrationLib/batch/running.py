@@ -104,12 +104,12 @@ def _table(pairs: str | Path | Table | Iterable[Mapping | Pair], settings: Setti
     if isinstance(pairs, (str, Path)):
         return read_table(pairs, settings, inverse)
     given = list(pairs)
-    if any(isinstance(one, Pair) for one in given):
-        if not all(isinstance(one, Pair) for one in given):
+    if ready := [one for one in given if isinstance(one, Pair)]:
+        if len(ready) < len(given):
             raise SettingsError("Give either Pair objects or rows as dictionaries, not both.")
-        for one in given:
-            check_id(one.id)
-        return Table(*once(((str(number), one) for number, one in enumerate(given, 1)), "pair"))
+        for pair in ready:
+            check_id(pair.id)
+        return Table(*once(((str(number), pair) for number, pair in enumerate(ready, 1)), "pair"))
     unlike = InputError('The pair is no dictionary, such as {"fixed": "a.nii.gz", "moving": "b.nii.gz"}.')
     rows = [(str(number), row if isinstance(row, Mapping) else unlike) for number, row in enumerate(given, 1)]
     return table_of(rows, settings, None, inverse)
