@@ -28,7 +28,8 @@ def accept(tmp_path, monkeypatch):
     def stop(fixed, moving, *_, **arguments):
         seen["warnings"] = []
         extras = {name: value for name, value in arguments.items() if name.endswith(("labels", "mask", "points"))}
-        seen["inputs"] = accepted(fixed, moving, Settings(), seen["warnings"], **extras)
+        # Lists, of which the first ones are looked at here.
+        seen["inputs"] = accepted(fixed[0], moving[0], Settings(), seen["warnings"], **extras)
         raise InputError("enough")
 
     monkeypatch.setattr(registration, "register", stop)
