@@ -155,6 +155,19 @@ def test_before_includes_the_initial_transform_as_the_report_does(scene, views, 
     assert np.abs(found - cases.blobs(read.fixed.grid, 1)).max() > 50
 
 
+def test_volumes_without_voxels_are_told(scene, views, pair):
+    """As of a scene whose files are gone."""
+    empty = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Gone")
+    for shown in (
+        lambda: check_views.show_before_after(empty, pair[0]),
+        lambda: check_views.show_before_after(pair[0], empty),
+        lambda: jacobian_views.show_jacobian(pair[0], empty),
+        lambda: jacobian_views.show_jacobian(empty, pair[0]),
+    ):
+        with pytest.raises(InputError, match="'Gone' has no voxels"):
+            shown()
+
+
 def test_nothing_of_the_registered_volume_is_seen_where_the_moving_one_ends(scene, views, pair):
     """A rim of it was seen beyond the moving volume's grid."""
     fixed, _ = pair

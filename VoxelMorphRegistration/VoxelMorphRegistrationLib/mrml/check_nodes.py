@@ -8,6 +8,7 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 import slicer
 
+from ..errors import InputError
 from .transforms import matrix_from_vtk
 from .view_state import CHECK_ATTRIBUTE, nodes_of, remove_shown
 
@@ -51,11 +52,20 @@ def check_volume(like, what: str):
     return node
 
 
+def need_voxels(*nodes) -> None:
+    """Raise InputError for volumes without voxels, as one whose file is gone."""
+    for node in nodes:
+        if node.GetImageData() is None or node.GetImageData().GetPointData().GetScalars() is None:
+            raise InputError(f"'{node.GetName()}' has no voxels, so there is nothing to show. Load it again.")
+
+
 def seen_on(fixed_node, node) -> np.ndarray:
     """The voxels of a volume where they are seen on the grid of another one, (K, J, I), whatever lies above the two.
 
     Those of a volume that lies on the same grid are returned as they are. Outside, the smallest value.
+    Raises InputError where one has no voxels.
     """
+    need_voxels(fixed_node, node)
     if same_place(fixed_node, node):
         return slicer.util.arrayFromVolume(node)
     between = vtk.vtkGeneralTransform()

@@ -11,7 +11,7 @@ from ..images.grid import Grid
 from ..images.image import Image
 from ..registration.intensity import measured_region
 from . import display
-from .check_nodes import check_volume, plain_image, seen_on
+from .check_nodes import check_volume, need_voxels, plain_image, seen_on
 from .check_views import show_pair
 from .view_state import CHECK_ATTRIBUTE, mark, nodes_of
 
@@ -29,6 +29,7 @@ def show_jacobian(
 
     Drawn up to NEAR_MM from where the volume rises above its dark background; the map's own node keeps all of it.
     """
+    need_voxels(background_node, jacobian_node)
     display.show_as_jacobian(jacobian_node)
     display.set_jacobian_range(jacobian_node, change)
     drawn = _near_anatomy(background_node, jacobian_node)

@@ -13,6 +13,7 @@ def templates(_: Callable[[str], str]) -> tuple[str, ...]:
     return (
         _("'{linear}' is no choice for the linear part. Choose inside or separate."),
         _("'{named}' overlaps less than before (Dice {earlier} to {value})."),
+        _("'{name}' has no voxels, so there is nothing to show. Load it again."),
         _("'{name}' is an inverse already. Choose the transform it was made from."),
         _("'{name}' is an inverse: its volumes have changed places. Choose the transform that it belongs to."),
         _("'{name}' is chosen both as the fixed and as the moving volume. Choose two volumes."),
