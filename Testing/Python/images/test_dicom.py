@@ -328,7 +328,7 @@ def test_the_command_line_lists_series_and_takes_the_choice(tmp_path, capsys, mo
     assert main([*arguments, "--series", "1,2,3"]) == 1
     assert not (tmp_path / "out").exists()
     seen = []
-    monkeypatch.setattr(registration, "register", lambda *images, **_: seen.extend(images[:2]) or stop())
+    monkeypatch.setattr(registration, "register", lambda fixed, moving, *_, **__: seen.extend(fixed + moving) or stop())
     assert main([*arguments, "--series", "1,2"]) == 1
     check_image(seen[0])
     np.testing.assert_array_equal(seen[1].array, seen[0].array + 1000)

@@ -300,6 +300,12 @@ def shown(view) -> list[str]:
     return [node.GetName() if node else "" for node in nodes]
 
 
+def shown_transforms() -> list:
+    """The transforms that are drawn in the views, as grid or arrows."""
+    nodes = slicer.util.getNodesByClass("vtkMRMLTransformNode")
+    return [node for node in nodes if node.GetDisplayNode() and node.GetDisplayNode().GetVisibility()]
+
+
 def test_preview_is_shown_while_the_result_improves_and_cancel_discards_it(in_views, standin):
     widget, views = in_views
     standin.steps = 10_000
@@ -331,13 +337,14 @@ def test_views_are_put_back_when_another_pair_is_chosen(in_views):
     widget, views = in_views
     press.press_and_wait(widget)
     widget.ui.deformationComboBox.setCurrentIndex(1)
-    transform = widget._parameterNode.outputTransform
+    drawn = shown_transforms()
+    assert len(drawn) == 1
     widget.ui.showCheckerboardButton.click()
     fixed_node, moving_node = widget._parameterNode.fixedVolume, widget._parameterNode.movingVolume
     widget.ui.fixedVolumeSelector.setCurrentNode(moving_node)
     widget.ui.movingVolumeSelector.setCurrentNode(fixed_node)
     assert shown(views[0]) == ["Moving", ""]
-    assert not transform.GetDisplayNode().GetVisibility()
+    assert shown_transforms() == []
     assert not widget.ui.restoreViewsButton.enabled
 
 
