@@ -163,11 +163,22 @@ def test_cancel_at_a_progress_report_keeps_the_process(client, patient, monkeypa
     monkeypatch.setattr(client, "_cancel_s", 60.0)
     run = cases.Run(client, Job(*cases.images(), patient))
     cases.spin(lambda: run.outcomes or any(stage == "refining" for stage, *_ in run.progress))
-    pid = client.pid
+    pid, told, removing = client.pid, len(run.progress), files.removing
+
+    def slowly(folder):
+        # Its patience ends after the answer, while files are still being removed: no reason to end the process.
+        client._on_patience_gone(client._request)
+        yield from removing(folder)
+
+    monkeypatch.setattr(files, "removing", slowly)
     client.cancel()
     assert client.state == "cancelling"
     client.cancel()
+    late = {"type": "progress", "id": run.number, "stage": "refining", "fraction": 0.5, "seconds": 9.0}
+    client._on_message(client._process, late)
     assert run.wait().kind == "cancelled"
+    # What was on its way when it was cancelled moves no bar any more.
+    assert len(run.progress) == told
     assert (client.state, client.pid) == ("ready", pid)
     assert cases.job_folders() == []
 

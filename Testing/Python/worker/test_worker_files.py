@@ -12,11 +12,13 @@ import pytest
 
 import qt
 import VoxelMorphRegistrationLib
+import worker_cases as cases
 from VoxelMorphRegistrationLib import errors
 from VoxelMorphRegistrationLib.apart import find_python
 from VoxelMorphRegistrationLib.registration.report import Report
 from VoxelMorphRegistrationLib.worker import files, messages
-from VoxelMorphRegistrationLib.worker.messages import TorchMissingError
+from VoxelMorphRegistrationLib.worker.messages import Job, TorchMissingError, WorkerError
+from VoxelMorphRegistrationLib.worker.process import WorkerProcess
 
 LIBRARY = Path(VoxelMorphRegistrationLib.__file__).parent
 HARNESS = Path(qt.__file__).parent
@@ -76,6 +78,39 @@ def test_values_survive_a_message():
     assert result["b"].dtype == np.float32
     assert np.array_equal(result["b"], value["b"])
     np.testing.assert_equal(result["report"].to_dict(), report.to_dict())
+
+
+def test_a_job_is_passed_on_when_its_files_are_written_not_when_the_process_is_ready(
+    make_client, fake_torch, quick, monkeypatch
+):
+    client, writing, passed_on = make_client(environment=fake_torch), files.writing, []
+
+    def slowly(path, array):
+        while client.facts is None:
+            yield
+        yield from writing(path, array)
+
+    def send(_, kind, number, **content):
+        passed_on.append((kind, sorted(path.name for path in Path(content["folder"]).iterdir())))
+
+    monkeypatch.setattr(files, "writing", slowly)
+    monkeypatch.setattr(WorkerProcess, "send", send)
+    cases.Run(client, Job(*cases.images(), quick))
+    cases.spin(lambda: passed_on)
+    assert passed_on == [("register", ["input-0.npy", "input-1.npy"])]
+
+
+def test_files_that_cannot_be_written_are_one_sentence_and_the_next_job_works(client, quick, monkeypatch):
+    def full(path, array):
+        yield
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "writing", full)
+        run = cases.Run(client, Job(*cases.images(), quick)).wait()
+    assert (run.kind, type(run.value)) == ("error", WorkerError)
+    assert "No space left on device" in str(run.value) and "try again" in str(run.value)
+    assert cases.Run(client, Job(*cases.images(), quick)).wait().kind == "result"
 
 
 @pytest.mark.parametrize(
