@@ -158,7 +158,7 @@ def test_stop_here_before_anything_was_done_is_a_cancel(client, quick):
 # --- cancel ------------------------------------------------------------------------------------------------
 
 
-def test_cancel_at_a_progress_report_keeps_the_process(client, patient, monkeypatch):
+def test_cancel_at_a_progress_report_keeps_the_process(client, patient, quick, monkeypatch):
     # However busy the computer: a progress report comes within this time.
     monkeypatch.setattr(client, "_cancel_s", 60.0)
     run = cases.Run(client, Job(*cases.images(), patient))
@@ -181,6 +181,8 @@ def test_cancel_at_a_progress_report_keeps_the_process(client, patient, monkeypa
     assert len(run.progress) == told
     assert (client.state, client.pid) == ("ready", pid)
     assert cases.job_folders() == []
+    assert cases.Run(client, Job(*cases.images(), quick)).wait().kind == "result"
+    assert client.pid == pid
 
 
 def test_cancel_of_what_cannot_be_interrupted_replaces_the_process(client, endless, quick):
