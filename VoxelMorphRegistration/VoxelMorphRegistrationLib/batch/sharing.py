@@ -13,7 +13,9 @@ def cores(root: Path = Path("/")) -> int:
 
     root: of the file system in which /sys is.
     """
-    count = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    count = os.cpu_count() or 1
+    if sys.platform == "linux":
+        count = len(os.sched_getaffinity(0))
     try:
         limit, period = (root / "sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
         count = min(count, max(1, round(int(limit) / int(period))))
