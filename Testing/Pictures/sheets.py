@@ -17,7 +17,7 @@ _GAP, _CAPTION, _TEXT = 8, 34, 22
 # Colours of a small file: the most frequent ones, those far from all others, and the fewest pixels of such a one.
 _EXACT, _FAR, _FEW = 16, 80, 12
 # Bytes: every version of a picture stays in the history for ever.
-_LARGEST = 100_000
+_LARGEST = 300_000
 
 
 def from_pixmap(pixmap) -> Picture.Image:

@@ -101,6 +101,20 @@ def test_verdict_of_the_former_result_is_not_read_as_that_of_a_run_that_failed(a
     assert not widget.ui.verdictLabel.text.startswith("The result of before")
 
 
+def test_verdict_of_the_former_result_is_not_read_as_that_of_a_run_that_could_not_begin(after_a_run, monkeypatch):
+    """Inputs that do not fit are told before the worker gets anything."""
+    widget = after_a_run
+    good = widget.ui.verdictLabel.text
+
+    def start(callbacks):
+        raise InputError("It does not fit.")
+
+    monkeypatch.setattr(widget._register, "_start", start)
+    widget.ui.registerButton.click()
+    assert widget.ui.statusLabel.text == "It does not fit."
+    assert widget.ui.verdictLabel.text == f"The result of before. {good}"
+
+
 # --- a quiet log --------------------------------------------------------------------------------------------------
 
 

@@ -139,6 +139,7 @@ class RegisterSection:
                 try:
                     self.run = start(self._callbacks())
                 except VoxelMorphError as error:
+                    self._on_ended()
                     self._show_end(translated(str(error)), 0, failed=True)
                     raise
         finally:
