@@ -228,7 +228,11 @@ def test_axis_by_axis_is_what_interpolating_everywhere_gives(axes, smooth, monke
     wide = np.diag([-1.5, 1.1, 2.3, 1.0])
     wide[:3, 3] = [30.0, -28.0, -26.0]
     grid = Grid((24, 50, 40), wide)
+    of, readers = sampling.AxisReader.of, []
+    monkeypatch.setattr(sampling.AxisReader, "of", lambda *arguments: readers.append(of(*arguments)) or readers[-1])
     quick = resample(image, grid, background=-3.0, smooth=smooth).array
+    # The quick way was taken.
+    assert len(readers) == 1 and readers[0] is not None
     monkeypatch.setattr(sampling.AxisReader, "of", lambda *arguments: None)
     everywhere = resample(image, grid, background=-3.0, smooth=smooth).array
     assert 0.01 < np.mean(quick != -3.0) < 0.99
