@@ -253,10 +253,13 @@ def main() -> int:
         wanted = known(arguments.rooms or list(ROOMS[:7]), arguments.count, arguments.seed)
     left = [fault for fault in wanted if fault not in done]
     os.environ["PYTHONDONTWRITEBYTECODE"], sys.dont_write_bytecode = "1", True
+    tree = copy_of_tree(state)
+    # Slicer's package looks for its further parts when it is imported, and the tests bring some.
+    sys.path.insert(0, str(tree / "Testing/Harness"))
     for name in HEAVY:
         with contextlib.suppress(ImportError):
             __import__(name)
-    tree = copy_of_tree(state)
+    sys.path.pop(0)
     maps: dict[str, Map] = {}
     for fault in left:
         if time.monotonic() - begun > arguments.minutes * 60:
@@ -264,6 +267,7 @@ def main() -> int:
         room, _, file = fault.file.partition("/")
         if room not in maps:
             maps[room] = Map(tree, room, state)
+            check(tree, maps[room])
         outcome = meet(tree, fault, maps[room], file, arguments.budget)
         with log.open("a") as out:
             out.write(json.dumps({"fault": fault.to_dict(), **vars(outcome)}) + "\n")
@@ -271,6 +275,16 @@ def main() -> int:
             print(f"{outcome.outcome}  {fault.file}:{fault.line}\n  - {fault.before}\n  + {fault.after}", flush=True)
     summary(log, wanted)
     return 0
+
+
+def check(tree: Path, tests: Map) -> None:
+    """A test of each file passes in a fork as well: what breaks there without a fault would count as noticed."""
+    first: dict[str, str] = {}
+    for name in sorted(tests.tests, key=lambda name: tests.tests[name]["seconds"]):
+        first.setdefault(name.split("::")[0], name)
+    found = run_tests(tree, list(first.values()), 600.0)
+    if found.outcome != "survived":
+        sys.exit(f"{tests.room}: without a fault, {found.by}")
 
 
 def meet(tree: Path, fault: Fault, tests: Map, file: str, budget: float) -> Outcome:
