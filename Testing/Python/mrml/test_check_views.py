@@ -397,3 +397,17 @@ def test_volumes_with_like_grey_levels_share_one_window(scene, factor, alike):
     fixed.GetDisplayNode().SetWindowLevel(123.0, 45.0)
     assert display.show_with_one_window(warped, fixed) is alike
     assert (warped.GetDisplayNode().GetWindow() == 123.0) is alike
+
+
+def test_volumes_that_are_not_shown_or_show_nothing_lend_no_window(scene):
+    grid = cases.centred_grid((8, 8, 8), (2.0, 2.0, 2.0))
+    picture = cases.blobs(grid, 1)
+    hidden, warped, flat, other = (
+        cases.add_volume(one, grid, "Volume") for one in (picture, picture, 0 * picture, 0 * picture)
+    )
+    hidden.SetAndObserveDisplayNodeID(None)
+    flat.GetDisplayNode().AutoWindowLevelOff()
+    flat.GetDisplayNode().SetWindowLevel(123.0, 45.0)
+    assert not display.show_with_one_window(warped, hidden)
+    assert not display.show_with_one_window(other, flat)
+    assert other.GetDisplayNode().GetWindow() != 123.0
