@@ -126,7 +126,7 @@ class Map:
     def running(self, file: str, line: int) -> list[str]:
         """The tests that run what a fault of this line changes, in the order in which to try them.
 
-        Processes that tests start are not seen, so the tests of the worker are all tried where none is known.
+        Processes that tests start are not seen, so the tests of the worker are all tried.
         """
         folder = self.tree / LIBRARY / self.room
         span, names = reached_by(ast.parse((folder / file).read_text()), line)
@@ -139,7 +139,7 @@ class Map:
                 said = [n.lineno for n in nodes if getattr(n, "id", getattr(n, "attr", None)) in names]
                 found |= self._running(path.relative_to(folder).as_posix(), said)
             found = found or self._running(file, self.lines.get(file, {})) or set(self.tests)
-        if not found and self.room == "worker":
+        if self.room == "worker":
             found = set(self.tests)
         # A file's tests stay together, for what they share is made once; the slow ones wait for all quick ones.
         return sorted(
