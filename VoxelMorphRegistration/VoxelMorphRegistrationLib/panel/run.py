@@ -78,6 +78,12 @@ def stage_title(stage: str) -> str:
     return f"{before}{colon}{titles.get(last, last)}"
 
 
+def check_idle(client: WorkerClient) -> None:
+    """Raise WorkerError when a registration is running."""
+    if client.state in ("running", "cancelling"):
+        raise WorkerError("A registration is running. Wait for its end, or cancel it first.")
+
+
 class NodeRun:
     """One registration. Exactly one of on_finished(outputs), on_error(error) and on_cancelled() is called at its end.
 
@@ -102,8 +108,7 @@ class NodeRun:
         on_log: Callable,
         on_preview: Callable | None = None,
     ) -> None:
-        if client.state in ("running", "cancelling"):
-            raise WorkerError("A registration is running. Wait for its end, or cancel it first.")
+        check_idle(client)
         self.pair, self.settings = pair, settings
         self._client, self._targets = client, targets
         self._inputs: Any = None

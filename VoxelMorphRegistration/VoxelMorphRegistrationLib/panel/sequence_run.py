@@ -14,7 +14,7 @@ from ..mrml.frames import browser_of
 from ..registration.settings import Settings
 from ..worker.client import WorkerClient
 from ..worker.messages import WorkerError
-from .run import NodeRun, prepared
+from .run import NodeRun, check_idle, prepared
 from .steps import Steps
 from .translated import translated
 
@@ -51,8 +51,7 @@ class SequenceRun:
         on_log: Callable,
         on_preview: Callable | None = None,
     ) -> None:
-        if client.state in ("running", "cancelling"):
-            raise WorkerError("A registration is running. Wait for its end, or cancel it first.")
+        check_idle(client)
         self.settings, self._client, self._logic, self._given = settings, client, logic, given
         self._sequence, self._onto, self._number, self._apply = sequence, onto, number, apply
         self._on_finished, self._on_error, self._on_cancelled = on_finished, on_error, on_cancelled
