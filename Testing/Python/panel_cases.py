@@ -66,6 +66,23 @@ def add_place_nodes(scene) -> None:
             scene.AddNewNodeByClass(name)
 
 
+def prepare_views(scene) -> None:
+    """Slice views, the application's logic for them, and the nodes for placing points."""
+    application = slicer.vtkMRMLApplicationLogic()
+    application.SetMRMLScene(scene)
+    add_place_nodes(scene)
+    add_slice_views(scene)
+
+
+def place_pin(widget, fixed, registered) -> None:
+    """Two clicks into the views: a point of the fixed volume, and where it is seen in the registered one."""
+    widget.ui.pinButton.click()
+    widget._parameterNode.fixedPoints.AddControlPointWorld(*fixed)
+    worker_cases.spin(lambda: "registered volume" in widget.ui.pinLabel.text, 5)
+    widget._parameterNode.movingPoints.AddControlPointWorld(*registered)
+    worker_cases.spin(lambda: not widget._pins._waiting, 5)
+
+
 def add_color_legends(scene):
     """Register the colour legend, as the application does at its start. Returns the logic, to be kept."""
     application = slicer.vtkMRMLApplicationLogic()

@@ -7,8 +7,6 @@ import pytest
 
 import mrml_cases as cases
 import panel_cases as press
-import slicer
-import worker_cases
 
 GRID = cases.centred_grid((40, 40, 40), (3.0, 3.0, 3.0))
 # Nothing is seen within so many mm of the middle; the truth there is a bump that the images say nothing of.
@@ -35,10 +33,7 @@ def picture() -> np.ndarray:
 def with_error(panel, scene):
     """The panel with a result that is wrong in the hollow, and Slicer's nodes for placing points."""
     widget, *_ = panel
-    application = slicer.vtkMRMLApplicationLogic()
-    application.SetMRMLScene(scene)
-    press.add_place_nodes(scene)
-    press.add_slice_views(scene)
+    press.prepare_views(scene)
     parameters = widget._parameterNode
     parameters.fixedVolume = cases.add_volume(picture(), GRID, "With a hollow")
     parameters.movingVolume = cases.add_volume(picture(), GRID, "Another hollow")
@@ -62,12 +57,7 @@ def test_pins_put_a_local_error_right_and_undo_goes_back(with_error, scene):
     assert before > 4
     for place in PINS:
         # Where the moving volume's point is seen in the registered one: the result is the identity there.
-        seen = truth(place[None])[0]
-        widget.ui.pinButton.click()
-        parameters.fixedPoints.AddControlPointWorld(*place)
-        worker_cases.spin(lambda: "registered volume" in widget.ui.pinLabel.text, 5)
-        parameters.movingPoints.AddControlPointWorld(*seen)
-        worker_cases.spin(lambda: not widget._pins._waiting, 5)
+        press.place_pin(widget, place, truth(place[None])[0])
     widget.ui.improveButton.click()
     press.wait(widget)
     improved = parameters.outputTransform

@@ -8,7 +8,6 @@ import pytest
 import mrml_cases as cases
 import panel_cases as press
 import qt
-import slicer
 import worker_cases
 
 
@@ -16,20 +15,9 @@ import worker_cases
 def in_check(swift_panel, scene):
     """The panel after a run, in slice views and with Slicer's nodes for placing points."""
     widget, *_ = swift_panel
-    application = slicer.vtkMRMLApplicationLogic()
-    application.SetMRMLScene(scene)
-    press.add_place_nodes(scene)
-    press.add_slice_views(scene)
+    press.prepare_views(scene)
     press.press_and_wait(widget)
     return widget
-
-
-def place(widget, fixed, registered) -> None:
-    """Two clicks into the views."""
-    widget.ui.pinButton.click()
-    widget._parameterNode.fixedPoints.AddControlPointWorld(*fixed)
-    worker_cases.spin(lambda: "registered volume" in widget.ui.pinLabel.text, 5)
-    widget._parameterNode.movingPoints.AddControlPointWorld(*registered)
 
 
 def test_pin_is_a_pair_of_landmarks_and_the_second_one_is_carried_to_the_moving_volume(in_check, scene):
@@ -40,7 +28,7 @@ def test_pin_is_a_pair_of_landmarks_and_the_second_one_is_carried_to_the_moving_
     assert "fixed volume" in widget.ui.pinLabel.text
     widget.ui.pinButton.click()
     assert interaction.GetCurrentInteractionMode() != interaction.Place
-    place(widget, (1.0, 2.0, 3.0), (4.0, 2.0, 3.0))
+    press.place_pin(widget, (1.0, 2.0, 3.0), (4.0, 2.0, 3.0))
     parameters = widget._parameterNode
     found = np.zeros(3)
     parameters.movingPoints.GetNthControlPointPositionWorld(0, found)
@@ -70,7 +58,7 @@ def test_improve_goes_on_from_the_result_with_the_pins_and_undo_goes_back(in_che
     parameters = widget._parameterNode
     first, volume = parameters.outputTransform, parameters.outputVolume
     assert not widget.ui.improveButton.enabled
-    place(widget, (1.0, 2.0, 3.0), (4.0, 2.0, 3.0))
+    press.place_pin(widget, (1.0, 2.0, 3.0), (4.0, 2.0, 3.0))
     widget.ui.improveButton.click()
     press.wait(widget)
     job = standin.jobs[-1]

@@ -15,6 +15,7 @@ from ..errors import Cancelled, SettingsError, VoxelMorphError
 from ..mrml.sequences import SequenceOutputs
 from ..registration.report import headline
 from ..registration.settings import Settings
+from .callbacks import Callbacks
 from .sequence_run import text_of_end
 
 
@@ -34,20 +35,17 @@ def settings_with(settings: Any, model: Any = None) -> Settings:
     return settings
 
 
-def callbacks_of(onFinished, onError, onCancelled, onProgress, onLog, onPreview) -> dict:
-    """The callbacks of a run by the names that it takes; those that are None do nothing."""
-
-    def ignore(*_unused):
-        return None
-
-    return {
-        "on_finished": onFinished or ignore,
-        "on_error": onError or ignore,
-        "on_cancelled": onCancelled or ignore,
-        "on_progress": onProgress or ignore,
-        "on_log": onLog or ignore,
-        "on_preview": onPreview,
+def callbacks_of(onFinished, onError, onCancelled, onProgress, onLog, onPreview) -> Callbacks:
+    """The callbacks of a run; those that are None do nothing."""
+    given = {
+        "finished": onFinished,
+        "error": onError,
+        "cancelled": onCancelled,
+        "progress": onProgress,
+        "log": onLog,
+        "preview": onPreview,
     }
+    return Callbacks(**{name: one for name, one in given.items() if one is not None})
 
 
 def waited_for(start: Callable[..., Any], progress: Callable | None) -> Any:
