@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 
 import panel_cases as press
+from standin_client import known_report
 from VoxelMorphRegistrationLib.errors import InputError
+from VoxelMorphRegistrationLib.registration.report import Report
+from VoxelMorphRegistrationLib.registration.settings import Settings
+from VoxelMorphRegistrationLib.results.table import rows
+from VoxelMorphRegistrationLib.results.verdict import verdict
 
 COLLECT = Path(__file__).parents[2] / "Texts/collect_texts.py"
 GERMAN = {
@@ -99,3 +104,81 @@ def test_panel_shows_errors_warnings_and_the_verdict_translated(german, swift_pa
     assert "Nur 12 % liegen im bewegten Bild." in widget.ui.verdictLabel.text
     assert "weniger aehnlich" in widget.ui.warningsLabel.text
     assert "weniger aehnlich" in widget.ui.logText.toPlainText()
+
+
+@pytest.fixture
+def everywhere(slicer_app, monkeypatch):
+    """All that is translated stands in brackets."""
+    from VoxelMorphRegistrationLib.panel import measures, run
+
+    for module in (measures, run):
+        monkeypatch.setattr(module, "_", lambda text: f"[{text}]")
+    return measures
+
+
+def whole_report() -> dict:
+    """With every measure, and structures that are called like measures."""
+    staged = {stage: {"mean": 1.0, "max": 2.0, "each": [1.0], "labels": {"1": 1.0}} for stage in ("before", "after")}
+    report = known_report(
+        Report({"before": {}, "after": {}}, {}, 3.0, [], settings=dict(vars(Settings()))), 1, labels=(1, 2)
+    )
+    similar = {stage: {"local": 0.5, "ncc": 0.5, "mi": 0.5} for stage in ("before", "aligned", "after")}
+    expected = {"median": 1.0, "p90": 2.0, "under_1mm": 50.0, "under_2mm": 80.0, "under_5mm": 99.0}
+    channel = {"fixed": "T2 now", "moving": "T2 then"}
+    return {
+        **report.to_dict(),
+        "similarity": similar,
+        "dice": {stage: {"mean": 0.5, "labels": {"1": 0.5, "2": 0.6}} for stage in similar},
+        "hd95_mm": {stage: {"mean": 0.5, "labels": {"1": 0.5, "2": 0.6}} for stage in similar},
+        "tre_mm": {**staged, "aligned": staged["after"]},
+        "volume_change_percent": {"1": 2.0, "2": -1.0},
+        "expected_error": {**expected, "labels": {"1": {"mean": 1.0, "max": 2.0}}},
+        "label_names": {"1": "mean", "2": "Correlation"},
+        "seconds": {"measuring": 1.0, "total": 2.0},
+        "refinement": {"preset": "fast", "steps": [3], "improved": True, "channels": [channel]},
+        "working_grid": {"shape_kji": [2, 2, 2]},
+        "passes": 1,
+        "model": {"name": "general-3d"},
+    }
+
+
+def test_names_of_measures_are_translated_and_those_of_structures_and_settings_are_not(everywhere):
+    found = {row: everywhere.row_title(row) for row in rows(whole_report())}
+    assert {everywhere.group_title(row.group)[0] for row in found} == {"["}
+    for row, title in found.items():
+        if row.group == "Settings":
+            assert title == row.name
+        elif row.structure and row.group != "Expected error (90 %)":
+            assert title == row.structure
+        elif row.structure:
+            assert title in ("[mean, mean]", "[mean, largest]")
+        else:
+            assert title.startswith("["), row
+    assert {row.group for row in found} == set(everywhere.groups())
+    assert {"[mean]", "mean", "Correlation", "[Correlation]", "[point 1]", "[measuring]"} <= set(found.values())
+
+
+def test_what_speaks_for_a_result_is_translated(everywhere):
+    report = {**whole_report(), "warnings": [], "expected_error": {"under_2mm": 80.0, "under_5mm": 99.0}}
+    found = verdict(report)
+    assert everywhere.gains_text(found.gains) == (
+        "[Landmark error 1.0 to 1.0 mm], [Dice 0.50 to 0.50], [no folds], "
+        "[error expected under 2 mm in 80 % of the anatomy]."
+    )
+    assert found.reason == everywhere.gains_text(found.gains).replace("[", "").replace("]", "") + (
+        " Compare the views all the same."
+    )
+    better = {"before": {"local": 0.5}, "after": {"local": 0.75}}
+    few = verdict({**report, "dice": None, "tre_mm": None, "expected_error": None, "similarity": better})
+    assert everywhere.gains_text(few.gains) == "[[Local correlation] 0.50 to 0.75], [no folds]."
+    assert {gain.template for gain in (*found.gains, *few.gains)} <= set(everywhere.gains())
+    assert everywhere.level_title("Do not use") == "[Do not use]"
+
+
+def test_table_of_the_panel_shows_them(everywhere, swift_panel):
+    widget, *_ = swift_panel
+    press.press_and_wait(widget)
+    table = widget.ui.resultsTable
+    texts = [table.item(row, 0).text() for row in range(table.rowCount)]
+    assert {"[Similarity]", "[Correlation]", "[folded voxels]", "[largest displacement] (mm)"} <= set(texts)
+    assert "[Good]" in widget.ui.verdictLabel.text and "[no folds]" in widget.ui.verdictLabel.text

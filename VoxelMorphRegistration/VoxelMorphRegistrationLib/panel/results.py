@@ -15,8 +15,9 @@ from ..mrml.records import report_of
 from ..mrml.table import write_results
 from ..results.html import html_report, write_html_report
 from ..results.table import Row, rows
-from ..results.verdict import BAD, LOOK, verdict
+from ..results.verdict import AFTER_ALL, BAD, LOOK, verdict
 from .colours import box, head, is_dark
+from .measures import gains_text, group_title, level_title, row_title
 from .messages import tell, told
 from .pictures import CAPTION, overview_task
 from .plain import plain
@@ -87,7 +88,10 @@ class ResultsSection:
             _show(self._ui.warningsLabel, "", LOOK)
             return
         found = verdict(report)
-        text = f"<b>{escape(_(found.title))}:</b> {escape(translated(found.reason))}"
+        reason = translated(found.reason)
+        if found.gains:
+            reason = f"{gains_text(found.gains)} {translated(AFTER_ALL)}"
+        text = f"<b>{escape(level_title(found.title))}:</b> {escape(reason)}"
         _show(self._ui.verdictLabel, text, found.level)
         warnings = [line for line in report.get("warnings", []) if line != found.reason]
         _show(self._ui.warningsLabel, "<br>".join(f"\u2022 {escape(translated(line))}" for line in warnings), LOOK)
@@ -103,7 +107,7 @@ class ResultsSection:
         for row in rows(report) if report else []:
             if row.group != group:
                 group = row.group
-                self._add_head(group)
+                self._add_head(group_title(group))
             self._add_row(row, others.get((row.group, row.name, row.unit)))
 
     def _add_head(self, text: str) -> None:
@@ -123,7 +127,8 @@ class ResultsSection:
         table, number = self._ui.resultsTable, self._ui.resultsTable.rowCount
         table.insertRow(number)
         said = not row.unit or row.unit in row.name.split(", ")[0].split()
-        name = qt.QTableWidgetItem(row.name if said else f"{row.name} ({row.unit})")
+        title = row_title(row)
+        name = qt.QTableWidgetItem(title if said else f"{title} ({row.unit})")
         name.setToolTip(plain(name.text()))
         table.setItem(number, 0, name)
         numbers = [row.number(column) for column in ("before", "aligned", "after")]

@@ -32,7 +32,8 @@ _STAGES = NUMBERS
 class Row:
     """One line of the results. A measure that is taken once has its value in `after`; None: not measured.
 
-    text: what is no number, such as the model's name. digits: after the decimal point, for reading.
+    text: what is no number, such as the model's name. digits: after the decimal point, for reading. structure: the one
+    that it is of, where it is of one.
     """
 
     group: str
@@ -43,6 +44,7 @@ class Row:
     unit: str = ""
     text: str = ""
     digits: int = 3
+    structure: str = ""
 
     def cells(self) -> tuple[str, ...]:
         """The texts of COLUMNS; empty where nothing was measured."""
@@ -93,9 +95,9 @@ def rows(report: Report | Mapping, names: Mapping[int, str] | None = None) -> li
     ]
 
 
-def _staged(group: str, name: str, values: Iterable[float | None], unit: str, digits: int) -> Row:
+def _staged(group: str, name: str, values: Iterable[float | None], unit: str, digits: int, structure: str = "") -> Row:
     before, aligned, after = values
-    return Row(group, name, before, aligned, after, unit, digits=digits)
+    return Row(group, name, before, aligned, after, unit, digits=digits, structure=structure)
 
 
 def _similarity_rows(plain: dict) -> list[Row]:
@@ -125,13 +127,13 @@ def _segment_rows(group: str, part: dict | None, named: dict[str, str], unit: st
     result = [_staged(group, "mean", (part[stage]["mean"] for stage in _STAGES), unit, digits)]
     for label in part["after"]["labels"]:
         values = (part[stage]["labels"].get(label) for stage in _STAGES)
-        result.append(_staged(group, named[label], values, unit, digits))
+        result.append(_staged(group, named[label], values, unit, digits, named[label]))
     return result
 
 
 def _volume_rows(changes: dict | None, named: dict[str, str]) -> list[Row]:
     return [
-        Row("Volume change", named[label], after=percent, unit="%", text="moving against fixed", digits=1)
+        Row("Volume change", name := named[label], None, None, percent, "%", "moving against fixed", 1, name)
         for label, percent in (changes or {}).items()
     ]
 
@@ -148,7 +150,8 @@ def _expected_rows(expected: dict | None, named: dict[str, str]) -> list[Row]:
     result = [Row(EXPECTED_ERROR, name, after=expected.get(key), unit=unit, digits=d) for name, key, unit, d in entries]
     for label, values in (expected.get("labels") or {}).items():
         for name, key in (("mean", "mean"), ("largest", "max")):
-            result.append(Row(EXPECTED_ERROR, f"{named[label]}, {name}", after=values[key], unit="mm", digits=2))
+            title = f"{named[label]}, {name}"
+            result.append(Row(EXPECTED_ERROR, title, after=values[key], unit="mm", digits=2, structure=named[label]))
     return result
 
 
@@ -180,6 +183,7 @@ def _run_rows(plain: dict) -> list[Row]:
     texts = {
         "fixed image": plain.get("inputs", {}).get("fixed", ""),
         "moving image": plain.get("inputs", {}).get("moving", ""),
+        "further images": _further(plain.get("refinement")),
         "model": plain.get("model", {}).get("name", ""),
         "passes": str(plain.get("passes", "")),
         "refinement": _refinement(plain.get("refinement")),
@@ -188,6 +192,10 @@ def _run_rows(plain: dict) -> list[Row]:
         "version": plain.get("version", ""),
     }
     return [Row("Run", name, text=text) for name, text in texts.items() if text]
+
+
+def _further(facts: dict | None) -> str:
+    return "; ".join(f"{one['fixed']} and {one['moving']}" for one in (facts or {}).get("channels") or [])
 
 
 def _refinement(facts: dict | None) -> str:

@@ -7,7 +7,7 @@ picture can be wrong where nothing of this sees it, and the texts say so.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..registration.report import headline
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ..registration.report import Report
 
 GOOD, LOOK, BAD = "good", "look", "bad"
+# What a good verdict ends with.
+AFTER_ALL = "Compare the views all the same."
 TITLES = {GOOD: "Good", LOOK: "Look here", BAD: "Do not use"}
 # These three are choices, not yet measured. Dice, of one structure or the mean, that falls by more is told.
 _FALLEN_DICE = 0.02
@@ -31,11 +33,23 @@ _SURE = 75.0
 
 
 @dataclass(frozen=True)
+class Gain:
+    """Something that speaks for a result: a template, which the panel translates, and its values by their names."""
+
+    template: str
+    values: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.template.format(**self.values)
+
+
+@dataclass(frozen=True)
 class Verdict:
-    """level: GOOD, LOOK or BAD. reason: one sentence or two."""
+    """level: GOOD, LOOK or BAD. reason: one sentence or two. gains: what the first one of a good result is made of."""
 
     level: str
     reason: str
+    gains: tuple[Gain, ...] = ()
 
     @property
     def title(self) -> str:
@@ -49,7 +63,8 @@ def verdict(report: Report | Mapping) -> Verdict:
         reason = next(reasons, None)
         if reason is not None:
             return Verdict(level, reason)
-    return Verdict(GOOD, f"{_gains(plain)} Compare the views all the same.")
+    gains = tuple(_gains(plain))
+    return Verdict(GOOD, f"{', '.join(map(str, gains))}. {AFTER_ALL}", gains)
 
 
 def _against(plain: dict) -> Iterator[str]:
@@ -89,20 +104,25 @@ def _doubts(plain: dict) -> Iterator[str]:
     yield from plain.get("warnings") or []
 
 
-def _gains(plain: dict) -> str:
-    parts = []
-    if plain.get("tre_mm"):
-        parts.append(f"Landmark error {_change(plain['tre_mm'], 'mm', 1)}")
-    if plain.get("dice"):
-        parts.append(f"Dice {_change(plain['dice'], '', 2)}")
+def _gains(plain: dict) -> Iterator[Gain]:
+    measured = [
+        Gain(template, {stage: f"{plain[key][stage]['mean']:.{digits}f}" for stage in ("before", "after")})
+        for key, template, digits in (
+            ("tre_mm", "Landmark error {before} to {after} mm", 1),
+            ("dice", "Dice {before} to {after}", 2),
+        )
+        if plain.get(key)
+    ]
     title, before, after = headline(plain.get("similarity") or {})
-    if not parts and before is not None and after is not None and after > before:
-        parts.append(f"{title} {before:.2f} to {after:.2f}")
-    parts.append("no folds" if parts else "No folds")
+    if not measured and before is not None and after is not None and after > before:
+        values = {"measure": title, "before": f"{before:.2f}", "after": f"{after:.2f}"}
+        measured.append(Gain("{measure} {before} to {after}", values))
+    yield from measured
+    yield Gain("no folds" if measured else "No folds")
     expected = plain.get("expected_error")
     if expected:
-        parts.append(f"error expected under 2 mm in {expected['under_2mm']:.0f} % of the anatomy")
-    return ", ".join(parts) + "."
+        percent = f"{expected['under_2mm']:.0f}"
+        yield Gain("error expected under 2 mm in {percent} % of the anatomy", {"percent": percent})
 
 
 def _change(part: dict, unit: str, digits: int) -> str:

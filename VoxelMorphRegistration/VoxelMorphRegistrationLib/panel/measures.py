@@ -1,0 +1,114 @@
+"""The names of what was measured, and what speaks for a result, in the language of Slicer.
+
+The library speaks English, and its table in the scene and the saved report stay as they are: scripts and other people
+read them. Names of structures and of settings are never translated; the latter are those of the console.
+"""
+
+from __future__ import annotations
+
+from slicer.i18n import tr as _
+
+from ..results.table import Row
+from ..results.verdict import Gain
+from .run import stage_title
+
+# Groups whose rows are structures, besides their mean.
+_OF_STRUCTURES = ("Dice", "Surface distance (95 %)", "Volume change")
+
+
+def groups() -> dict[str, str]:
+    """The headings of the table."""
+    return {
+        "Similarity": _("Similarity"),
+        "Dice": _("Dice"),
+        "Surface distance (95 %)": _("Surface distance (95 %)"),
+        "Landmark error": _("Landmark error"),
+        "Expected error (90 %)": _("Expected error (90 %)"),
+        "Deformation": _("Deformation"),
+        "Volume change": _("Volume change"),
+        "Time": _("Time"),
+        "Run": _("Run"),
+        "Settings": _("Settings"),
+    }
+
+
+def names() -> dict[str, str]:
+    """The rows that are no structures, settings or stages."""
+    return {
+        "Local correlation": _("Local correlation"),
+        "Correlation": _("Correlation"),
+        "Mutual information": _("Mutual information"),
+        "mean": _("mean"),
+        "max": _("max"),
+        "median of the anatomy": _("median of the anatomy"),
+        "largest tenth of the anatomy, from": _("largest tenth of the anatomy, from"),
+        "anatomy under 1 mm": _("anatomy under 1 mm"),
+        "anatomy under 2 mm": _("anatomy under 2 mm"),
+        "anatomy under 5 mm": _("anatomy under 5 mm"),
+        "folded voxels": _("folded voxels"),
+        "folded voxels, strict count": _("folded voxels, strict count"),
+        "folded voxels, whole volume": _("folded voxels, whole volume"),
+        "smallest determinant": _("smallest determinant"),
+        "largest determinant": _("largest determinant"),
+        "SD of log determinant": _("SD of log determinant"),
+        "largest displacement": _("largest displacement"),
+        "fixed anatomy covered": _("fixed anatomy covered"),
+        "total": _("total"),
+        "fixed image": _("fixed image"),
+        "moving image": _("moving image"),
+        "further images": _("further images"),
+        "model": _("model"),
+        "passes": _("passes"),
+        "refinement": _("refinement"),
+        "working grid": _("working grid"),
+        "device": _("device"),
+        "version": _("version"),
+    }
+
+
+def gains() -> dict[str, str]:
+    """What speaks for a result."""
+    return {
+        "Landmark error {before} to {after} mm": _("Landmark error {before} to {after} mm"),
+        "Dice {before} to {after}": _("Dice {before} to {after}"),
+        "{measure} {before} to {after}": _("{measure} {before} to {after}"),
+        "no folds": _("no folds"),
+        "No folds": _("No folds"),
+        "error expected under 2 mm in {percent} % of the anatomy": _(
+            "error expected under 2 mm in {percent} % of the anatomy"
+        ),
+    }
+
+
+def level_title(title: str) -> str:
+    """The verdict in a word or two."""
+    return {"Good": _("Good"), "Look here": _("Look here"), "Do not use": _("Do not use")}.get(title, title)
+
+
+def group_title(group: str) -> str:
+    return groups().get(group, group)
+
+
+def row_title(row: Row) -> str:
+    """The name of a row of the table."""
+    if row.group in _OF_STRUCTURES:
+        return names()["mean"] if row.name == "mean" and not row.structure else row.name
+    if row.group == "Settings":
+        return row.name
+    if row.structure:
+        title = {"mean": _("{structure}, mean"), "largest": _("{structure}, largest")}
+        return title[row.name.rpartition(", ")[2]].format(structure=row.structure)
+    point, _space, number = row.name.partition(" ")
+    if point == "point" and number.isdigit():
+        return _("point {number}").format(number=number)
+    return names().get(row.name) or stage_title(row.name)
+
+
+def gains_text(found: tuple[Gain, ...]) -> str:
+    """What speaks for a result, in one sentence."""
+    known = gains()
+    parts = []
+    for gain in found:
+        values = {key: names().get(value, value) for key, value in gain.values.items()}
+        parts.append(known.get(gain.template, gain.template).format(**values))
+    return ", ".join(parts) + "."
