@@ -38,6 +38,7 @@ from VoxelMorphRegistrationLib.panel.bound import Binding, wrapper_of
 from VoxelMorphRegistrationLib.panel.check import CheckSection
 from VoxelMorphRegistrationLib.panel.device import DeviceLine, expected_text
 from VoxelMorphRegistrationLib.panel.frames import FRAMES, ONE_FRAME, FramesSection, all_frames, sequence_arguments
+from VoxelMorphRegistrationLib.panel.further import FurtherSection
 from VoxelMorphRegistrationLib.panel.models import ModelList
 from VoxelMorphRegistrationLib.panel.pins import PinSection
 from VoxelMorphRegistrationLib.panel.presets import Presets
@@ -116,6 +117,15 @@ class VoxelMorphRegistrationParameterNode:
     movingPoints: vtkMRMLMarkupsFiducialNode
     fixedMask: LabelsNode
     movingMask: LabelsNode
+    furtherFixed1: vtkMRMLScalarVolumeNode
+    furtherMoving1: vtkMRMLScalarVolumeNode
+    furtherWeight1: Annotated[float, WithinRange(0.1, 10.0), Default(1.0)]
+    furtherFixed2: vtkMRMLScalarVolumeNode
+    furtherMoving2: vtkMRMLScalarVolumeNode
+    furtherWeight2: Annotated[float, WithinRange(0.1, 10.0), Default(1.0)]
+    furtherFixed3: vtkMRMLScalarVolumeNode
+    furtherMoving3: vtkMRMLScalarVolumeNode
+    furtherWeight3: Annotated[float, WithinRange(0.1, 10.0), Default(1.0)]
     initialTransform: vtkMRMLTransformNode
     outputTransform: vtkMRMLTransformNode
     wantVolume: bool = True
@@ -194,7 +204,9 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
         self._apply = ApplySection(self.ui)
         self._pins = PinSection(self.ui, self.improve, self.settings)
         self._frames = FramesSection(self.ui, on_frame=self.updateFromParameterNode)
+        self._further = FurtherSection(self.ui, choices.chosen_pair)
         self._sections = (
+            self._further,
             self._frames,
             self._device,
             self._presets,
@@ -451,15 +463,17 @@ class VoxelMorphRegistrationLogic(ScriptedLoadableModuleLogic):
             reading,
             targets,
             settings,
-            **callbacks_of(onFinished, onError, onCancelled, onProgress, onLog, onPreview),
+            callbacks_of(onFinished, onError, onCancelled, onProgress, onLog, onPreview),
         )
 
     def registerSequence(self, sequenceNode, fixedNode=None, *, model=None, settings=None, progress=None, **more):
         """Register all frames of a sequence of volumes (4D) one after the other; returns when it is done.
 
         They are deformed onto fixedNode, or without one, by the name onto: "mean", their mean, or the number of a
-        frame, from 0; the volume made of it is .target of what is returned. By name, too: wantVolume and wantJacobian
-        (True), wantInverse (False), applyToMoving, fixedMask, initialTransform, which counts for each frame.
+        frame, from 0; the volume made of it is .target of what is returned. By name, too: wantVolume, wantLabels and
+        wantJacobian (True), wantInverse (False), applyToMoving, and initialTransform, which counts for each frame;
+        fixedLabels, fixedPoints, fixedMask and furtherFixed as of register; movingLabels, movingPoints, movingMask and
+        furtherMoving as sequences, or as the nodes that show these. A frame for which one has none goes without it.
 
         Returns mrml.sequences.SequenceOutputs: sequences of transforms, warped volumes and what else was wanted, in
         the browser of the sequence (a new one where it has none), and a table with a row a frame. A frame that cannot

@@ -27,6 +27,7 @@ from VoxelMorphRegistrationLib.errors import VoxelMorphError  # noqa: E402
 from VoxelMorphRegistrationLib.mrml.names import REPORT_ATTRIBUTE, RUN_ATTRIBUTE  # noqa: E402
 from VoxelMorphRegistrationLib.mrml.view_state import CHECK_ATTRIBUTE, composite_nodes  # noqa: E402
 from VoxelMorphRegistrationLib.panel.frames import FRAMES  # noqa: E402
+from VoxelMorphRegistrationLib.panel.further import NODES as FURTHER  # noqa: E402
 
 # Left to other tests: they ask for files, or copy to the clipboard.
 LEFT_OUT = ("addModelButton", "copyLogButton", "savePresetButton", "removePresetButton", "saveReportButton")
@@ -50,6 +51,8 @@ class Monkey:
             self.wait: 10,
             self.fail_next: 2,
             self.choose_pair: 8,
+            self.choose_further: 4,
+            self.choose_guides: 3,
             self.add_volumes: 4,
             self.remove_a_node: 6,
             self.rename_a_node: 4,
@@ -135,6 +138,33 @@ class Monkey:
         if parameters is not None and self.widget._register.run is None:
             for name in ("fixedVolume", "movingVolume"):
                 getattr(self.widget.ui, f"{name}Selector").setCurrentNode(self.rng.choice([None, *volumes, *volumes]))
+
+    def choose_further(self) -> str:
+        """A volume of a row of further ones, or none."""
+        if self.widget._parameterNode is None or self.widget._register.run is not None:
+            return ""
+        name = self.rng.choice(FURTHER)
+        getattr(self.widget.ui, f"{name}Selector").setCurrentNode(self.rng.choice([None, *self.volumes()]))
+        return name
+
+    def choose_guides(self) -> str:
+        """Segmentations, by turns made and left, of a volume or of all frames of a sequence."""
+        parameters = self.widget._parameterNode
+        if parameters is None or self.widget._register.run is not None:
+            return ""
+        side = self.rng.choice(("fixed", "moving"))
+        volume, chosen = getattr(parameters, f"{side}Volume"), None
+        if volume is not None and volume.GetImageData() is not None and self.rng.random() < 0.6:
+            try:
+                chosen = mrml_cases.add_label_map(self.scene, volume)
+            except VoxelMorphError:
+                # It lies under a deformation.
+                return side
+            browser = next((one for one in self.browsers() if one.IsProxyNode(volume.GetID())), None)
+            if browser is not None and self.rng.random() < 0.7:
+                chosen = mrml_cases.add_synchronized(browser, chosen, self.rng.choice(((0, 1, 2), (0, 2))))
+        setattr(parameters, f"{side}Labels", chosen)
+        return side
 
     def volumes(self) -> list:
         return [

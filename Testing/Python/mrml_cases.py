@@ -263,3 +263,19 @@ def add_sequence(scene, grid: Grid, shifts_mm, name="Breath", browsed=True, pare
     proxy.SetName(name)
     add_parent(scene, proxy, parent)
     return sequence, browser, proxy
+
+
+def add_synchronized(browser, like, frames, name="Structures of frames"):
+    """A sequence of copies of a node, which is removed, for these frames of a browser. Returns the node it shows."""
+    scene, master = browser.GetScene(), browser.GetMasterSequenceNode()
+    sequence = scene.AddNewNodeByClass("vtkMRMLSequenceNode", name)
+    for number in frames:
+        sequence.SetDataNodeAtValue(like, master.GetNthIndexValue(number))
+    scene.RemoveNode(like)
+    browser.AddSynchronizedSequenceNode(sequence)
+    proxy = browser.GetProxyNode(sequence)
+    if proxy is None:
+        first = scene.AddNewNodeByClass(sequence.GetDataNodeClassName(), name)
+        first.CopyContent(sequence.GetNthDataNode(0), True)
+        proxy = browser.AddProxyNode(first, sequence, False)
+    return proxy

@@ -51,6 +51,10 @@ def known_report(report, number: int, labels: tuple = ()):
     )
 
 
+def _first(side):
+    return side[0] if isinstance(side, tuple) else side
+
+
 class StandInClient:
     """What panel and logic ask of a WorkerClient. Each job takes `steps` turns of the event loop.
 
@@ -107,7 +111,7 @@ class StandInClient:
                 request["on_progress"](stage, 0.5, 0.1 * request["step"])
             job = request["job"]
             if request["step"] in (2, 3) and getattr(job, "previews", False):
-                request["on_preview"](job.fixed)
+                request["on_preview"](_first(job.fixed))
             qt.QTimer.singleShot(1, lambda: self._step(number))
             return
         error, result = self.failing.pop(0) if self.failing else None, None
@@ -125,7 +129,7 @@ class StandInClient:
         if not isinstance(job, Job):
             return getattr(job.stored, job.method)(*job.arguments)
         labels = job.keywords.get("moving_labels")
-        made = mrml_cases.make_registration(job.fixed, job.moving, labels)
+        made = mrml_cases.make_registration(_first(job.fixed), _first(job.moving), labels)
         values = () if labels is None or job.keywords.get("fixed_labels") is None else (1,)
         settings = dict(vars(job.settings))
         report = replace(known_report(made.report, number, values), settings=settings, **self.changes)

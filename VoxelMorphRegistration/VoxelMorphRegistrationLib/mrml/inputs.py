@@ -107,11 +107,7 @@ def reading_inputs(
     Segmentations are brought onto the grid of their volume (nearest), because their own grid is a side matter.
     """
     _check_volumes(fixed_node, moving_node)
-    if len(further_fixed) != len(further_moving):
-        raise InputError(
-            f"There are {len(further_fixed)} further fixed and {len(further_moving)} further moving volumes. Choose as "
-            "many of each, in the same order."
-        )
+    further_nodes = _further_two(further_fixed, further_moving)
     start: Initial | None = None if initial_transform is None else _initial_matrix(initial_transform, moving_node)
     *points, unpaired = matched(
         *(
@@ -134,9 +130,9 @@ def reading_inputs(
     for side, node, image in (("fixed", fixed_mask, fixed), ("moving", moving_mask, moving)):
         masks.append(None if node is None else (yield from reading_mask(node, image.grid, f"{side} mask", replaced)))
     further: dict[str, list[Image]] = {"fixed": [], "moving": []}
-    for side, nodes in (("fixed", further_fixed), ("moving", further_moving)):
-        for node in nodes:
-            further[side].append((yield from reading_image(node, f"further {side} volume", replaced)))
+    for number, two in enumerate(further_nodes, 2):
+        for side, node in zip(further, two, strict=True):
+            further[side].append((yield from reading_image(node, f"{side} volume {number}", replaced)))
     # Nodes may have gone between the steps.
     _check_volumes(fixed_node, moving_node)
     frames = {"fixed": frame_of(fixed_node), "moving": frame_of(moving_node)}
@@ -154,8 +150,8 @@ def reading_inputs(
         fixed_mask=masks[0],
         moving_mask=masks[1],
         initial_transform=start,
-        fixed_side=tuple(node for node in (fixed_labels, fixed_points, fixed_mask) if node is not None),
-        moving_side=tuple(node for node in (moving_labels, moving_points, moving_mask) if node is not None),
+        fixed_side=_given(fixed_labels, fixed_points, fixed_mask, *further_fixed),
+        moving_side=_given(moving_labels, moving_points, moving_mask, *further_moving),
         warnings=(
             *(_warnings_of_start(initial_transform.GetName(), start) if isinstance(start, np.ndarray) else ()),
             *(text for table in labels if table is not None for text in table.warnings),
@@ -177,6 +173,30 @@ def _check_volumes(fixed_node, moving_node) -> None:
     for node in (fixed_node, moving_node):
         if node.GetScene() is None:
             raise InputError(f"The volume '{node.GetName()}' is not in the scene. Load it, or choose another one.")
+
+
+def _given(*nodes) -> tuple:
+    return tuple(node for node in nodes if node is not None)
+
+
+def _further_two(fixed_nodes, moving_nodes) -> list[tuple]:
+    """The fixed and the moving node of each further pair. Raises InputError."""
+    if len(fixed_nodes) != len(moving_nodes):
+        raise InputError(
+            f"There are {len(fixed_nodes)} further fixed and {len(moving_nodes)} further moving volumes. Choose as "
+            "many of each, in the same order."
+        )
+    found = list(zip(fixed_nodes, moving_nodes, strict=True))
+    for number, two in enumerate(found, 2):
+        for node, side in zip(two, ("fixed", "moving"), strict=True):
+            name = named(node, f"{side} volume {number}")
+            if node.GetScene() is None:
+                raise InputError(f"The {name} is not in the scene. Load it, or choose another one.")
+        if two[0] is two[1]:
+            raise InputError(
+                f"'{two[0].GetName()}' is chosen both as fixed and as moving volume {number}. Choose two volumes."
+            )
+    return found
 
 
 def _initial_matrix(node, moving_node) -> np.ndarray | None:

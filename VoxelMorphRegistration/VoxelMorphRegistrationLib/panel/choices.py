@@ -9,10 +9,11 @@ from ..errors import VoxelMorphError
 from ..mrml.frames import results_sequence
 from ..mrml.names import REPORT_ATTRIBUTE, RUN_ATTRIBUTE
 from ..mrml.results import results_of
-from ..mrml.sequences import FIXED, SequenceOutputs
+from ..mrml.sequences import FIXED, FRAME, SequenceOutputs
 from ..mrml.view_state import CHECK_ATTRIBUTE
 from ..registration.settings import Settings
-from .frames import all_frames
+from .frames import all_frames, guides_obstacle
+from .further import NODES, channel_weights, further_nodes, further_obstacle
 
 INPUT_NODES = (
     "fixedVolume",
@@ -23,6 +24,7 @@ INPUT_NODES = (
     "movingPoints",
     "fixedMask",
     "movingMask",
+    *NODES,
     "initialTransform",
     "keptTransform",
 )
@@ -41,6 +43,7 @@ def settings_of(parameters) -> Settings:
         smoothness=round(parameters.smoothness, 6),
         label_weight=parameters.labelWeight,
         landmark_weight=parameters.landmarkWeight,
+        channel_weights=channel_weights(parameters),
         device=parameters.device,
         precision=parameters.precision,
         working_spacing_mm=parameters.workingSpacing or None,
@@ -63,6 +66,7 @@ def nodes_of_a_run(parameters) -> dict:
         "fixedMask": p.fixedMask,
         "movingMask": p.movingMask,
         "initialTransform": p.initialTransform,
+        **further_nodes(p),
         "outputTransform": _single(p.outputTransform),
         "outputVolume": _single(p.outputVolume) if p.wantVolume else False,
         "outputLabels": _single(p.outputLabels) if p.wantLabels and p.movingLabels else False,
@@ -98,10 +102,9 @@ def obstacle(parameters) -> str:
         found = pair_obstacle(parameters.fixedVolume, parameters.movingVolume)
         if found:
             return found
-    if onto:
-        found = _frames_obstacle(parameters)
-        if found:
-            return found
+    found = further_obstacle(parameters, onto == FRAME) or (guides_obstacle(parameters) if onto else "")
+    if found:
+        return found
     if parameters.fixedLabels and not parameters.movingLabels:
         return _("A fixed segmentation is chosen without a moving one; choose both, or the moving one alone")
     if bool(parameters.fixedPoints) != bool(parameters.movingPoints):
@@ -118,16 +121,6 @@ def obstacle(parameters) -> str:
         settings_of(parameters)
     except VoxelMorphError as error:
         return str(error)
-    return ""
-
-
-def _frames_obstacle(parameters) -> str:
-    guides = ("fixedLabels", "movingLabels", "fixedPoints", "movingPoints", "movingMask")
-    if any(getattr(parameters, name) is not None for name in guides):
-        return _(
-            "Segmentations, landmarks and the moving mask belong to one frame; leave them empty, or register only the "
-            "frame shown"
-        )
     return ""
 
 

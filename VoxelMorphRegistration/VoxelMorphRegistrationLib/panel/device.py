@@ -17,6 +17,7 @@ from ..networks.shelf import find_model
 from ..registration.expected import expected_bytes, expected_seconds, in_words
 from .choices import settings_of
 from .frames import all_frames
+from .further import chosen_rows
 
 
 class DeviceLine:
@@ -90,9 +91,10 @@ def expected_text(parameters, facts: dict | None) -> str:
         if card is not None and card.dimension != grid.dimension:
             return ""
         free = next((one.get("memory") for one in facts["devices"] if one["name"] == device), None)
-        needed = expected_bytes(settings, grid, card)
+        further = len(chosen_rows(parameters))
+        needed = expected_bytes(settings, grid, card, further)
         lacking = free is not None and needed > free
-        seconds = expected_seconds(settings, grid, speeds["cpu" if lacking else device], card=card)
+        seconds = expected_seconds(settings, grid, speeds["cpu" if lacking else device], card=card, further=further)
     except VoxelMorphError:
         # Told elsewhere, as what stands against a start.
         return ""

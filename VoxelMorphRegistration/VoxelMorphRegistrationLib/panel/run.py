@@ -22,6 +22,7 @@ from ..registration.settings import Settings
 from ..results.written import Product
 from ..worker.client import WorkerClient
 from ..worker.messages import Job, WorkerError
+from .callbacks import Callbacks
 from .steps import Steps
 
 # Seconds that reading the scene may take at once: what is wrong with small inputs is then raised, not told later.
@@ -85,12 +86,11 @@ def check_idle(client: WorkerClient) -> None:
 
 
 class NodeRun:
-    """One registration. Exactly one of on_finished(outputs), on_error(error) and on_cancelled() is called at its end.
+    """One registration, which ends by one of its callbacks.
 
-    reading: the generator of its inputs. The callbacks come from the event loop. on_progress(stage, fraction, seconds),
-    on_log(line), on_preview(image) with the moving image on the fixed grid as it improves; without it none are made. It
-    stops by itself when the scene is closed (as cancelled) or one of the two volumes is removed (as an error). Raises
-    WorkerError when another registration is running, and what is found wrong with the inputs at once.
+    reading: the generator of its inputs. It stops by itself when the scene is closed (as cancelled) or one of the two
+    volumes is removed (as an error). Raises WorkerError when another registration is running, and what is found wrong
+    with the inputs at once.
     """
 
     def __init__(
@@ -100,20 +100,13 @@ class NodeRun:
         reading: Generator[None, None, Inputs],
         targets: Targets,
         settings: Settings,
-        *,
-        on_finished: Callable,
-        on_error: Callable,
-        on_cancelled: Callable,
-        on_progress: Callable,
-        on_log: Callable,
-        on_preview: Callable | None = None,
+        callbacks: Callbacks,
     ) -> None:
         check_idle(client)
         self.pair, self.settings = pair, settings
         self._client, self._targets = client, targets
         self._inputs: Any = None
-        self._on_finished, self._on_error, self._on_cancelled = on_finished, on_error, on_cancelled
-        self._on_progress, self._on_log, self._on_preview = on_progress, on_log, on_preview
+        self._tell = callbacks
         self._reason: VoxelMorphError | None = None
         # Asked when the model is a program that is not run unasked; with a yes the job is sent once more.
         self.trusts: Callable[[UntrustedModelError, str], bool] = lambda error, model: False
@@ -158,7 +151,7 @@ class NodeRun:
 
     def abandon(self) -> None:
         """Stop, and call nothing any more."""
-        self._on_finished = self._on_error = self._on_cancelled = lambda *_: None
+        self._tell.silence()
         if self._phase == "writing":
             self._steps.stop()
             self._end()
@@ -166,23 +159,26 @@ class NodeRun:
 
     def _submit(self, inputs: Inputs, trusted: bool = False) -> None:
         self._phase, self._inputs = "computing", inputs
-        preview = self._on_preview
         wanted = wanted_fields(inputs, self._targets)
         arguments = {**inputs.arguments(), **({"trust_model": True} if trusted else {})}
         try:
             self._client.submit(
-                Job(*inputs.sides, self.settings, arguments, wanted, preview is not None),
+                Job(*inputs.sides, self.settings, arguments, wanted, self._tell.preview is not None),
                 on_result=self._write,
                 on_error=self._refused,
                 on_cancelled=self._cancelled,
-                on_progress=lambda *values: self._on_progress(*values),
-                on_log=lambda line: self._on_log(line),
-                on_preview=lambda image: None if self._stopped or preview is None else preview(image),
+                on_progress=lambda *values: self._tell.progress(*values),
+                on_log=lambda line: self._tell.log(line),
+                on_preview=self._previewed,
             )
         except VoxelMorphError as error:
             if self._steps is None:
                 raise
             self._fail(error)
+
+    def _previewed(self, image) -> None:
+        if not self._stopped and self._tell.preview is not None:
+            self._tell.preview(image)
 
     def _refused(self, error: VoxelMorphError) -> None:
         """The job failed. Where that was for want of trust, the user is asked, and may cancel or close the scene."""
@@ -221,13 +217,13 @@ class NodeRun:
     def _cancelled(self) -> None:
         self._end()
         if self._reason is not None:
-            self._on_error(self._reason)
+            self._tell.error(self._reason)
         else:
-            self._on_cancelled()
+            self._tell.cancelled()
 
     def _fail(self, error: VoxelMorphError) -> None:
         self._end()
-        self._on_error(error)
+        self._tell.error(error)
 
     def _write(self, product: Product) -> None:
         """The transforms, then the nodes, in steps of the event loop: none takes long by itself."""
@@ -240,7 +236,7 @@ class NodeRun:
 
     def _finish(self, outputs: Outputs) -> None:
         self._end()
-        self._on_finished(outputs)
+        self._tell.finished(outputs)
 
 
 def _nothing() -> Generator[None, None, None]:
@@ -264,6 +260,11 @@ def _present(targets: Targets, scene) -> Targets:
         name: None for name in TARGET_NAMES if (node := getattr(targets, name)) and not scene.IsNodePresent(node)
     }
     return replace(targets, **gone)
+
+
+def several(nodes) -> tuple:
+    """As many nodes as were given: a list of them, one alone, or None."""
+    return () if nodes is None else tuple(nodes) if isinstance(nodes, (list, tuple)) else (nodes,)
 
 
 def prepared(
@@ -304,7 +305,9 @@ def prepared(
         linear=linear,
         apply=applyToMoving,
     )
-    check_targets(targets, fixedNode, movingNode, fixedLabels, movingLabels, fixedMask, movingMask)
+    furtherFixed, furtherMoving = several(furtherFixed), several(furtherMoving)
+    labels = (fixedLabels, movingLabels, fixedMask, movingMask)
+    check_targets(targets, fixedNode, movingNode, *labels, *furtherFixed, *furtherMoving)
 
     if outputLabels and movingLabels is None:
         raise InputError(_("An output for warped labels is chosen, but no moving labels. Choose these, too."))
@@ -320,8 +323,8 @@ def prepared(
             fixed_mask=fixedMask,
             moving_mask=movingMask,
             initial_transform=initialTransform,
-            further_fixed=tuple(furtherFixed),
-            further_moving=tuple(furtherMoving),
+            further_fixed=furtherFixed,
+            further_moving=furtherMoving,
             replaced=outputTransform or startFrom,
         )
         return inputs if startFrom is None else replace(inputs, initial_transform=start_from(startFrom))

@@ -35,6 +35,8 @@ PASS_UNITS, WRITTEN_UNITS = 6.0, 22.0
 # A million voxels of the box around the anatomy for the expected error: as parts of the default refinement, which took
 # some 30 CPU seconds of a pair of brains where the full map took 25 and the quick one 2.2.
 ERROR_UNITS = {"off": 0.0, "quick": 4.5, "full": 50.0}
+# What a further image of each side adds to a refinement, as a part of it: TODO.
+FURTHER_PART = 0.6
 # Of the fixed image that is in the box around the anatomy, where that is not known yet.
 USUAL_PART = 0.7
 # Millions of voxels refined at most: refinement.levels.LARGEST_GRID, which cannot be asked without PyTorch.
@@ -61,12 +63,17 @@ def probe_seconds(device: str = "cpu") -> float:
 
 
 def expected_seconds(
-    settings: Settings, fixed: Grid, probe: float, region: np.ndarray | None = None, card: ModelCard | None = None
+    settings: Settings,
+    fixed: Grid,
+    probe: float,
+    region: np.ndarray | None = None,
+    card: ModelCard | None = None,
+    further: int = 0,
 ) -> float:
     """About how long `register` will take.
 
     probe: of `probe_seconds` on the device of the settings. region: (K, J, I), where the fixed image has anatomy, if
-    that is known. card: of the network that is named, if one is.
+    that is known. card: of the network that is named, if one is. further: how many more images of each side.
     """
     settings = resolved(settings)
     part = USUAL_PART
@@ -75,7 +82,8 @@ def expected_seconds(
     millions = fixed.voxel_count / 1e6
     units = ALIGNMENT_UNITS[settings.alignment] + WRITTEN_UNITS * millions
     refined = min(millions * part, MOST_REFINED)
-    units += (REFINED_UNITS[settings.refinement] + ERROR_UNITS[settings.expected_error]) * refined
+    refining = REFINED_UNITS[settings.refinement] * (1 + FURTHER_PART * further)
+    units += (refining + ERROR_UNITS[settings.expected_error]) * refined
     if card is not None:
         units += PASS_UNITS * sum(grid.voxel_count for grid in pass_grids(fixed, card, settings)) / 1e6
     elif settings.refinement == "off":
@@ -83,10 +91,13 @@ def expected_seconds(
     return probe * units
 
 
-def expected_bytes(settings: Settings, fixed: Grid, card: ModelCard | None = None) -> int:
-    """About how much memory the device needs: what the larger of refinement and network takes."""
+def expected_bytes(settings: Settings, fixed: Grid, card: ModelCard | None = None, further: int = 0) -> int:
+    """About how much memory the device needs: what the larger of refinement and network takes.
+
+    further: how many more images of each side.
+    """
     settings = resolved(settings)
-    needed = 0 if settings.refinement == "off" else grid_bytes(int(USUAL_PART * fixed.voxel_count))
+    needed = 0 if settings.refinement == "off" else grid_bytes(int(USUAL_PART * fixed.voxel_count), further)
     if card is not None:
         largest = max(grid.voxel_count for grid in pass_grids(fixed, card, settings))
         needed = max(needed, network_bytes(card, largest))
