@@ -205,15 +205,6 @@ def test_what_is_removed_during_a_run_ends_it(breath, standin, scene, gone):
     assert len(standin.jobs) == 2
 
 
-def test_what_belongs_to_one_frame_is_refused_for_all(breath, scene):
-    widget, *_ = breath
-    parameters = widget._parameterNode
-    parameters.movingLabels = cases.add_segmentation(scene, slicer.util.getNode("Moving"))
-    assert widget.ui.registerButton.enabled
-    parameters.frames = ONTO_FIXED
-    assert not widget.ui.registerButton.enabled and "belong to one frame" in widget.ui.hintLabel.text
-
-
 def test_single_run_after_it_does_not_write_into_the_sequences(breath, standin):
     widget, *_ = breath
     parameters = widget._parameterNode

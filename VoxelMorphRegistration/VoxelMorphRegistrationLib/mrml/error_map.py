@@ -60,11 +60,11 @@ def color_node(scene, scale: float):
     return scene.AddNode(node)
 
 
-def show_as_error(volume_node: Volume) -> None:
-    """Give a map its colours; where nothing is said it is clear."""
+def show_as_error(volume_node: Volume, like: Volume | None = None) -> None:
+    """Give a map its colours; where nothing is said it is clear. like: a volume as large, where it may be empty."""
     if volume_node.GetDisplayNode() is None:
         volume_node.CreateDefaultDisplayNodes()
-    shown, scale = volume_node.GetDisplayNode(), scale_of(volume_node)
+    shown, scale = volume_node.GetDisplayNode(), scale_of(like or volume_node)
     largest = DOUBT_ENDS_MM[1] * scale
     shown.AutoWindowLevelOff()
     shown.SetWindowLevelMinMax(0.0, largest)

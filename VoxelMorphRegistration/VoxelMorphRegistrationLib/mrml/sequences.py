@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,8 +11,11 @@ import numpy as np
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
+import slicer
+
 from ..errors import InputError
-from . import display
+from . import display, error_map
+from .frame_guides import FrameGuides
 from .frames import browser_of, frame_title, results_sequence, shown_sequence
 from .hierarchy import place_beside
 from .names import (
@@ -35,16 +38,24 @@ FIXED, FRAME, MEAN = "fixed", "frame", "mean"
 # Voxels of the mean computed at once.
 _MEAN_VOXELS = 1_000_000
 _VOLUME = "vtkMRMLScalarVolumeNode"
-_KINDS = {"transform": TRANSFORM_CLASS, "volume": _VOLUME, "jacobian": _VOLUME, "inverse": TRANSFORM_CLASS}
+_KINDS = {
+    "transform": TRANSFORM_CLASS,
+    "volume": _VOLUME,
+    "jacobian": _VOLUME,
+    "expected_error": _VOLUME,
+    "inverse": TRANSFORM_CLASS,
+}
+# Of these a frame may have none.
+_NOT_OF_ALL = ("labels", "expected_error")
 
 
 @dataclass(frozen=True)
 class SequenceOutputs(Outputs):
     """The nodes that show the frame of the browser, as Outputs, and the sequences that they are shown of.
 
-    target: the volume that the frames were registered onto. sequences: {"transform" | "volume" | "jacobian" |
-    "inverse": node}. kept: the numbers of the frames, from 0, that have a result; failures: {number: why it has none};
-    count: how many frames the sequence has. table: one row a frame.
+    target: the volume that the frames were registered onto. sequences: {"transform" | "volume" | "labels" | "jacobian"
+    | "expected_error" | "inverse": node}. kept: the numbers of the frames, from 0, that have a result; failures:
+    {number: why it has none}; count: how many frames the sequence has. table: one row a frame.
     """
 
     browser: Any = None
@@ -174,10 +185,13 @@ def without_warnings(outputs: Outputs) -> Outputs:
 class FrameNodes:
     """Hidden nodes of the scene that one frame after the other is registered with; not saved, removed at the end.
 
-    wanted: the kinds of results besides the transform.
+    wanted: the kinds of results besides the transform. given, frame: as of FrameGuides; the segmentation that is
+    carried along is one of them.
     """
 
-    def __init__(self, sequence, proxy, wanted: tuple[str, ...]) -> None:
+    def __init__(
+        self, sequence, proxy, wanted: tuple[str, ...], given: Mapping[str, Any] | None = None, frame: int | None = None
+    ) -> None:
         self.sequence, self.proxy = sequence, proxy
         self.scene = sequence.GetScene()
         self.moving = self._add(_VOLUME, sequence.GetName())
@@ -185,7 +199,20 @@ class FrameNodes:
         if proxy is not None and proxy.GetDisplayNode() is not None:
             # What is warped is shown like it; without a window each new image would be looked at for one.
             display.show_like(self.moving, proxy)
-        self.results = {kind: self._add(_KINDS[kind], kind) for kind in ("transform", *wanted)}
+        self.guides = FrameGuides(sequence, given or {}, frame, self._add_guide)
+        kinds = {**_KINDS, "labels": self.guides.moving_labels_class()}
+        self.results = {kind: self._add(kinds[kind], kind) for kind in ("transform", *wanted)}
+        labels = self.results.get("labels")
+        if labels is not None:
+            # Else a segmentation would come up in the views while the frames go by.
+            labels.CreateDefaultDisplayNodes()
+            labels.GetDisplayNode().SetVisibility(False)
+
+    def _add_guide(self, class_name: str, name: str, shown):
+        node = self._add(class_name, name)
+        if shown is not None:
+            _put_below_parent_of(shown, node)
+        return node
 
     def _add(self, class_name: str, name: str):
         node = self.scene.CreateNodeByClass(class_name)
@@ -201,9 +228,10 @@ class FrameNodes:
         self.moving.CopyOrientation(frame)
         self.moving.SetAndObserveImageData(frame.GetImageData())
         self.moving.SetAttribute(FRAME_ATTRIBUTE, frame_title(self.sequence, number))
+        self.guides.show(number)
 
     def remove(self) -> None:
-        for node in (self.moving, *self.results.values()):
+        for node in (self.moving, *self.guides.nodes, *self.results.values()):
             if node.GetScene() is not None:
                 for n in reversed(range(node.GetNumberOfDisplayNodes())):
                     if node.GetNthDisplayNode(n) is not None:
@@ -230,11 +258,16 @@ class SequenceWriter:
         if not self.sequences:
             self.sequences = {kind: self._new_sequence(kind) for kind in self.nodes.results}
         for kind, node in self.nodes.results.items():
+            if kind in _NOT_OF_ALL and getattr(outputs, kind) is None:
+                continue
             empty = node.CreateNodeInstance()
             empty.SetName(f"{self.sequences[kind].GetName()} {number + 1}")
             self.sequences[kind].SetDataNodeAtValue(empty, value)
             # Without a copy of its voxels.
             self.sequences[kind].UpdateDataNodeAtValue(node, value, True)
+            if node.IsA("vtkMRMLSegmentationNode"):
+                # It is shared from now on, and the next frame would give it up.
+                node.SetAndObserveSegmentation(slicer.vtkSegmentation())
         self.reports[number], self.runs[number] = outputs.report, outputs.run
 
     def remove(self) -> None:
@@ -248,7 +281,9 @@ class SequenceWriter:
         names = {
             "transform": f"{source.GetName()} to {self.target.GetName()}",
             "volume": f"{source.GetName()} registered",
+            "labels": f"{source.GetName()} segmentation registered",
             "jacobian": f"{source.GetName()} Jacobian",
+            "expected_error": f"{source.GetName()} expected error",
             "inverse": f"{self.target.GetName()} to {source.GetName()}",
         }
         node = scene.AddNewNodeByClass("vtkMRMLSequenceNode", scene.GenerateUniqueName(names[kind]))
@@ -268,6 +303,8 @@ class SequenceWriter:
             moving = self._show(browser, source)
         elif browser.GetSelectedItemNumber() not in self.reports:
             browser.SetSelectedItemNumber(min(self.reports))
+        for kind in [kind for kind, one in self.sequences.items() if one.GetNumberOfDataNodes() == 0]:
+            scene.RemoveNode(self.sequences.pop(kind))
         nodes = {kind: self._show(browser, sequence) for kind, sequence in self.sequences.items()}
         self._connect(nodes, moving)
         number = browser.GetSelectedItemNumber()
@@ -276,13 +313,17 @@ class SequenceWriter:
             put_under(moving, transform)
         for node in (*self.sequences.values(), *nodes.values(), browser):
             place_beside(node, self.target, moving if node is nodes.get("volume") else None)
-        table = write_frames(source, f"{self.sequences['transform'].GetName()} frames", self.reports, failures)
+        lacking = {number: self.nodes.guides.lacking(number) for number in self.reports}
+        name = f"{self.sequences['transform'].GetName()} frames"
+        table = write_frames(source, name, self.reports, {**lacking, **failures})
         place_beside(table, self.target)
         return SequenceOutputs(
             transform=transform,
             grid_transform=transform,
             volume=nodes.get("volume"),
+            labels=nodes.get("labels"),
             jacobian=nodes.get("jacobian"),
+            expected_error=nodes.get("expected_error"),
             inverse=nodes.get("inverse"),
             report=self.reports[number],
             run=self.runs[number],
@@ -310,7 +351,8 @@ class SequenceWriter:
         master = browser.GetMasterSequenceNode() or sequence
         found = sequence.GetDataNodeAtValue(master.GetNthIndexValue(browser.GetSelectedItemNumber()))
         if found is not None:
-            node.CopyContent(found, False)
+            # Slicer writes the next frame into the segmentation that the node has, which must not be this frame's.
+            node.CopyContent(found, node.IsA("vtkMRMLSegmentationNode"))
         node.SetNodeReferenceID(SEQUENCE_ROLE, sequence.GetID())
         return node
 
@@ -325,7 +367,8 @@ class SequenceWriter:
             transform.SetNodeReferenceID(role, nodes[kind].GetID() if kind in nodes else None)
         if inverse is not None:
             transform.SetNodeReferenceID(INVERSE_ROLE, inverse.GetID())
-        for kind in ("volume", "jacobian"):
+        self.nodes.guides.mark_sides(transform)
+        for kind in ("volume", "labels", "jacobian", "expected_error"):
             if kind in nodes:
                 node = nodes[kind]
                 node.SetAndObserveTransformNodeID(self.target.GetTransformNodeID())
@@ -333,5 +376,17 @@ class SequenceWriter:
                     node.CreateDefaultDisplayNodes()
                 if kind == "volume":
                     display.show_like(node, moving)
-                else:
+                elif kind == "labels":
+                    self._show_labels(node)
+                elif kind == "jacobian":
                     display.show_as_jacobian(node)
+                else:
+                    error_map.show_as_error(node, self.target)
+
+    def _show_labels(self, node) -> None:
+        source = self.nodes.guides.shown_labels()
+        if node.IsA("vtkMRMLSegmentationNode"):
+            if source is not None:
+                display.show_segments_like(node, source)
+        else:
+            display.show_as_labels(node, {}, source)

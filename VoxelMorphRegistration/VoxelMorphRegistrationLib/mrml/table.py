@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import vtk
@@ -49,32 +49,38 @@ def results_node(transform_node):
     return transform_node.GetNodeReference(RESULTS_ROLE)
 
 
-def write_frames(sequence, name: str, reports: Mapping[int, Report], failures: Mapping[int, str]):
-    """A new table node with a row for each frame of a sequence: the numbers of its report, or why it has none."""
+# Numbers of a frame's report by their headings; the latter ones where they were measured in any frame.
+_OF_FRAMES: dict[str, tuple[str, ...]] = {
+    "Correlation before": ("similarity", "before", "ncc"),
+    "Correlation after": ("similarity", "after", "ncc"),
+    "Folded voxels": ("folding", "inside", "count"),
+    "Smallest determinant": ("folding", "inside", "minimum"),
+    "Largest displacement (mm)": ("largest_displacement_mm",),
+}
+_OF_SOME_FRAMES: dict[str, tuple[str, ...]] = {
+    "Dice before": ("dice", "before", "mean"),
+    "Dice after": ("dice", "after", "mean"),
+    "Landmark error before (mm)": ("tre_mm", "before", "mean"),
+    "Landmark error after (mm)": ("tre_mm", "after", "mean"),
+    "Error expected in half of the anatomy (mm)": ("expected_error", "median"),
+}
+
+
+def write_frames(sequence, name: str, reports: Mapping[int, Report], notes: Mapping[int, str]):
+    """A new table node with a row for each frame of a sequence: the numbers of its report, and what is to be said."""
     scene = sequence.GetScene()
     table = vtk.vtkTable()
-    columns: dict[str, list] = {
-        "Frame": [],
-        "Correlation before": [],
-        "Correlation after": [],
-        "Folded voxels": [],
-        "Smallest determinant": [],
-        "Largest displacement (mm)": [],
-        "Note": [],
-    }
-    for number in range(sequence.GetNumberOfDataNodes()):
-        report = reports.get(number)
-        plain = {} if report is None else plain_report(report)
-        similar, inside = plain.get("similarity", {}), plain.get("folding", {}).get("inside", {})
-        values = (
-            *((similar.get(stage) or {}).get("ncc") for stage in ("before", "after")),
-            inside.get("count"),
-            inside.get("minimum"),
-            plain.get("largest_displacement_mm"),
-        )
-        texts = (frame_title(sequence, number), failures.get(number, "" if report else "not registered"))
-        for heading, value in zip(columns, (texts[0], *values, texts[1]), strict=True):
-            columns[heading].append(value)
+    numbers = range(sequence.GetNumberOfDataNodes())
+    plain = {number: plain_report(report) for number, report in reports.items()}
+
+    def of_all(keys: tuple[str, ...]) -> list:
+        return [_value(plain.get(number, {}), keys) for number in numbers]
+
+    columns: dict[str, list] = {"Frame": [frame_title(sequence, number) for number in numbers]}
+    columns |= {heading: of_all(keys) for heading, keys in _OF_FRAMES.items()}
+    some = {heading: of_all(keys) for heading, keys in _OF_SOME_FRAMES.items()}
+    columns |= {heading: found for heading, found in some.items() if any(value is not None for value in found)}
+    columns["Note"] = [notes.get(number, "" if number in reports else "not registered") for number in numbers]
     for heading, found in columns.items():
         array = vtk.vtkStringArray() if heading in ("Frame", "Note") else vtk.vtkDoubleArray()
         array.SetName(heading)
@@ -86,3 +92,10 @@ def write_frames(sequence, name: str, reports: Mapping[int, Report], failures: M
     node.SetUseColumnTitleAsColumnHeader(True)
     node.SetLocked(True)
     return node
+
+
+def _value(report: Mapping, keys: tuple[str, ...]) -> float | None:
+    value: Any = report
+    for key in keys:
+        value = (value or {}).get(key)
+    return value

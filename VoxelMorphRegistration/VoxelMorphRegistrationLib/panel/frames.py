@@ -9,8 +9,11 @@ import vtk
 
 import qt
 
+from ..errors import InputError
+from ..mrml.frame_guides import SINGLE, check_guides
 from ..mrml.frames import browser_of, results_sequence, shown_sequence
 from ..mrml.sequences import FIXED, FRAME, MEAN
+from .further import further_nodes
 
 ONE_FRAME = "only the frame shown"
 # What the list offers, and what it means.
@@ -43,13 +46,30 @@ def sequence_arguments(parameters) -> dict:
     return {
         "fixedNode": parameters.fixedVolume if onto == FIXED else None,
         "onto": browser.GetSelectedItemNumber() if onto == FRAME else onto,
-        "fixedMask": parameters.fixedMask,
+        **guides_of(parameters),
         "initialTransform": parameters.initialTransform,
         "wantVolume": parameters.wantVolume,
+        "wantLabels": parameters.wantLabels,
         "wantJacobian": parameters.wantJacobian,
         "wantInverse": parameters.wantInverse,
         "applyToMoving": parameters.applyToMoving,
     }
+
+
+def guides_of(parameters) -> dict:
+    """What guides or measures besides the volumes, by the names that the logic takes."""
+    return {**{name: getattr(parameters, name) for name in SINGLE}, **further_nodes(parameters)}
+
+
+def guides_obstacle(parameters) -> str:
+    """Why the guides do not go with all frames, in a sentence; empty when nothing is known against it."""
+    sequence, onto = all_frames(parameters)
+    frame = browser_of(sequence)[0].GetSelectedItemNumber() if onto == FRAME else None
+    try:
+        check_guides(sequence, guides_of(parameters), frame)
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 class FramesSection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from typing import Any
 
 import qt
@@ -10,11 +11,14 @@ from slicer.i18n import tr as _
 
 from ..errors import AlignmentError, FieldError, InputError, UntrustedModelError, VoxelMorphError
 from ..mrml import sequences
+from ..mrml.frame_guides import SEVERAL, SINGLE, check_guides
 from ..mrml.frames import browser_of
+from ..registration.choice import resolved
 from ..registration.settings import Settings
 from ..worker.client import WorkerClient
 from ..worker.messages import WorkerError
-from .run import NodeRun, check_idle, prepared
+from .callbacks import Callbacks
+from .run import NodeRun, check_idle, prepared, several
 from .steps import Steps
 from .translated import translated
 
@@ -23,12 +27,13 @@ _OF_A_FRAME = (InputError, AlignmentError, FieldError)
 
 
 class SequenceRun:
-    """As NodeRun, for each frame of a sequence. Exactly one of on_finished(SequenceOutputs), on_error(error) and
-    on_cancelled() is called at its end; frames that were finished before an error or a cancel are kept.
+    """As NodeRun, for each frame of a sequence, with SequenceOutputs. Frames that were finished before an error or a
+    cancel are kept, and it ends as finished then.
 
     target: the volume to register onto, or None: frame `number` or the mean (onto), made as a new volume.
-    wanted: the kinds of results besides the transform. given: fixedMask and initialTransform, by name. Raises
-    VoxelMorphError when it cannot start.
+    wanted: the kinds of results besides the transform. given: labels, points, masks, further volumes and
+    initialTransform, by the names that the module's logic takes (frame_guides). Raises VoxelMorphError when it cannot
+    start.
     """
 
     def __init__(
@@ -42,24 +47,20 @@ class SequenceRun:
         settings: Settings,
         wanted: tuple[str, ...],
         given: dict,
+        callbacks: Callbacks,
         *,
         apply: bool,
-        on_finished: Callable,
-        on_error: Callable,
-        on_cancelled: Callable,
-        on_progress: Callable,
-        on_log: Callable,
-        on_preview: Callable | None = None,
     ) -> None:
         check_idle(client)
         self.settings, self._client, self._logic, self._given = settings, client, logic, given
         self._sequence, self._onto, self._number, self._apply = sequence, onto, number, apply
-        self._on_finished, self._on_error, self._on_cancelled = on_finished, on_error, on_cancelled
-        self._on_progress, self._on_log, self._on_preview = on_progress, on_log, on_preview
+        self._tell = callbacks
         self._count = len(sequences.volumes_of(sequence))
         self._scene = sequence.GetScene()
         _browser, self._proxy = browser_of(sequence)
         sequences.check_parent(self._proxy)
+        frame = number if onto == sequences.FRAME else None
+        check_guides(sequence, given, frame)
         self._own_target = target is None
         self._target = target
         self._run: NodeRun | None = None
@@ -70,7 +71,7 @@ class SequenceRun:
         self._seconds = 0.0
         # As of NodeRun: whether a stranger's model may run all the same.
         self.trusts: Callable[[UntrustedModelError, str], bool] = lambda error, model: False
-        self._nodes = sequences.FrameNodes(sequence, self._proxy, wanted)
+        self._nodes = sequences.FrameNodes(sequence, self._proxy, wanted, given, frame)
         self._writer: Any = None
         if not logic.hasTorch():
             try:
@@ -109,8 +110,7 @@ class SequenceRun:
 
     def abandon(self) -> None:
         """Stop, keep the finished frames, and call nothing any more."""
-        self._on_finished = self._on_error = self._on_cancelled = lambda *_: None
-        self._on_progress = self._on_log = lambda *_: None
+        self._tell.silence()
         self._ending = True
         if self._run is not None:
             self._run.abandon()
@@ -148,13 +148,18 @@ class SequenceRun:
             self._stop_with(error)
 
     def _started(self) -> NodeRun:
-        results = self._nodes.results
-        # A map of the expected error for each frame would take several times as long, and has no sequence.
-        settings = self.settings.replace(expected_error="off")
+        results, guides = self._nodes.results, self._nodes.guides
+        given = guides.arguments(self._frame)
+        settings = guides.settings(self.settings, self._frame)
         if self._is_target():
-            # Onto itself: a correlation of one cannot be improved, so that nothing moves.
+            # Onto itself: a correlation of one cannot be improved, so that nothing moves, and no error is to be found.
             settings = settings.replace(
-                alignment="none", model="none", passes=None, refinement="coarse", similarity="lncc"
+                alignment="none",
+                model="none",
+                passes=None,
+                refinement="coarse",
+                similarity="lncc",
+                expected_error="off",
             )
         reading, targets = prepared(
             self._target,
@@ -164,21 +169,25 @@ class SequenceRun:
             outputVolume=results.get("volume", False),
             outputJacobian=results.get("jacobian", False),
             outputInverse=results.get("inverse", False),
-            outputLabels=False,
-            **self._given,
+            outputLabels=results["labels"] if "labels" in results and "movingLabels" in given else False,
+            initialTransform=self._given.get("initialTransform"),
+            **given,
         )
+        targets = replace(targets, expected_error=results.get("expected_error", False))
         run = NodeRun(
             self._client,
             (self._target, self._nodes.moving),
             reading,
             targets,
             settings,
-            on_finished=self._finished,
-            on_error=self._failed,
-            on_cancelled=self._next,
-            on_progress=self._progressed,
-            on_log=lambda line: self._on_log(line),
-            on_preview=self._on_preview,
+            Callbacks(
+                self._finished,
+                self._failed,
+                self._next,
+                self._progressed,
+                lambda line: self._tell.log(line),
+                self._tell.preview,
+            ),
         )
         run.trusts = lambda error, model: self.trusts(error, model)
         return run
@@ -196,7 +205,7 @@ class SequenceRun:
 
     def _progressed(self, stage: str, fraction: float, seconds: float) -> None:
         title = _("Frame {number} of {count}").format(number=self._frame + 1, count=self._count)
-        self._on_progress(f"{title}: {stage}", fraction, self._seconds + seconds)
+        self._tell.progress(f"{title}: {stage}", fraction, self._seconds + seconds)
 
     def _finished(self, outputs) -> None:
         self._seconds += outputs.report.seconds["total"]
@@ -204,8 +213,9 @@ class SequenceRun:
             # That the deformation brought nothing is as it should be.
             outputs = sequences.without_warnings(outputs)
         self._writer.keep(self._frame, outputs)
-        for warning in outputs.report.warnings:
-            self._on_log(_("Frame {number}: {text}").format(number=self._frame + 1, text=translated(warning)))
+        lacking = self._nodes.guides.lacking(self._frame)
+        for warning in (*([lacking] if lacking else []), *outputs.report.warnings):
+            self._tell.log(_("Frame {number}: {text}").format(number=self._frame + 1, text=translated(warning)))
         self._go_on()
 
     def _go_on(self) -> None:
@@ -221,7 +231,7 @@ class SequenceRun:
             return
         self._failures[self._frame] = str(error)
         self._error = self._error or error
-        self._on_log(_("Frame {number}: {text}").format(number=self._frame + 1, text=translated(str(error))))
+        self._tell.log(_("Frame {number}: {text}").format(number=self._frame + 1, text=translated(str(error))))
         self._go_on()
 
     # --- the end ------------------------------------------------------------------------------------------------
@@ -246,7 +256,7 @@ class SequenceRun:
         if kept and self._sequence.GetScene() is not None and self._target.GetScene() is not None:
             outputs = self._writer.finish(self._failures, self._apply)
             self._nodes.remove()
-            self._on_finished(outputs)
+            self._tell.finished(outputs)
             return
         if not self._scene.IsClosing():
             self._nodes.remove()
@@ -255,9 +265,9 @@ class SequenceRun:
             if kept:
                 self._writer.remove()
         if self._error is not None:
-            self._on_error(self._error)
+            self._tell.error(self._error)
         else:
-            self._on_cancelled()
+            self._tell.cancelled()
 
 
 def _nothing() -> Generator[None, None, None]:
@@ -278,19 +288,29 @@ def sequence_run(
     sequence,
     fixedNode,
     settings: Settings,
-    callbacks: dict,
+    callbacks: Callbacks,
     *,
     onto=None,
     wantVolume=True,
     wantJacobian=True,
     wantInverse=False,
     applyToMoving=False,
-    fixedMask=None,
-    initialTransform=None,
+    wantLabels=True,
+    **given,
 ) -> SequenceRun:
     """A run by the names that the module's logic takes. Raises VoxelMorphError."""
     sequences.volumes_of(sequence)
-    wanted = {"volume": wantVolume, "jacobian": wantJacobian, "inverse": wantInverse}
+    unknown = given.keys() - {*SINGLE, *SEVERAL, "initialTransform"}
+    if unknown:
+        raise TypeError(f"registerSequence takes no argument '{min(unknown)}'.")
+    given.update({name: several(given.get(name)) for name in SEVERAL})
+    wanted = {
+        "volume": wantVolume,
+        "labels": wantLabels and given.get("movingLabels") is not None,
+        "jacobian": wantJacobian,
+        "expected_error": resolved(settings).expected_error != "off",
+        "inverse": wantInverse,
+    }
     target, kind, number = _onto_what(sequence, fixedNode, onto)
     return SequenceRun(
         logic.worker(),
@@ -301,9 +321,9 @@ def sequence_run(
         number,
         settings,
         tuple(name for name, one in wanted.items() if one),
-        {"fixedMask": fixedMask, "initialTransform": initialTransform},
+        given,
+        callbacks,
         apply=applyToMoving,
-        **callbacks,
     )
 
 
