@@ -23,7 +23,7 @@ STAIRCASE = (
     ("refinement", "alignment"),
     ("fields",),
     ("networks", "images"),
-    ("apart",),
+    ("apart", "streams"),
     ("errors",),
 )
 

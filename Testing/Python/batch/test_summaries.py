@@ -64,6 +64,21 @@ def test_all_reports_are_in_one_table(study):
     assert rows["line 9"]["reason"] == "'=bad row" and "dice_after" not in rows["001"]
 
 
+def test_expected_errors_are_in_the_table_and_put_the_least_certain_first(study):
+    places, pairs = study
+    for number, pair in enumerate(pairs[:10]):
+        expected = {"median": 1.0 + number / 100, "p90": 14.0 if number == 7 else 2.0 + number / 100, "effort": "quick"}
+        limits = {"under_1mm": 40.0, "under_2mm": 75.0, "under_5mm": 99.0}
+        write_json(places.folder(pair.id) / "report.json", {**report(), "expected_error": {**expected, **limits}})
+    lines = summarise(places, Table(pairs))
+    assert [line.id for line in lines[:3]] == ["010", "011", "007"]
+    assert "expected_error_p90_mm 14" in lines[2].reasons[0]
+    row = {row["id"]: row for row in read_summary(places.root / "summary.csv")}["003"]
+    assert float(row["expected_error_mm"]) == 1.03 and float(row["expected_error_p90_mm"]) == 2.03
+    assert [float(row[f"expected_under_{limit}mm_percent"]) for limit in (1, 2, 5)] == [40.0, 75.0, 99.0]
+    assert "expected error (mm, 90 %) 14" in (places.root / "index.html").read_text()
+
+
 def test_texts_of_strangers_stay_texts(tmp_path):
     places = Places(tmp_path)
     places.make()

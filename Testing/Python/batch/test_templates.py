@@ -148,3 +148,16 @@ def test_a_template_replaces_none_of_its_inputs(tmp_path):
         with pytest.raises(InputError, match="would be replaced by a result"):
             template.build(**{"images": names[:2], "output": tmp_path, **more})
     assert [Path(name).read_bytes() for name in names] == before
+
+
+@pytest.mark.parametrize("place", ["rounds/2/template.nii.gz", "pairs/001/warped.nii.gz"])
+def test_a_template_begins_with_none_of_its_own_steps(tmp_path, place):
+    names = [str(tmp_path / name) for name in ("a.nii.gz", "b.nii.gz")]
+    step = tmp_path / "out" / place
+    step.parent.mkdir(parents=True)
+    for name in (*names, step):
+        write_image(ellipsoid(make_grid((12, 12, 12)), np.eye(4)), name)
+    before = step.read_bytes()
+    with pytest.raises(InputError, match="would be replaced by a result"):
+        template.build(names, tmp_path / "out", start=str(step))
+    assert step.read_bytes() == before

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 import time
 from collections import Counter, deque
 
 from ..registration.expected import in_words
+from ..streams import Terminal
 from . import job
 from .job import Outcome
 from .places import DONE, FAILED
@@ -26,8 +25,7 @@ class Counting:
         self.counts: Counter[str] = Counter()
         self.failed: dict[str, str] = {}
         self.full = ""
-        self._stream, self._clock = stream, clock
-        self._bar = stream is not None and stream.isatty()
+        self._terminal, self._clock = Terminal(stream), clock
         self._told = self._start = clock()
         self._times: deque[float] = deque([self._start], maxlen=_RECENT)
 
@@ -47,15 +45,15 @@ class Counting:
         return self.counts[DONE] + self.counts[job.ALREADY]
 
     def tick(self) -> None:
-        if self._stream is None or self._clock() - self._told < (LINE_S if self._bar else LOG_S):
+        if self._terminal.silent or self._clock() - self._told < (LINE_S if self._terminal.bar else LOG_S):
             return
         self._told = self._clock()
-        if self._bar:
+        if self._terminal.bar:
             done = min(1.0, (self.made + len(self.failed)) / max(1, self.total))
             full = round(20 * done)
-            self._put(f"\r\033[K[{'#' * full}{'.' * (20 - full)}] {self.text()}")
+            self._terminal.write(f"\r\033[K[{'#' * full}{'.' * (20 - full)}] {self.text()}")
         else:
-            self._put(self.text() + "\n")
+            self._terminal.write(self.text() + "\n")
 
     def text(self) -> str:
         """ "120 of 10,000 pairs, 3 failed, 240 an hour, about 41 minutes left"."""
@@ -77,23 +75,11 @@ class Counting:
         return 3600 * (len(self._times) - 1) / (self._clock() - self._times[0])
 
     def end(self) -> None:
-        if self._bar:
-            self._put("\r\033[K")
+        if self._terminal.bar:
+            self._terminal.write("\r\033[K")
 
     def _write(self, line: str) -> None:
-        self._put(f"\r\033[K{line}\n" if self._bar else f"{line}\n")
-
-    def _put(self, text: str) -> None:
-        if self._stream is None:
-            return
-        try:
-            self._stream.write(text)
-            self._stream.flush()
-        except (OSError, ValueError):
-            # Nobody looks any more; the work goes on.
-            with contextlib.suppress(OSError, ValueError):
-                sys.stderr.flush()
-            self._stream, self._bar = None, False
+        self._terminal.write(f"\r\033[K{line}\n" if self._terminal.bar else f"{line}\n")
 
 
 def _long(seconds: float) -> str:

@@ -22,9 +22,11 @@ h1 { color: #1f4e79; font-size: 22px; margin: 0 0 4px; } p { color: #444; margin
 .pair div { margin-top: 4px; font-size: 13px; } a { color: #1f4e79; } small { color: #444; }
 """
 _NUMBERS = {
+    "local_after": "local correlation",
     "ncc_after": "correlation",
     "dice_after": "Dice",
     "tre_mm_after": "landmarks (mm)",
+    "expected_error_p90_mm": "expected error (mm, 90 %)",
     "folded_percent": "folds (%)",
     "determinant_min": "smallest determinant",
 }

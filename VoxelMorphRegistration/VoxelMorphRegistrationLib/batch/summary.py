@@ -26,6 +26,7 @@ from .table import Table
 TABLE, PAGE = "summary.csv", "index.html"
 # Measures, and on which side of the others a pair is doubted.
 _DOUBTED = {
+    "local_after": -1,
     "ncc_after": -1,
     "mi_after": -1,
     "dice_after": -1,
@@ -37,6 +38,8 @@ _DOUBTED = {
     "sd_log_determinant": 1,
     "largest_displacement_mm": 1,
     "covered_percent": -1,
+    "expected_error_mm": 1,
+    "expected_error_p90_mm": 1,
 }
 # Where most pairs have the very same value, any other one is far off: further than this says nothing more.
 _FURTHEST = 99.0
@@ -119,7 +122,7 @@ def _measures(report: dict) -> dict[str, float | None]:
         return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
     stages = ("before", "aligned", "after")
-    found = {f"{name}_{stage}": of("similarity", stage, name) for name in ("ncc", "mi") for stage in stages}
+    found = {f"{name}_{stage}": of("similarity", stage, name) for name in ("local", "ncc", "mi") for stage in stages}
     for name in ("dice", "hd95_mm", "tre_mm"):
         found |= {f"{name}_{stage}": of(name, stage, "mean") for stage in stages}
     return found | {
@@ -131,6 +134,9 @@ def _measures(report: dict) -> dict[str, float | None]:
         "largest_displacement_mm": of("largest_displacement_mm"),
         "covered_percent": of("covered_percent"),
         "inverse_error_mm": of("inverse", "max_mm"),
+        "expected_error_mm": of("expected_error", "median"),
+        "expected_error_p90_mm": of("expected_error", "p90"),
+        **{f"expected_under_{limit}mm_percent": of("expected_error", f"under_{limit}mm") for limit in (1, 2, 5)},
         "seconds": of("seconds", "total"),
     }
 

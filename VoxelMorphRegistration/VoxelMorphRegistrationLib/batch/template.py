@@ -114,10 +114,12 @@ def build(
 
 
 def _check_inputs(read: Sequence[str], output: Path) -> None:
-    """Raise InputError for an input that the template or its labels would replace."""
-    for made in (output / TEMPLATE, output / LABELS):
-        if made.exists() and any(Path(one).exists() and made.samefile(one) for one in read):
-            raise InputError(f"The input {made} would be replaced by a result. Give another folder for the template.")
+    """Raise InputError for an input that the template, its labels, or the work of a round would replace."""
+    work = [(output / name).resolve() for name in (ROUNDS, "pairs")]
+    made = [made for made in (output / TEMPLATE, output / LABELS) if made.exists()]
+    for one in filter(Path.exists, map(Path, read)):
+        if any(path.samefile(one) for path in made) or any(folder in one.resolve().parents for folder in work):
+            raise InputError(f"The input {one} would be replaced by a result. Give another folder for the template.")
 
 
 @dataclass(frozen=True)

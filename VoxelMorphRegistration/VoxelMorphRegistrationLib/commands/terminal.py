@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 from ..errors import Cancelled, InputError, VoxelMorphError
 from ..registration.memory import is_out_of_memory, too_little_memory
+from ..streams import Terminal, give_up
 
 EXIT_OK, EXIT_ERROR, EXIT_CANCELLED = 0, 1, 130
 # As a shell reports a program that wrote into a pipe nobody read any more.
@@ -43,7 +44,7 @@ def exit_code_of(command: Callable[[], int]) -> int:
     except VoxelMorphError as error:
         return _told(f"Error: {error}", EXIT_ERROR)
     except BrokenPipeError:
-        _give_up(sys.stdout)
+        give_up(sys.stdout)
         return EXIT_BROKEN_PIPE
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
@@ -51,7 +52,7 @@ def exit_code_of(command: Callable[[], int]) -> int:
         return _told(f"Error: {too_little_memory()}", EXIT_ERROR)
     except OSError as error:
         # What a command writes on its own account it guards itself: left are its printed lines and the machine.
-        _give_up(sys.stdout)
+        give_up(sys.stdout)
         what = f"{error.filename} cannot be used" if error.filename else "The output could not be written"
         return _told(f"Error: {what}: {error.strerror or error}.", EXIT_ERROR)
 
@@ -61,14 +62,6 @@ def _told(text: str, code: int) -> int:
     with contextlib.suppress(OSError, ValueError):
         print(text, file=sys.stderr, flush=True)
     return code
-
-
-def _give_up(stream) -> None:
-    """Let what is left in the stream's buffer go, so that Python's own flush at the end does not complain."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        nothing = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nothing, stream.fileno())
-        os.close(nothing)
 
 
 @contextlib.contextmanager
@@ -121,34 +114,22 @@ class Progress:
     """Progress on the terminal: a bar where there is one, a line a stage where the output is piped."""
 
     def __init__(self, stream=None) -> None:
-        self._stream = stream or sys.stderr
-        self._bar = self._stream is not None and self._stream.isatty()
+        self._terminal = Terminal(stream or sys.stderr)
         self._stage, self._drawn = "", 0.0
 
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *_) -> None:
-        if self._bar:
-            self._write("\r\033[K")
+        if self._terminal.bar:
+            self._terminal.write("\r\033[K")
 
     def __call__(self, stage: str, fraction: float) -> None:
-        if not self._bar:
+        if not self._terminal.bar:
             if stage != self._stage:
-                self._write(f"{stage} ...\n")
+                self._terminal.write(f"{stage} ...\n")
         elif stage != self._stage or fraction >= 1.0 or time.monotonic() - self._drawn > 0.1:
             full = round(30 * fraction)
-            self._write(f"\r\033[K[{'#' * full}{'.' * (30 - full)}] {100 * fraction:3.0f} %  {stage}")
+            self._terminal.write(f"\r\033[K[{'#' * full}{'.' * (30 - full)}] {100 * fraction:3.0f} %  {stage}")
             self._drawn = time.monotonic()
         self._stage = stage
-
-    def _write(self, text: str) -> None:
-        if self._stream is None:
-            return
-        try:
-            self._stream.write(text)
-            self._stream.flush()
-        except (OSError, ValueError):
-            # Nobody looks any more; the work goes on.
-            _give_up(self._stream)
-            self._stream, self._bar = None, False
