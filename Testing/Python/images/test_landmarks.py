@@ -169,6 +169,12 @@ def test_damaged_markups_are_refused(parts, words, tmp_path):
         read_landmarks(markups(tmp_path, **parts))
 
 
+def test_a_number_larger_than_any_position_is_refused(tmp_path):
+    control = {"label": "F-1", "position": [10**400, 0, 0], "positionStatus": "defined"}
+    with pytest.raises(InputError, match=r"a\.mrk\.json cannot be read"):
+        read_landmarks(markups(tmp_path, controlPoints=[control]))
+
+
 def test_a_parser_s_own_words_are_not_told(tmp_path):
     (tmp_path / "a.mrk.json").write_text('{"markups": [')
     with pytest.raises(InputError, match=r"a\.mrk\.json cannot be read\. Give Slicer markups") as refused:

@@ -57,7 +57,16 @@ def read_landmarks(path: str | Path, name: str = "landmarks") -> Landmarks:
         text = decoded(path.read_bytes())
         found = _found(text, path.suffix.lower())
         points = np.array([point for point, _ in found], dtype=np.float64).reshape(-1, 3)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, csv.Error, RecursionError) as error:
+    except (
+        ValueError,
+        KeyError,
+        IndexError,
+        OverflowError,
+        TypeError,
+        AttributeError,
+        csv.Error,
+        RecursionError,
+    ) as error:
         why = f": {error}" if isinstance(error, ValueError) and error.args and type(error) is ValueError else ""
         raise InputError(
             f"The {name} in {path.name} cannot be read{why}. Give Slicer markups (.mrk.json, .fcsv) or a table with "
