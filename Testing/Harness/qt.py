@@ -13,6 +13,7 @@ import os
 import sys
 import traceback
 import xml.etree.ElementTree as ElementTree
+from functools import lru_cache
 from typing import ClassVar
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
@@ -28,6 +29,7 @@ slot_errors: list[str] = []
 # Properties that are virtual functions, too: in a Python subclass an attribute of that name would stand for these.
 _VIRTUAL = ("sizeHint", "minimumSizeHint")
 _connections: dict[tuple, object] = {}
+_arguments: dict[tuple[type, str], int] = {}
 _prepared: set[type] = set()
 
 
@@ -54,9 +56,12 @@ def _trimmed(function, sent: int):
 
 def _arguments_of(owner, name: str) -> int:
     """The largest number of arguments that the signals of this name send."""
-    meta = QtCore.QObject.metaObject(owner)
-    methods = [meta.method(n) for n in range(meta.methodCount())]
-    return max(m.parameterCount() for m in methods if bytes(m.name().data()).decode() == name)
+    if (type(owner), name) not in _arguments:
+        meta = QtCore.QObject.metaObject(owner)
+        methods = [meta.method(n) for n in range(meta.methodCount())]
+        counts = (m.parameterCount() for m in methods if bytes(m.name().data()).decode() == name)
+        _arguments[type(owner), name] = max(counts)
+    return _arguments[type(owner), name]
 
 
 class BoundSignal:
@@ -226,28 +231,34 @@ class InputDialog:
         return cls.answers.pop(0)
 
 
+@lru_cache
+def _read(text: str) -> tuple[set[str], bytes, list[list]]:
+    """Of a .ui file: the classes of its widgets and layouts, what is left without its connections, and these."""
+    tree = ElementTree.fromstring(text)
+    ends = ("sender", "signal", "receiver", "slot")
+    connections = [[connection.findtext(end) for end in ends] for connection in tree.iter("connection")]
+    for parent in tree.iter():
+        for child in parent.findall("connections"):
+            parent.remove(child)
+    names = {element.get("class", "") for element in tree.iter() if element.tag in ("widget", "layout")}
+    return names, ElementTree.tostring(tree), connections
+
+
 class UiLoader:
     """QUiLoader that knows the custom widgets and makes the connections of a .ui file between them."""
 
     custom: ClassVar[dict[str, type]] = {}
 
     def load(self, file):
-        text = bytes(file.readAll().data()).decode()
-        tree = ElementTree.fromstring(text)
-        ends = ("sender", "signal", "receiver", "slot")
-        connections = [[connection.findtext(end) for end in ends] for connection in tree.iter("connection")]
-        for parent in tree.iter():
-            for child in parent.findall("connections"):
-                parent.remove(child)
-        for element in tree.iter():
-            name = element.get("class", "")
-            if element.tag in ("widget", "layout") and name not in self.custom:
+        names, content, connections = _read(bytes(file.readAll().data()).decode())
+        for name in names:
+            if name not in self.custom:
                 pythonqt_class(getattr(QtWidgets, name))
         loader = QtUiTools.QUiLoader()
         for cls in self.custom.values():
             loader.registerCustomWidget(cls)
         buffer = QtCore.QBuffer()
-        buffer.setData(ElementTree.tostring(tree))
+        buffer.setData(content)
         buffer.open(QtCore.QIODevice.OpenModeFlag.ReadOnly)
         widget = loader.load(buffer)
         for sender, signal, receiver, slot in connections:

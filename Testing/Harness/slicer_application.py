@@ -72,11 +72,19 @@ class qMRMLNodeComboBox(QtWidgets.QComboBox):
         for tag in self._tags:
             self._scene.RemoveObserver(tag)
         self._scene = scene
-        events = (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndCloseEvent) if scene else ()
-        self._tags = [scene.AddObserver(event, lambda *_: self._refresh()) for event in events]
+        self._tags = []
         if scene:
+            for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent):
+                self._tags.append(scene.AddObserver(event, self._on_node))
+            self._tags.append(scene.AddObserver(scene.EndCloseEvent, lambda *_: self._refresh()))
             self._tags.append(scene.AddObserver(scene.NodeAboutToBeRemovedEvent, self._on_about_to_be_removed))
         self._refresh()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _on_node(self, scene, event, node) -> None:
+        # Of a scene that closes, what is left is listed at the end.
+        if node.GetClassName() in self._types and not scene.IsClosing():
+            self._refresh()
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def _on_about_to_be_removed(self, scene, event, node) -> None:

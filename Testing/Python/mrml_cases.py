@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy
@@ -77,8 +79,14 @@ def add_volume(array, grid: Grid, name: str, node_class: str = "vtkMRMLScalarVol
 
 def blobs(grid: Grid, seed: int = 0, positions: np.ndarray | None = None) -> np.ndarray:
     """A smooth picture on the grid, 0 to about 1000; or what it is at other positions (..., 3)."""
+    key = _key(grid, seed, positions)
+    if key not in _pictures:
+        _pictures[key] = _blobs(grid, seed, grid.positions() if positions is None else positions)
+    return _pictures[key].copy()
+
+
+def _blobs(grid: Grid, seed: int, positions: np.ndarray) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    positions = grid.positions() if positions is None else positions
     out = np.zeros(positions.shape[:-1])
     for _ in range(12):
         center = grid.to_ras(rng.uniform(0.15, 0.85, 3) * grid.size)
@@ -98,10 +106,35 @@ def analytic_displacement(points: np.ndarray) -> np.ndarray:
 LINEAR = affine(rotation(4, -3, 6) @ np.diag([1.04, 0.97, 1.02]), (1.5, -2.0, 1.0))
 
 
+# What was computed of pictures and known registrations, by all that it was computed from.
+_pictures: dict[tuple, np.ndarray] = {}
+_made: dict[tuple, Registration] = {}
+
+
+def _key(*parts) -> tuple:
+    """Of images, grids, arrays and what is hashable already."""
+    found: list = []
+    for part in parts:
+        if isinstance(part, Image):
+            found += [part.name, part.array.dtype.str, part.array.tobytes(), *_key(part.grid)]
+        elif isinstance(part, Grid):
+            found += [part.shape, part.ijk_to_ras.tobytes()]
+        else:
+            found.append(part.tobytes() if isinstance(part, np.ndarray) else part)
+    return tuple(found)
+
+
 def make_registration(
     fixed: Image, moving: Image, moving_labels: Image | None = None, grid: Grid | None = None
 ) -> Registration:
     """The result that a network would give that found `analytic_displacement` after the alignment LINEAR."""
+    key = _key(fixed, moving, moving_labels, grid)
+    if key not in _made:
+        _made[key] = _make_registration(fixed, moving, moving_labels, grid)
+    return copy.deepcopy(_made[key])
+
+
+def _make_registration(fixed: Image, moving: Image, moving_labels: Image | None, grid: Grid | None) -> Registration:
     grid = grid or working_grid(fixed.grid, 2.0, 4)
     field = DisplacementField(analytic_displacement(grid.positions()), grid)
     warped = warp_image(moving, fixed.grid, field, LINEAR)

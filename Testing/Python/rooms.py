@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 MODULE_FOLDER = Path(__file__).parents[2] / "VoxelMorphRegistration"
@@ -37,6 +38,7 @@ def room_of(path: Path) -> str:
     return parts[0]
 
 
+@cache
 def imports(path: Path) -> list[tuple[str, bool]]:
     """Absolute names of the modules that a file imports, and whether for types only."""
     package = path.relative_to(MODULE_FOLDER).with_suffix("").parts[:-1]

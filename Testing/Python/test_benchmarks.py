@@ -15,12 +15,14 @@ import cases
 import compare
 import compare_plot
 import compare_rows
+import peer_programs
 import peers
-from resources import BenchmarkError, TimedOut, run_measured
+from resources import BenchmarkError, Cost, TimedOut, run_measured
 from scores import score
 
 from grids import blobs, make_grid
 from small_models import save_centroid_model
+from VoxelMorphRegistrationLib.__main__ import main
 from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
 from VoxelMorphRegistrationLib.images.files import read_image
 from VoxelMorphRegistrationLib.images.image import Image
@@ -183,8 +185,28 @@ def only(monkeypatch, build, **facts):
     monkeypatch.setitem(cases.GROUPS, "one", lambda data, seed, warps: [case])
 
 
+@pytest.fixture
+def in_process(monkeypatch):
+    """Commands in Python are called, not started: a start costs more than what they do with small images."""
+
+    def called(command, log, limit_s=None, environment=None):
+        python, *words = command
+        assert python == sys.executable
+        if words[:2] == ["-m", "VoxelMorphRegistrationLib"]:
+            assert main(words[2:]) == 0
+        elif words[0] == str(peers.PROGRAMS):
+            peer_programs.main(words[1:])
+        else:
+            assert words == ["-c", "pass"]
+        return Cost(1.0, 1.0, 100.0)
+
+    monkeypatch.setattr(compare, "run_measured", called)
+
+
 @pytest.mark.parametrize("peer", ["demons", "syn-mi"])
-def test_displacements_of_a_peer_undo_a_known_shift(peer, tmp_path):
+def test_displacements_of_a_peer_undo_a_known_shift(peer, tmp_path, request):
+    if peer == "syn-mi":
+        request.getfixturevalue("in_process")
     rows = compare.compare(
         compare.parser().parse_args(["-o", str(tmp_path), "--cases", "convention", "--peers", peer]),
         0,
@@ -198,7 +220,9 @@ def test_displacements_of_a_peer_undo_a_known_shift(peer, tmp_path):
 
 
 @pytest.mark.parametrize("dimension", [2, 3])
-def test_displacements_of_this_project_undo_a_known_shift(dimension, tmp_path, monkeypatch):
+def test_displacements_of_this_project_undo_a_known_shift(dimension, tmp_path, monkeypatch, request):
+    if dimension == 2:
+        request.getfixturevalue("in_process")
     model = save_centroid_model(tmp_path / "centroid.pt", dimension)
     size = {2: (64, 48, 1), 3: (44, 36, 22)}[dimension]
     only(monkeypatch, partial(cases._shifted_blobs, size, 0), dimension=dimension)
@@ -283,7 +307,7 @@ def unaligned_pair():
     return cases.Pair(fixed, moving, {}, points, points + matrix[:3, 3])
 
 
-def test_alignment_comes_before_all_but_those_that_do_the_whole_road(tmp_path, monkeypatch):
+def test_alignment_comes_before_all_but_those_that_do_the_whole_road(tmp_path, monkeypatch, in_process):
     seen = []
 
     def given(job):

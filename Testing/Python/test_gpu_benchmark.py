@@ -12,7 +12,8 @@ import gpu
 
 
 def test_a_device_is_checked_against_the_processor_and_everything_measured(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu, "CHECK_SIZE", 24)
+    monkeypatch.setattr(gpu, "CHECK_SIZE", 16)
+    monkeypatch.setattr(gpu, "PRESETS", {"default": gpu.PRESETS["default"]})
     monkeypatch.setattr(gpu, "command", lambda shape, device: {"wall_s": 1.0})
     output = tmp_path / "gpu.json"
     words = [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import nibabel
@@ -38,7 +39,9 @@ class Setting:
     between: np.ndarray
 
 
+@lru_cache
 def setting(kind: str) -> Setting:
+    """The same one for all tests: nobody writes into it."""
     options = dict(KINDS[kind])
     options["size_ijk"] = tuple(max(n // 2, 8) for n in options["size_ijk"])
     fixed = make_grid(**options)
@@ -49,9 +52,11 @@ def setting(kind: str) -> Setting:
     field = DisplacementField(smooth_displacement(fixed.positions()).astype(np.float32), fixed)
     rng = np.random.default_rng(3)
     nodes = rng.integers(1, fixed.size - 1, (40, 3))
-    return Setting(
-        fixed, moving, matrix, field, fixed.to_ras(nodes), fixed.to_ras(rng.uniform(1, fixed.size - 2, (40, 3)))
-    )
+    between = rng.uniform(1, fixed.size - 2, (40, 3))
+    found = Setting(fixed, moving, matrix, field, fixed.to_ras(nodes), fixed.to_ras(between))
+    for array in (found.matrix, found.field.displacement_ras, found.nodes, found.between):
+        array.flags.writeable = False
+    return found
 
 
 def apart(found: np.ndarray, expected: np.ndarray) -> float:

@@ -56,3 +56,12 @@ def whole(root: Path, kept: set[str]) -> dict[str, bool]:
     """Of each pair's folder, whether it holds just what it must."""
     wanted = {*kept, "report.json", "job.json", "thumbnail.jpg"}
     return {folder.name: {one.name for one in folder.iterdir()} == wanted for folder in (root / "pairs").iterdir()}
+
+
+def run_inside(pairs, places, told, *, jobs, threads, retry, trust_model, tick):
+    """As batch.running.run_here, without processes."""
+    from VoxelMorphRegistrationLib.batch import engine, job
+
+    for pair in pairs:
+        told(engine.standing(pair, places, retry) or job.do(pair, places, trust_model=trust_model))
+        tick()

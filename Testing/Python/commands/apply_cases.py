@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +20,27 @@ from VoxelMorphRegistrationLib.transforms.writing import write_transform
 ODD = "oblique, anisotropic, left-handed"
 
 
+@cache
+def contents() -> dict[str, bytes]:
+    """The files of a transform and its reference, as they are written: the same for all tests."""
+    s = setting(ODD)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_transform(Chain((Bent(s.field),)), folder / "1Warp.nii.gz", "ants")
+        write_transform(Chain((Matrix(s.matrix),)), folder / "0GenericAffine.mat", "ants")
+        blank(s.fixed, folder / "fixed.nii.gz")
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 class Files:
     """A field and a matrix in files, and images that the transform looks up."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.s = folder, setting(ODD)
-        write_transform(Chain((Bent(self.s.field),)), folder / "1Warp.nii.gz", "ants")
-        write_transform(Chain((Matrix(self.s.matrix),)), folder / "0GenericAffine.mat", "ants")
+        for name, content in contents().items():
+            (folder / name).write_bytes(content)
         self.names = [str(folder / "1Warp.nii.gz"), str(folder / "0GenericAffine.mat")]
-        self.reference = str(blank(self.s.fixed, folder / "fixed.nii.gz"))
+        self.reference = str(folder / "fixed.nii.gz")
         self.transform = sitk.CompositeTransform(
             [lps_affine(self.s.matrix), sitk.DisplacementFieldTransform(lps_image(self.s.field))]
         )

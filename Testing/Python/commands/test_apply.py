@@ -15,6 +15,8 @@ from VoxelMorphRegistrationLib.images.files import write_image
 from VoxelMorphRegistrationLib.transforms import cubic
 from VoxelMorphRegistrationLib.transforms.frames import read_frames, read_grid
 
+pytestmark = pytest.mark.usefixtures("readers_here")
+
 
 @pytest.fixture
 def files(tmp_path):

@@ -16,6 +16,8 @@ from VoxelMorphRegistrationLib.transforms.chain import Chain
 from VoxelMorphRegistrationLib.transforms.parts import Bent
 from VoxelMorphRegistrationLib.transforms.writing import write_transform
 
+pytestmark = pytest.mark.usefixtures("readers_here")
+
 
 @pytest.fixture
 def files(tmp_path):

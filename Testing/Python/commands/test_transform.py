@@ -1,5 +1,7 @@
 import csv
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,18 +17,26 @@ from VoxelMorphRegistrationLib.transforms.parts import Bent, Matrix
 from VoxelMorphRegistrationLib.transforms.reading import read_chain, read_transform
 from VoxelMorphRegistrationLib.transforms.writing import write_transform
 
+pytestmark = pytest.mark.usefixtures("readers_here")
+
 ODD = "oblique, anisotropic, left-handed"
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    s, folder = setting(ODD), tmp_path_factory.mktemp("written")
+    write_transform(Chain((Bent(s.field),)), folder / "u.h5")
+    write_transform(Chain((Matrix(s.matrix),)), folder / "a.tfm")
+    write_transform(chain_of(s), folder / "both.h5", composite=True)
+    blank(s.fixed, folder / "fixed.nii.gz")
+    blank(s.moving, folder / "moving.nii.gz")
+    return folder
+
+
 @pytest.fixture
-def files(tmp_path):
-    s = setting(ODD)
-    write_transform(Chain((Bent(s.field),)), tmp_path / "u.h5")
-    write_transform(Chain((Matrix(s.matrix),)), tmp_path / "a.tfm")
-    write_transform(chain_of(s), tmp_path / "both.h5", composite=True)
-    blank(s.fixed, tmp_path / "fixed.nii.gz")
-    blank(s.moving, tmp_path / "moving.nii.gz")
-    return tmp_path
+def files(written, tmp_path):
+    """A folder with the transforms and images of `written`."""
+    return Path(shutil.copytree(written, tmp_path, dirs_exist_ok=True))
 
 
 def run(folder, *arguments) -> int:

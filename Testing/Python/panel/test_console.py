@@ -15,6 +15,7 @@ import SimpleITK
 import mrml_cases as cases
 import slicer
 import worker_cases
+from batch_cases import run_inside
 from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
 from VoxelMorphRegistrationLib.images.files import read_image
 from VoxelMorphRegistrationLib.mrml.transforms import grid_transform, oriented_grid
@@ -109,7 +110,9 @@ def test_several_volumes_of_each_side(console, quick):
     assert channel["weight"] == 2.0 and "FLAIR today" in channel["fixed"] and "FLAIR before" in channel["moving"]
 
 
-def test_hundreds_of_pairs_go_to_processes_of_their_own(console, quick, tmp_path, capsys):
+def test_hundreds_of_pairs_go_to_processes_of_their_own(console, quick, tmp_path, capsys, monkeypatch):
+    # Which start in batch/test_batches.py.
+    monkeypatch.setattr("VoxelMorphRegistrationLib.batch.running.run_here", run_inside)
     console["fixedFile"] = write_volume(tmp_path / "fixed.nrrd", 1)
     console["movingFiles"] = [write_volume(tmp_path / "second.nrrd", 2), str(tmp_path / "missing.nrrd")]
     console["settings"] = quick

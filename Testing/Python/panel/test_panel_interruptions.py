@@ -182,27 +182,6 @@ def test_reload_button_of_the_developer_builds_a_panel_that_works(panel, module,
     again.cleanup()
 
 
-def test_parameter_node_can_change_when_the_panel_is_gone():
-    """In a process of its own: a crash is what it looks for."""
-    script = (
-        STARTED_PANEL
-        + """
-import gc
-node = widget.logic.getParameterNode().parameterNode.GetID()
-widget.exit()
-widget.cleanup()
-slicer.modules.VoxelMorphRegistrationWidget = None
-del widget
-gc.collect()
-slicer.mrmlScene.GetNodeByID(node).SetParameter("model", "none")
-slicer.mrmlScene.Clear(0)
-print("alive")
-"""
-    )
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
-    assert (run.returncode, run.stdout.split()) == (0, ["alive"]), run.stderr
-
-
 def test_run_goes_on_while_another_module_is_open(panel, model_file):
     widget, *_ = panel
     press.choose_quick(widget, model_file)
@@ -269,10 +248,37 @@ def test_too_little_memory_is_told_and_the_next_run_works(panel, model_file, tmp
     assert_next_run_works(widget, model_file)
 
 
-def test_slicer_that_quits_during_a_run_leaves_nothing():
+def test_a_session_in_an_application_of_its_own(model_file):
+    """What only another process can show: no torch in it, no crash, nothing left after it quits during a run."""
     script = (
         STARTED_PANEL
-        + """
+        + f"""
+import gc, tempfile
+# A registration from the first click to the report.
+panel_cases.choose_quick(widget, {model_file!r})
+widget.ui.wantInverseCheckBox.checked = True
+panel_cases.press_and_wait(widget)
+assert widget.ui.progressBar.value == 100, widget.ui.statusLabel.text
+widget._results.save(tempfile.mkdtemp() + "/report.html")
+worker_cases.spin(lambda: widget.ui.saveReportButton.enabled)
+assert qt.slot_errors == [], qt.slot_errors
+assert "torch" not in sys.modules, "torch was imported"
+print("registered", flush=True)
+
+# The parameter node can change when the panel is gone.
+node = widget.logic.getParameterNode().parameterNode.GetID()
+widget.exit()
+widget.cleanup()
+slicer.modules.VoxelMorphRegistrationWidget = None
+del widget
+gc.collect()
+slicer.mrmlScene.GetNodeByID(node).SetParameter("model", "none")
+slicer.mrmlScene.Clear(0)
+print("alive", flush=True)
+
+# Slicer quits during a run.
+mrml_cases.make_nodes(slicer.mrmlScene)
+widget = slicer_application.open_panel(module.VoxelMorphRegistrationWidget)
 panel_cases.choose_slow(widget)
 panel_cases.press_and_wait_for_progress(widget)
 print(widget.logic.worker().pid, flush=True)
@@ -286,8 +292,10 @@ assert widget.ui.statusLabel.text == "Cancelled. Nothing was changed.", widget.u
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     said, complaints = application.communicate(timeout=120)
-    assert application.returncode == 0, complaints
-    worker_cases.wait_until_gone(int(said))
+    assert application.returncode == 0, (said, complaints)
+    *stages, pid = said.split()
+    assert stages == ["registered", "alive"]
+    worker_cases.wait_until_gone(int(pid))
     assert worker_cases.folders(application.pid) == []
 
 

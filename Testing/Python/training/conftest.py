@@ -9,6 +9,13 @@ from grids import make_grid
 from image_cases import GRID, labelled, write_points
 from VoxelMorphRegistrationLib.images.files import write_image
 from VoxelMorphRegistrationLib.images.image import Image
+from VoxelMorphRegistrationLib.training import curves
+
+
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch):
+    """The curves of the trainings are left out: drawing them takes longer than these trainings."""
+    monkeypatch.setattr(curves, "write_curves", lambda folder: None)
 
 
 @pytest.fixture

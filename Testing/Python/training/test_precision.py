@@ -11,7 +11,7 @@ import torch
 from training_cases import tiny, write_config
 from VoxelMorphRegistrationLib.__main__ import main
 from VoxelMorphRegistrationLib.errors import InputError, VoxelMorphError
-from VoxelMorphRegistrationLib.training import precision
+from VoxelMorphRegistrationLib.training import curves, precision
 from VoxelMorphRegistrationLib.training import trainer as trainer_module
 from VoxelMorphRegistrationLib.training.beginnings import load_checkpoint
 from VoxelMorphRegistrationLib.training.config import load_config
@@ -151,14 +151,17 @@ def test_a_training_without_a_finite_step_ends_with_a_sentence_and_keeps_the_wei
     assert torch.equal(trainer.network.down[0].conv.weight, before)
 
 
-@pytest.fixture
-def finished(tmp_path):
-    """A configuration, the checkpoint of its training, and the model file made of it."""
-    config = write_config(tmp_path)
-    assert main(["train", str(config), "-o", str(tmp_path / "a"), "--device", "cpu"]) == 0
-    checkpoint = tmp_path / "a" / CHECKPOINT_NAME
-    export_checkpoint(checkpoint, tmp_path / "model.pt")
-    return config, checkpoint, tmp_path / "model.pt"
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A configuration, the checkpoint of its training, and the model file made of it. Looked at only."""
+    folder = tmp_path_factory.mktemp("finished")
+    config = write_config(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curves, "write_curves", lambda folder: None)
+        assert main(["train", str(config), "-o", str(folder / "a"), "--device", "cpu"]) == 0
+    checkpoint = folder / "a" / CHECKPOINT_NAME
+    export_checkpoint(checkpoint, folder / "model.pt")
+    return config, checkpoint, folder / "model.pt"
 
 
 def test_a_training_begins_with_the_weights_of_a_model_file(tmp_path, finished, capsys):

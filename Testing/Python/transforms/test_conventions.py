@@ -3,6 +3,8 @@ import pytest
 from grids import KINDS
 from transform_cases import CASES, setting
 
+pytestmark = pytest.mark.usefixtures("readers_here")
+
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.tool} {case.what}")
 @pytest.mark.parametrize("kind", ["anisotropic", "oblique", "left-handed", "oblique, anisotropic, left-handed"])

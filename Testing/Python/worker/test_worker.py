@@ -140,12 +140,20 @@ def test_previews_come_while_it_improves_and_stop_here_ends_it_with_what_there_i
     run.wait()
     assert run.kind == "result" and run.value.report.stopped_at == "refining"
     shown = []
-    register(fixed, moving, None, patient, preview=shown.append)
-    for preview, expected in zip(run.previews, shown, strict=False):
+
+    def show(preview):
+        shown.append(preview.warped.array)
+        if len(shown) == len(run.previews):
+            raise errors.Cancelled
+
+    with pytest.raises(errors.Cancelled):
+        register(fixed, moving, None, patient, preview=show)
+    for preview, expected in zip(run.previews, shown, strict=True):
         assert preview.grid.same_as(fixed.grid)
-        assert np.array_equal(preview.array, expected.warped.array)
+        assert np.array_equal(preview.array, expected)
     # The next one goes on to its own end.
-    assert cases.Run(client, Job(fixed, moving, patient)).wait().value.report.stopped_at is None
+    settings = patient.replace(refinement="fast")
+    assert cases.Run(client, Job(fixed, moving, settings)).wait().value.report.stopped_at is None
 
 
 def test_stop_here_before_anything_was_done_is_a_cancel(client, quick):

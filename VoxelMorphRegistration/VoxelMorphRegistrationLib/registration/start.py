@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from typing import TypeAlias
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from ..fields.displacement import DisplacementField, grid_over
 from ..images.grid import Grid, check_matrix, working_grid
 
 # (4, 4), or the displacement S(x) - x of any transform S; fixed to moving, RAS mm.
-Initial = np.ndarray | DisplacementField
+Initial: TypeAlias = np.ndarray | DisplacementField
 # The nearest matrix is found from so many voxels; as many are sampled in a step.
 _POINTS = 20_000
 
