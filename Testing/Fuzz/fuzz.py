@@ -75,13 +75,13 @@ def fuzz(name: str, inputs: int, seed: int, folder: Path) -> dict[str, int]:
         if left:
             raise Failure(f"left files: {left}")
 
-    with _forked_readers():
+    with forked_readers():
         check()
     return counts
 
 
 @contextlib.contextmanager
-def _forked_readers():
+def forked_readers():
     """Where the library starts a process for a file, copy this one instead: that takes a hundredth of the time."""
     from VoxelMorphRegistrationLib import apart
     from VoxelMorphRegistrationLib.errors import InputError

@@ -58,7 +58,9 @@ def distance(found: np.ndarray, truth: np.ndarray) -> float:
     return float(np.linalg.norm((points @ (found - truth)[:3, :3].T) + (found - truth)[:3, 3], axis=1).mean())
 
 
-FIXED_GRID = grid_of((40, 44, 40), (4, 4, 4))
+# Of 160, 176 and 160 mm.
+VOXEL = 16 / 3
+FIXED_GRID = grid_of((30, 33, 30), (VOXEL, VOXEL, VOXEL))
 
 
 def axial(motion: np.ndarray | None = None, height: float = 0.0, name: str = "moving slice") -> Image:

@@ -32,7 +32,7 @@ def test_a_file_that_ends_early_is_refused(suffix, packed, part, tmp_path):
 
 @pytest.mark.parametrize("part", [0.3, 0.98])
 @pytest.mark.parametrize("suffix", [".vtk", ".gipl", ".gipl.gz", ".mrc", ".jpg", ".mnc", ".h5"])
-def test_formats_whose_readers_take_what_is_there_are_refused_as_well(suffix, part, tmp_path):
+def test_formats_whose_readers_take_what_is_there_are_refused_as_well(suffix, part, tmp_path, forked_readers):
     path = tmp_path / f"a{suffix}"
     array = (noise() // 128).astype(np.uint8)[:1] if suffix == ".jpg" else noise()
     picture = sitk.GetImageFromArray(array[0] if suffix == ".jpg" else array)

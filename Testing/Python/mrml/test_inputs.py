@@ -144,7 +144,9 @@ def test_fixed_volume_moved_meanwhile_is_an_error(scene):
 def test_folded_field_has_no_inverse_and_the_scene_stays(scene):
     read, registration = prepared(scene)
     grid = registration.field.grid
-    folded = DisplacementField(15.0 * np.sin(grid.positions() / 4), grid)
+    # Folded in some of the voxels: each that has no inverse is tried to the end.
+    here = np.linalg.norm(grid.positions() - grid.center_ras, axis=-1, keepdims=True) < 10
+    folded = DisplacementField(15.0 * np.sin(grid.positions() / 4) * here, grid)
     before = cases.scene_state(scene)
     registration = replace(registration, field=folded)
     with pytest.raises(FieldError, match="cannot be inverted"):

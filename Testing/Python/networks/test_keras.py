@@ -90,7 +90,7 @@ def enlarge(path):
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_malformed_files_end_in_a_sentence(name, tmp_path):
+def test_malformed_files_end_in_a_sentence(name, tmp_path, forked_readers):
     make, message = MADE[name]
     path = make(tmp_path / "weights.h5")
     with pytest.raises(ModelError, match=message):

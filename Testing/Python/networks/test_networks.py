@@ -46,7 +46,8 @@ def test_scripted_network_equals_the_original():
 
 @pytest.mark.parametrize(("encoder", "decoder"), [((4, 6, 8), (8, 6, 5, 4)), ((4, 6), (8, 5)), ((4,), (6, 5))])
 @pytest.mark.parametrize("half", [True, False])
-@pytest.mark.parametrize("shape", [(24, 16, 40), (70, 24), (17, 10, 9), (6, 3000, 8), (70, 5000)])
+# The last two are wide enough that the first level goes through them in several slabs.
+@pytest.mark.parametrize("shape", [(24, 16, 40), (70, 24), (17, 10, 9), (9, 2600, 3), (13, 5200)])
 def test_registering_computes_what_was_trained(shape, half, encoder, decoder):
     network = UNet(len(shape), encoder, decoder, half_resolution=half).double()
     torch.nn.init.normal_(network.flow.weight, std=0.1)

@@ -1,28 +1,32 @@
-"""Textured pairs with a known displacement between them."""
+"""Textured pairs with a known displacement between them, as small as the windows of a similarity allow."""
 
 from functools import cache
 
 import numpy as np
 
 from grids import make_grid
-from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
-from VoxelMorphRegistrationLib.fields.warp import warp_image
 from VoxelMorphRegistrationLib.images.image import Image
 from VoxelMorphRegistrationLib.registration.register import register
 from VoxelMorphRegistrationLib.registration.settings import Settings
 
+# Of the body, and within which errors are looked at: windows and smoothing see nothing of its edge there. mm.
+RADIUS, INNER = 16.0, 11.0
 
-def textured(grid, seed=0, center=(0, 0, 0)):
-    """A body of 25 mm with smooth structure of about 6 mm, dark outside; defined in space, whatever the grid."""
+
+def brightness(points, seed=0):
+    """A body of 19 mm with smooth structure of about 6 mm, dark outside, at RAS positions (..., 3)."""
     rng = np.random.default_rng(seed)
-    points = grid.positions() - np.asarray(center)
-    value = np.zeros(grid.shape)
+    value = np.zeros(points.shape[:-1])
     for _ in range(12):
         direction = rng.normal(size=3)
         direction *= rng.uniform(0.35, 0.8) / np.linalg.norm(direction)
         value += np.cos(points @ direction + rng.uniform(0, 6))
-    body = 1 / (1 + np.exp(np.linalg.norm(points, axis=-1) - 22))
-    return Image(((value + 8) * 50 * body).astype(np.float32), grid, "body")
+    return (value + 8) * 50 / (1 + np.exp(np.linalg.norm(points, axis=-1) - RADIUS))
+
+
+def textured(grid, seed=0, center=(0, 0, 0)):
+    """The body, defined in space, whatever the grid."""
+    return Image(brightness(grid.positions() - np.asarray(center), seed).astype(np.float32), grid, "body")
 
 
 def displacement(ras):
@@ -31,12 +35,16 @@ def displacement(ras):
     return np.stack([3.0 * np.sin(y / 9), 2.5 * np.cos(z / 8) - 1, 2.5 * np.sin(x / 8 + 0.5)], -1)
 
 
-def known_pair(fixed_grid, moving_grid):
-    """fixed(x) = moving(x + u(x)) with the known u."""
-    moving = textured(moving_grid)
-    fine = textured(make_grid((110, 110, 110), (0.7, 0.7, 0.7)))
-    u = DisplacementField(displacement(fixed_grid.positions()).astype(np.float32), fixed_grid)
-    return warp_image(fine, fixed_grid, u, background=0.0).renamed("fixed"), moving
+def deformed(grid, u=displacement):
+    """fixed(x) = moving(x + u(x)) of the `textured` moving image, exactly."""
+    points = grid.positions()
+    return Image(brightness(points + u(points)).astype(np.float32), grid, "fixed")
+
+
+def inner(grid):
+    """(N, 3): RAS positions of the voxels within the body."""
+    points = grid.positions()
+    return points[np.linalg.norm(points, axis=-1) < INNER]
 
 
 def refined(fixed, moving, preset="default", **settings):
@@ -48,15 +56,16 @@ def refined(fixed, moving, preset="default", **settings):
 
 
 GRIDS = [
-    (make_grid((56, 56, 56)), make_grid((60, 60, 60))),
-    (make_grid((60, 50, 36), (1, 1.2, 1.6), (10, 25, -15), left_handed=True), make_grid((64, 64, 40), (1, 1, 1.5))),
+    (make_grid((40, 40, 40)), make_grid((44, 44, 44))),
+    (make_grid((42, 36, 26), (1, 1.2, 1.6), (10, 25, -15), left_handed=True), make_grid((46, 46, 30), (1, 1, 1.5))),
 ]
 
 
 @cache
 def known(number=0):
     """The known pair on `GRIDS[number]`, made once; nobody may change its arrays."""
-    return known_pair(*GRIDS[number])
+    fixed, moving = GRIDS[number]
+    return deformed(fixed), textured(moving)
 
 
 @cache

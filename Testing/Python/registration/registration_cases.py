@@ -7,6 +7,8 @@ from VoxelMorphRegistrationLib.images.image import Image
 from VoxelMorphRegistrationLib.registration.settings import Settings
 
 SHIFT = np.array([3.0, -2.0, 4.0])
+# As the grids of `KINDS`, no larger than the ball and a margin.
+SMALL = {kind: {**facts, "size_ijk": tuple(-(-2 * n // 3) for n in facts["size_ijk"])} for kind, facts in KINDS.items()}
 
 
 def ball(grid, center=(0.0, 0.0, 0.0), name="image"):
@@ -24,6 +26,6 @@ def settings(model, **changes):
 
 
 def pair(fixed_kind="plain", moving_kind="anisotropic"):
-    fixed = ball(make_grid(**{**KINDS[fixed_kind], "center": (0, 0, 0)}), name="fixed.nii")
-    moving = ball(make_grid(**{**KINDS[moving_kind], "center": SHIFT}), SHIFT, "moving.nii")
+    fixed = ball(make_grid(**{**SMALL[fixed_kind], "center": (0, 0, 0)}), name="fixed.nii")
+    moving = ball(make_grid(**{**SMALL[moving_kind], "center": SHIFT}), SHIFT, "moving.nii")
     return fixed, moving

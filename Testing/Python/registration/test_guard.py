@@ -19,7 +19,7 @@ from VoxelMorphRegistrationLib.registration.refining import pair_of
 from VoxelMorphRegistrationLib.registration.register import register
 from VoxelMorphRegistrationLib.registration.settings import Settings
 
-GRID = make_grid((48, 48, 48))
+GRID = make_grid((36, 36, 36))
 
 
 def shift(grid, mm):
@@ -51,7 +51,7 @@ def halves(image):
 def test_a_field_that_aligns_is_better_and_one_that_pushes_away_is_worse(measure, voxels, monkeypatch):
     monkeypatch.setattr(guard, "VOXELS", voxels)
     monkeypatch.setattr(guard, "DESCRIPTOR_VOXELS", voxels)
-    fixed, moving = textured(GRID), textured(make_grid((60, 60, 60)), center=SHIFT)
+    fixed, moving = textured(GRID), textured(make_grid((44, 44, 44)), center=SHIFT)
     if measure in ("mi", "mind"):
         moving = unlike(moving)
     judge = judge_of(fixed, moving)
@@ -63,7 +63,7 @@ def test_a_field_that_aligns_is_better_and_one_that_pushes_away_is_worse(measure
 
 @pytest.mark.parametrize("measure", SIMILARITIES)
 def test_the_same_field_again_is_no_worse(measure):
-    fixed, moving = textured(GRID), textured(make_grid((60, 60, 60)), center=SHIFT)
+    fixed, moving = textured(GRID), textured(make_grid((44, 44, 44)), center=SHIFT)
     field = shift(GRID, 0.3 * SHIFT)
     for found in judge_of(fixed, moving).compare(measure, field, field.padded(2)):
         assert not found.worse and found.after == pytest.approx(found.before, abs=1e-5)
@@ -73,14 +73,14 @@ def test_the_same_field_again_is_no_worse(measure):
 def test_only_what_both_fields_carry_into_the_moving_image_counts():
     fixed = textured(GRID)
     # The moving image shows half of the body, and would fit where it shows it.
-    half = Image(fixed.array[:, :, :26], GRID.cropped([0, 0, 0], [26, 48, 48]), "half")
+    half = Image(fixed.array[:, :, :20], GRID.cropped([0, 0, 0], [20, 36, 36]), "half")
     found = judge_of(fixed, half).compare("lncc", shift(GRID, (2, 0, 0)), shift(GRID, (0, 0, 0)))[0]
     # Not 1, since flat windows count as unlike.
     assert found.after > 0.95 > 0.85 > found.before and not found.worse
 
 
 def test_a_field_that_carries_the_anatomy_out_of_the_moving_image_is_worse():
-    fixed, moving = textured(GRID), textured(make_grid((50, 50, 50)), center=SHIFT)
+    fixed, moving = textured(GRID), textured(make_grid((38, 38, 38)), center=SHIFT)
     found = judge_of(fixed, moving).compare("lncc", None, shift(GRID, (40, 0, 0)))[0]
     assert found.covered < guard.LEAST_COVERED and found.worse
     assert "of the anatomy seen in the moving image before" in str(found)
@@ -89,13 +89,14 @@ def test_a_field_that_carries_the_anatomy_out_of_the_moving_image_is_worse():
 def test_what_a_moving_mask_leaves_out_does_not_count():
     fixed = textured(GRID)
     spoilt = fixed.array.copy()
-    spoilt[:, :, 24:] = np.random.default_rng(0).uniform(0, 800, spoilt[:, :, 24:].shape)
+    spoilt[:, :, 18:] = np.random.default_rng(0).uniform(0, 800, spoilt[:, :, 18:].shape)
     mask = np.zeros(GRID.shape, np.uint8)
-    mask[:, :, :24] = 1
+    mask[:, :, :18] = 1
     moving = Image(spoilt, GRID, "moving")
     plain = judge_of(fixed, moving).compare("lncc", None, shift(GRID, (0, 0, 0)))[0]
     masked = judge_of(fixed, moving, moving_mask=Image(mask, GRID)).compare("lncc", None, shift(GRID, (0, 0, 0)))[0]
-    assert masked.before > 0.95 > 0.85 > plain.before
+    # Not 1, since flat windows count as unlike.
+    assert masked.before > 0.93 > 0.85 > plain.before
 
 
 def test_the_measure_is_chosen_as_the_refinement_chooses_it():
@@ -172,7 +173,7 @@ def test_network_that_pushes_the_wrong_way_is_left_out_and_the_report_says_so(la
 
 def test_refinement_starts_from_zero_where_the_network_was_left_out(tmp_path):
     path = save_centroid_model(tmp_path / "m.pt", part=-1.0)
-    fixed, moving = textured(GRID), textured(make_grid((60, 60, 60)), center=SHIFT)
+    fixed, moving = textured(GRID), textured(make_grid((44, 44, 44)), center=SHIFT)
     both = settings(path, refinement="fast")
     result, alone = register(fixed, moving, settings=both), register(fixed, moving, "none", both)
     assert not result.report.checks["network"]["kept"] and result.report.checks["refinement"]["kept"]
@@ -180,7 +181,7 @@ def test_refinement_starts_from_zero_where_the_network_was_left_out(tmp_path):
 
 
 def test_refinement_that_follows_the_images_against_the_labels_is_undone():
-    fixed, moving = textured(GRID), textured(make_grid((60, 60, 60)), center=SHIFT)
+    fixed, moving = textured(GRID), textured(make_grid((44, 44, 44)), center=SHIFT)
     plain = Settings(model="none", refinement="fast", alignment="none", device="cpu")
     free = register(fixed, moving, settings=plain).report
     assert free.checks["refinement"]["kept"] and free.largest_displacement_mm > 3
@@ -207,7 +208,7 @@ def refine_to(mm, monkeypatch):
 
 def test_network_s_field_is_kept_where_its_refinement_is_undone(model_that_is_right, monkeypatch):
     refine_to(-SHIFT, monkeypatch)
-    fixed, moving = textured(GRID), textured(make_grid((60, 60, 60)), center=SHIFT)
+    fixed, moving = textured(GRID), textured(make_grid((44, 44, 44)), center=SHIFT)
     chosen = settings(model_that_is_right, refinement="fast", similarity="lncc")
     result = register(fixed, moving, settings=chosen)
     alone = register(fixed, moving, settings=chosen.replace(refinement="off"))

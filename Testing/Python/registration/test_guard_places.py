@@ -10,7 +10,7 @@ from VoxelMorphRegistrationLib.images.image import Image
 from VoxelMorphRegistrationLib.refinement.pair import Pair
 from VoxelMorphRegistrationLib.registration import guard
 
-GRID = make_grid((48, 48, 48))
+GRID = make_grid((36, 36, 36))
 
 
 def shift(grid, mm):
@@ -60,9 +60,9 @@ def test_descriptors_that_like_what_mutual_information_does_not_are_not_enough()
     x, y, z = np.moveaxis(GRID.positions(), -1, 0)
     shaded = fixed.array * (1 + 0.95 * np.sin(x / 4) * np.cos(y / 5) * np.sin(z / 4.5 + 1))
     both = np.concatenate([noisy, shaded], axis=2).astype(np.float32)
-    moving = Image(both, GRID.cropped([0, 0, 0], [96, 48, 48]), "twice")
+    moving = Image(both, GRID.cropped([0, 0, 0], [72, 36, 36]), "twice")
     checks = guard.Checks(None, "mind")
-    field, kept = checks.refinement(pair_of(fixed, moving), None, shift(GRID, (48.0, 0, 0)), "mind")
+    field, kept = checks.refinement(pair_of(fixed, moving), None, shift(GRID, (36.0, 0, 0)), "mind")
     found = {row["measure"]: row for row in checks.found["refinement"]["similarity"]}
     assert found["mind"]["after"] > found["mind"]["before"] and found["mi"]["after"] < found["mi"]["before"]
     assert not kept and "mutual information" in checks.found["refinement"]["reason"]
@@ -75,7 +75,7 @@ def test_landmarks_are_compared_where_the_alignment_has_brought_them(wanted, kep
     image = textured(GRID)
     matrix = np.eye(4)
     matrix[0, 3] = -3.0
-    moving = textured(make_grid((60, 60, 60)), center=(-3.0, 0, 0))
+    moving = textured(make_grid((44, 44, 44)), center=(-3.0, 0, 0))
     points = np.array([[0.0, 0, 0], [6, 0, 0], [0, 6, 0]])
     pair = pair_of(image, moving, matrix, points=(points, points + [wanted - 3.0, 0, 0]))
     checks = guard.Checks(None, "lncc")
@@ -86,7 +86,7 @@ def test_landmarks_are_compared_where_the_alignment_has_brought_them(wanted, kep
 
 @pytest.mark.parametrize("guided", [True, False])
 def test_refinement_that_labels_guide_may_cost_similarity_for_a_small_gain(guided):
-    fixed, moving = textured(GRID), textured(make_grid((60, 60, 60)))
+    fixed, moving = textured(GRID), textured(make_grid((44, 44, 44)))
 
     def labels(grid, place):
         """Half of the space without a cube of 6 mm."""

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from grids import KINDS, make_grid, rotation
-from registration_cases import SHIFT, ball, ball_labels, pair, settings
+from registration_cases import SHIFT, SMALL, ball, ball_labels, pair, settings
 from small_models import save_centroid_model
 from VoxelMorphRegistrationLib.errors import Cancelled, DeviceError, SettingsError
 from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
@@ -21,11 +21,16 @@ from VoxelMorphRegistrationLib.registration.settings import Settings
 from VoxelMorphRegistrationLib.registration.warnings import SMALLEST_COVERAGE
 from VoxelMorphRegistrationLib.registration.working import SURROUNDING_VOXELS
 
+# The two grids meet in RAS only: each kind once on either side for each orientation that a network may ask for.
+PAIRS = [
+    (fixed_kind, list(KINDS)[(number + step) % len(KINDS)], orientation)
+    for number, fixed_kind in enumerate(KINDS)
+    for step, orientation in ((1, None), (3, "LIA"))
+]
 
-@pytest.mark.parametrize("orientation", [None, "LIA"])
-@pytest.mark.parametrize("moving_kind", KINDS)
-@pytest.mark.parametrize("fixed_kind", KINDS)
-def test_known_shift_is_found_on_every_pair_of_grids(fixed_kind, moving_kind, orientation, tmp_path):
+
+@pytest.mark.parametrize(("fixed_kind", "moving_kind", "orientation"), PAIRS)
+def test_known_shift_is_found_on_every_kind_of_grid(fixed_kind, moving_kind, orientation, tmp_path):
     path = save_centroid_model(tmp_path / "m.pt", orientation=orientation)
     fixed, moving = pair(fixed_kind, moving_kind)
     result = register(fixed, moving, settings=settings(path))
@@ -68,7 +73,7 @@ def test_linear_part_and_field_combine_as_documented(model):
     matrix[:3, 3] = (1, 1, 0)
     result = register(fixed, moving, settings=settings(model), initial_transform=matrix)
     np.testing.assert_allclose(result.linear, matrix)
-    points = np.random.default_rng(0).uniform(-15, 15, (50, 3))
+    points = np.random.default_rng(0).uniform(-9, 9, (50, 3))
     np.testing.assert_allclose(
         result.total_field().transform_points(points), result.transform_points(points), atol=1e-3
     )
@@ -127,10 +132,10 @@ def test_scale_free_model_gets_about_its_number_of_voxels(tmp_path):
     assert 5000 < np.prod(result.report.working_grid["shape_kji"]) < 14000
 
 
-@pytest.mark.parametrize("kind", ["plain", "oblique", "left-handed"] if "left-handed" in KINDS else list(KINDS))
+@pytest.mark.parametrize("kind", ["plain", "oblique", "left-handed"])
 def test_the_network_sees_the_foreground_and_the_field_covers_the_whole_image(kind, model):
-    grid = make_grid(**{**KINDS[kind], "center": (0, 0, 0)})
-    margin = np.ceil(40 / grid.spacing).astype(int)
+    grid = make_grid(**{**SMALL[kind], "center": (0, 0, 0)})
+    margin = np.ceil(20 / grid.spacing).astype(int)
     wide = grid.cropped(-margin, grid.size + 2 * margin)
     result = register(ball(wide), pair()[1], settings=settings(model))
     seen = result.report.working_grid
@@ -159,8 +164,8 @@ def test_asked_working_spacing_is_used(model):
 def test_sheared_fixed_image_is_registered_on_a_straight_grid(model):
     shear = np.eye(4)
     shear[0, 2] = 0.25
-    fixed = ball(make_grid((40, 44, 36)).transformed(shear))
-    moving = ball(make_grid((40, 40, 40)), SHIFT)
+    fixed = ball(make_grid((28, 30, 26)).transformed(shear))
+    moving = ball(make_grid((30, 30, 30)), SHIFT)
     result = register(fixed, moving, settings=settings(model))
     np.testing.assert_allclose(result.transform_points(np.zeros((1, 3)))[0], SHIFT, atol=0.2)
     assert result.field.grid.is_orthogonal
@@ -168,7 +173,7 @@ def test_sheared_fixed_image_is_registered_on_a_straight_grid(model):
 
 @pytest.mark.parametrize("flat", ["k", "j", "i"])
 def test_slices_register_with_a_2d_model_in_any_plane(flat, tmp_path):
-    size = {"k": (40, 44, 1), "j": (40, 1, 44), "i": (1, 40, 44)}[flat]
+    size = {"k": (30, 34, 1), "j": (30, 1, 34), "i": (1, 30, 34)}[flat]
     shift = np.where(np.array(size) == 1, 0.0, SHIFT)
     path = save_centroid_model(tmp_path / "m.pt", dimension=2)
     fixed, moving = ball(make_grid(size)), ball(make_grid(size), shift)
@@ -191,7 +196,7 @@ def brain_like(grid, seed=0):
 
 
 def test_white_matter_is_found_at_any_intensity_scale():
-    image = brain_like(make_grid((40, 40, 40)))
+    image = brain_like(make_grid((34, 34, 34)))
     level = white_matter_level(image)
     assert level == pytest.approx(105, rel=0.03)
     for factor in (7, 1 / 255):
@@ -204,7 +209,7 @@ def test_white_matter_is_found_at_any_intensity_scale():
 )
 def test_rescaled_images_give_the_same_field(method, tmp_path):
     path = save_centroid_model(tmp_path / "m.pt", normalization=method)
-    fixed, moving = brain_like(make_grid((40, 40, 40))), brain_like(make_grid((36, 40, 44), degrees=(5, 0, 0)), 1)
+    fixed, moving = brain_like(make_grid((34, 34, 34))), brain_like(make_grid((34, 36, 38), degrees=(5, 0, 0)), 1)
     first = register(fixed, moving, settings=settings(path))
     second = register(fixed, moving.with_array(moving.array * 7), settings=settings(path))
     np.testing.assert_allclose(second.field.displacement_ras, first.field.displacement_ras, atol=1e-4)
@@ -337,8 +342,10 @@ def test_gpu_out_of_memory_falls_back_to_the_cpu_and_says_so(model, monkeypatch)
     assert any("the network ran on the CPU" in text for text in report.warnings)
 
 
-def test_same_input_gives_the_same_answer(model):
-    first, second = (register(*pair(), settings=settings(model, alignment="rigid")) for _ in range(2))
+def test_same_input_gives_the_same_answer(tmp_path):
+    path = save_centroid_model(tmp_path / "m.pt", dimension=2)
+    images = [ball(make_grid((30, 34, 1)), center) for center in (np.zeros(3), SHIFT * [1, 1, 0])]
+    first, second = (register(*images, settings=settings(path, alignment="rigid")) for _ in range(2))
     np.testing.assert_array_equal(first.field.displacement_ras, second.field.displacement_ras)
     np.testing.assert_array_equal(first.linear, second.linear)
 
@@ -408,7 +415,7 @@ def test_inverse_is_made_where_asked_for(model):
 
 @pytest.mark.parametrize("flat", ["k", "j", "i"])
 def test_inverse_of_a_slice_is_a_slice_of_three_layers(flat, tmp_path):
-    size = {"k": (40, 44, 1), "j": (40, 1, 44), "i": (1, 40, 44)}[flat]
+    size = {"k": (30, 34, 1), "j": (30, 1, 34), "i": (1, 30, 34)}[flat]
     change = np.where(np.array(size) == 1, 0.0, SHIFT)
     path = save_centroid_model(tmp_path / "m.pt", dimension=2)
     result = register(ball(make_grid(size)), ball(make_grid(size), change), settings=settings(path), inverse=True)
@@ -418,7 +425,9 @@ def test_inverse_of_a_slice_is_a_slice_of_three_layers(flat, tmp_path):
 
 def test_field_without_an_inverse_is_warned_about(model, monkeypatch):
     fixed, moving = pair("plain", "plain")
-    folded = DisplacementField(15.0 * np.sin(fixed.grid.positions() / 4), fixed.grid)
+    # Folded in some of the voxels: each that has no inverse is tried to the end.
+    here = np.linalg.norm(fixed.grid.positions(), axis=-1, keepdims=True) < 8
+    folded = DisplacementField(15.0 * np.sin(fixed.grid.positions() / 4) * here, fixed.grid)
     monkeypatch.setattr(
         "VoxelMorphRegistrationLib.registration.register.deform", lambda *_: (folded, load_model(model))
     )
