@@ -32,7 +32,19 @@ def blocks() -> dict[str, list[str]]:
 
 
 @pytest.fixture
-def console(module, scene, quick, worker_client, monkeypatch):
+def console(standin, opened):
+    """As `opened`, with the worker of known results."""
+    return opened
+
+
+@pytest.fixture
+def computing(worker_client, opened):
+    """As `opened`, with the worker's process."""
+    return opened
+
+
+@pytest.fixture
+def opened(module, scene, quick, monkeypatch):
     """A console after the first block, with the quick settings. load and save stand in for those of the application."""
     saved = []
 
@@ -64,8 +76,8 @@ def run_recipe(console, heading: str, number: int = 0) -> None:
     exec(blocks()[heading][number], console)
 
 
-def test_two_volumes(console, capsys):
-    run_recipe(console, "Two volumes of the scene")
+def test_two_volumes(computing, capsys):
+    run_recipe(computing, "Two volumes of the scene")
     assert capsys.readouterr().out.startswith("Moving to Fixed Moving registered")
 
 
@@ -83,16 +95,16 @@ def test_settings_from_a_file(console, tmp_path, quick):
     assert kept == json.loads((tmp_path / "settings.json").read_text())
 
 
-def test_loop_over_files_goes_on_after_a_failed_one(console, scene, quick, tmp_path, capsys):
+def test_loop_over_files_goes_on_after_a_failed_one(computing, scene, quick, tmp_path, capsys):
     flat = SimpleITK.GetImageFromArray(np.ones((8, 8, 8), np.float32))
     SimpleITK.WriteImage(flat, str(tmp_path / "flat.nrrd"))
-    console["fixedFile"] = write_volume(tmp_path / "fixed.nrrd", 1)
-    console["movingFiles"] = [str(tmp_path / "flat.nrrd"), write_volume(tmp_path / "second.nrrd", 2)]
-    console["settings"] = quick
+    computing["fixedFile"] = write_volume(tmp_path / "fixed.nrrd", 1)
+    computing["movingFiles"] = [str(tmp_path / "flat.nrrd"), write_volume(tmp_path / "second.nrrd", 2)]
+    computing["settings"] = quick
     volumes = len(slicer.util.getNodesByClass("vtkMRMLVolumeNode"))
-    run_recipe(console, "A loop over files")
+    run_recipe(computing, "A loop over files")
     assert "flat.nrrd: The moving volume" in capsys.readouterr().out
-    assert console["saved"] == [
+    assert computing["saved"] == [
         ("vtkMRMLScalarVolumeNode", str(tmp_path / "second_registered.nrrd")),
         ("vtkMRMLTransformNode", str(tmp_path / "second_transform.h5")),
     ]
@@ -100,13 +112,13 @@ def test_loop_over_files_goes_on_after_a_failed_one(console, scene, quick, tmp_p
     assert len(slicer.util.getNodesByClass("vtkMRMLVolumeNode")) == volumes + 1
 
 
-def test_several_volumes_of_each_side(console, quick):
+def test_several_volumes_of_each_side(computing, quick):
     grid = cases.centred_grid((20, 20, 20), (2.0, 2.0, 2.0))
     for name, seed in (("T1 today", 1), ("T1 before", 2), ("FLAIR today", 3), ("FLAIR before", 4)):
         cases.add_volume(cases.blobs(grid, seed), grid, name)
-    console["Settings"] = lambda **more: type(quick)(model="none", alignment="none", device="cpu", **more)
-    run_recipe(console, "Several volumes of each side")
-    (channel,) = console["result"].report.refinement["channels"]
+    computing["Settings"] = lambda **more: type(quick)(model="none", alignment="none", device="cpu", **more)
+    run_recipe(computing, "Several volumes of each side")
+    (channel,) = computing["result"].report.refinement["channels"]
     assert channel["weight"] == 2.0 and "FLAIR today" in channel["fixed"] and "FLAIR before" in channel["moving"]
 
 
@@ -123,15 +135,15 @@ def test_hundreds_of_pairs_go_to_processes_of_their_own(console, quick, tmp_path
     assert slicer.util.getNode("warped.nii") is not None
 
 
-def test_all_frames_of_a_sequence(console, scene, quick, capsys):
+def test_all_frames_of_a_sequence(computing, scene, quick, capsys):
     # As loading a 4D file leaves it: a volume of the same name shows one frame.
     grid = cases.centred_grid((20, 20, 20), (2.0, 2.0, 2.0))
     sequence, _browser, proxy = cases.add_sequence(scene, grid, [(0.0, 0, 0), (2.0, 1, 0), (1.0, 0, 2)], "Sequence")
-    console["settings"] = quick
-    run_recipe(console, "A sequence (4D): all frames")
+    computing["settings"] = quick
+    run_recipe(computing, "A sequence (4D): all frames")
     told = capsys.readouterr().out
     assert "Frame 2 of 3: registering" in told and "3 of 3 frames onto 'Sequence frame 1'" in told
-    result = console["result"]
+    result = computing["result"]
     assert {kind: node.GetNumberOfDataNodes() for kind, node in result.sequences.items()} == {
         "transform": 3,
         "volume": 3,

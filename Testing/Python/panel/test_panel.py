@@ -212,8 +212,8 @@ def test_outputs_are_written_as_wanted(panel, model_file, scene):
     assert moving_node.GetParentTransformNode() is parameters.outputTransform
 
 
-def test_results_of_another_pair_are_not_overwritten(panel, model_file, scene):
-    widget, fixed_node, moving_node = panel
+def test_results_of_another_pair_are_not_overwritten(swift_panel, model_file, scene):
+    widget, fixed_node, moving_node = swift_panel
     parameters = widget._parameterNode
     press.choose_quick(widget, model_file)
     press.press_and_wait(widget)
@@ -266,8 +266,8 @@ def test_unexpected_error_is_not_swallowed(panel, monkeypatch):
     assert widget.ui.registerButton.enabled
 
 
-def test_unexpected_error_while_writing_ends_the_run(panel, model_file, monkeypatch):
-    widget, *_ = panel
+def test_unexpected_error_while_writing_ends_the_run(swift_panel, model_file, monkeypatch):
+    widget, *_ = swift_panel
     press.choose_quick(widget, model_file)
 
     def broken(*_unused):
@@ -358,8 +358,8 @@ def test_panel_survives_leaving_it_and_closing_the_scene(panel, scene):
     assert widget._parameterNode.fixedVolume is None
 
 
-def test_results_are_not_chosen_as_inputs_when_both_volumes_are_removed(panel, model_file, scene):
-    widget, fixed_node, moving_node = panel
+def test_results_are_not_chosen_as_inputs_when_both_volumes_are_removed(swift_panel, model_file, scene):
+    widget, fixed_node, moving_node = swift_panel
     press.choose_quick(widget, model_file)
     press.press_and_wait(widget)
     warped = widget._parameterNode.outputVolume
@@ -372,8 +372,8 @@ def test_results_are_not_chosen_as_inputs_when_both_volumes_are_removed(panel, m
     assert parameters.outputVolume is warped
 
 
-def test_removed_nodes_leave_the_choices(panel, model_file, scene):
-    widget, fixed_node, _ = panel
+def test_removed_nodes_leave_the_choices(swift_panel, model_file, scene):
+    widget, fixed_node, _ = swift_panel
     press.choose_quick(widget, model_file)
     press.press_and_wait(widget)
     scene.RemoveNode(widget._parameterNode.outputTransform)

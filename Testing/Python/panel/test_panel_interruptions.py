@@ -93,8 +93,8 @@ def test_volume_removed_during_a_run_is_told(panel, scene, caplog):
     assert slicer.util.getNodesByClass("vtkMRMLTransformNode") == []
 
 
-def test_output_removed_during_a_run_is_made_anew(panel, model_file, scene):
-    widget, *_ = panel
+def test_output_removed_during_a_run_is_made_anew(swift_panel, model_file, scene):
+    widget, *_ = swift_panel
     press.choose_quick(widget, model_file)
     press.press_and_wait(widget)
     parameters = widget._parameterNode
@@ -107,10 +107,10 @@ def test_output_removed_during_a_run_is_made_anew(panel, model_file, scene):
 
 
 @pytest.mark.parametrize("name", ["movingLabels", "fixedLabels", "fixedMask"])
-def test_guide_removed_during_a_run_does_not_matter(panel, model_file, scene, name):
+def test_guide_removed_during_a_run_does_not_matter(swift_panel, model_file, scene, name):
     from mrml_cases import add_segmentation
 
-    widget, fixed_node, moving_node = panel
+    widget, fixed_node, moving_node = swift_panel
     press.choose_quick(widget, model_file)
     parameters = widget._parameterNode
     parameters.movingLabels = add_segmentation(scene, moving_node, name="Moving segments")
@@ -124,10 +124,10 @@ def test_guide_removed_during_a_run_does_not_matter(panel, model_file, scene, na
 
 
 @pytest.mark.parametrize("name", ["outputTransform", "outputJacobian", "outputLabels", "outputInverse"])
-def test_any_output_removed_during_a_run_is_made_anew(panel, model_file, scene, name):
+def test_any_output_removed_during_a_run_is_made_anew(swift_panel, model_file, scene, name):
     from mrml_cases import add_segmentation
 
-    widget, _, moving_node = panel
+    widget, _, moving_node = swift_panel
     press.choose_quick(widget, model_file)
     parameters = widget._parameterNode
     parameters.movingLabels = add_segmentation(scene, moving_node, name="Moving segments")
@@ -143,8 +143,8 @@ def test_any_output_removed_during_a_run_is_made_anew(panel, model_file, scene, 
     assert sum(node.GetName() == new.GetName() for node in slicer.util.getNodesByClass(new.GetClassName())) == 1
 
 
-def test_deleted_nodes_leave_empty_choices_and_not_the_next_node(panel, model_file, scene):
-    widget, fixed_node, moving_node = panel
+def test_deleted_nodes_leave_empty_choices_and_not_the_next_node(swift_panel, model_file, scene):
+    widget, fixed_node, moving_node = swift_panel
     press.choose_quick(widget, model_file)
     press.press_and_wait(widget)
     grid = cases.centred_grid((12, 12, 12), (2.0, 2.0, 2.0))

@@ -91,16 +91,17 @@ def test_a_network_trains_on_label_maps_by_configuration(folder, tmp_path):
     values["supervision"] = {"table": "labels.csv"}
     values["validation"] = {"pairs": 2}
     config = with_data(config_from_dict(values), folder)
-    trainer = Trainer(config, tmp_path / "run", source=config.pairs(tmp_path))
+    source = config.pairs(tmp_path)
+    trainer = Trainer(config, tmp_path / "run", source=source)
     trainer.run(report=lambda line: None)
     result = trainer.validate()
     assert 0.0 < result.dice_before <= 1.0
-    assert "3 label maps with 6 labels" in config.pairs(tmp_path).facts
+    assert "3 label maps with 6 labels" in source.facts
     # The place of the data on this computer is nobody else's business.
     assert str(folder.parent).encode() not in (tmp_path / "run" / CHECKPOINT_NAME).read_bytes()
     card = export_checkpoint(tmp_path / "run" / CHECKPOINT_NAME, tmp_path / "model.pt")
     assert card.training["config"]["anatomy"]["folder"] == folder.name
-    assert card.training["data"] == config.pairs(tmp_path).facts
+    assert card.training["data"] == source.facts
 
 
 @pytest.mark.parametrize("case", ["missing", "few", "empty", "fraction", "slice", "unknown", "apart"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -132,6 +133,19 @@ def test_images_without_numbers_are_refused_at_once(client, quick):
     assert client.state == "ready"
 
 
+def test_files_that_cannot_be_written_are_one_sentence_and_the_next_job_works(client, quick, monkeypatch):
+    def full(path, array):
+        yield
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "writing", full)
+        run = cases.Run(client, Job(*cases.images(), quick)).wait()
+    assert (run.kind, type(run.value)) == ("error", WorkerError)
+    assert "No space left on device" in str(run.value) and "try again" in str(run.value)
+    assert cases.Run(client, Job(*cases.images(), quick)).wait().kind == "result"
+
+
 def test_previews_come_while_it_improves_and_stop_here_ends_it_with_what_there_is(client, patient):
     fixed, moving = cases.images()
     run = cases.Run(client, Job(fixed, moving, patient, previews=True))
@@ -240,6 +254,15 @@ def test_killed_process_is_one_sentence_and_the_next_job_works(client, endless, 
     assert cases.Run(client, Job(*cases.images(), quick)).wait().kind == "result"
 
 
+def test_a_lost_folder_means_a_new_process(client, quick):
+    pid = client.pid
+    (folder,) = cases.folders()
+    shutil.rmtree(folder)
+    assert cases.Run(client, Job(*cases.images(), quick)).wait().kind == "result"
+    assert client.pid != pid
+    cases.wait_until_gone(pid)
+
+
 def test_unexpected_error_is_told_with_its_traceback_and_replaces_the_process(client):
     pid = client.pid
     run = cases.Run(client, Job(*cases.images(), keywords={"no_such_keyword": 1})).wait()
@@ -247,6 +270,16 @@ def test_unexpected_error_is_told_with_its_traceback_and_replaces_the_process(cl
     assert "TypeError" in str(run.value)
     assert any("Traceback" in line for line in run.log)
     cases.wait_until_gone(pid)
+
+
+def test_shutdown_during_a_run_leaves_nothing(client, endless):
+    run = cases.run_endlessly(client, endless)
+    pid = client.pid
+    client.shutdown()
+    assert [kind for kind, _ in run.outcomes] == ["cancelled"]
+    cases.wait_until_gone(pid)
+    assert cases.folders() == []
+    client.shutdown()
 
 
 @pytest.mark.parametrize(

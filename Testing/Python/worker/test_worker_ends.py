@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -45,16 +44,6 @@ def test_stopped_process_is_noticed_and_ended_with_its_launcher(make_client, fak
     assert "did not answer for 2 seconds" in str(run.value)
     cases.wait_until_gone(pid)
     assert client.state == "off"
-
-
-def test_shutdown_during_a_run_leaves_nothing(client, endless):
-    run = cases.run_endlessly(client, endless)
-    pid = client.pid
-    client.shutdown()
-    assert [kind for kind, _ in run.outcomes] == ["cancelled"]
-    cases.wait_until_gone(pid)
-    assert cases.folders() == []
-    client.shutdown()
 
 
 PARENT = """
@@ -120,15 +109,6 @@ def test_folders_that_no_process_holds_are_cleaned_up_whatever_their_numbers_say
     monkeypatch.setattr(files, "LOCKLESS_S", -1.0)
     files.remove_stale_folders()
     assert not own.path.exists()
-
-
-def test_a_lost_folder_means_a_new_process(client, quick):
-    pid = client.pid
-    (folder,) = cases.folders()
-    shutil.rmtree(folder)
-    assert cases.Run(client, Job(*cases.images(), quick)).wait().kind == "result"
-    assert client.pid != pid
-    cases.wait_until_gone(pid)
 
 
 class NeverLoaded(nn.Module):
