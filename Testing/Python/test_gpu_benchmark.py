@@ -13,8 +13,12 @@ import gpu
 
 def test_a_device_is_checked_against_the_processor_and_everything_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "CHECK_SIZE", 16)
+    # The refinement is the quickest one under each name.
     monkeypatch.setattr(gpu, "PRESETS", {"default": gpu.PRESETS["default"]})
+    monkeypatch.setattr(gpu, "Options", lambda preset, similarity, make=gpu.Options: make("coarse", similarity))
     monkeypatch.setattr(gpu, "command", lambda shape, device: {"wall_s": 1.0})
+    small = {"shape": [16, 16, 16], "network": {"encoder": [4, 4], "decoder": [4, 4, 4]}}
+    monkeypatch.setattr(gpu, "config_from_dict", lambda values, make=gpu.config_from_dict: make(values | small))
     output = tmp_path / "gpu.json"
     words = [
         "-o",
@@ -22,9 +26,9 @@ def test_a_device_is_checked_against_the_processor_and_everything_measured(tmp_p
         "--device",
         "cpu",
         "--size",
-        "32",
-        "32",
-        "32",
+        "24",
+        "24",
+        "24",
         "--repeats",
         "1",
         "--training-steps",

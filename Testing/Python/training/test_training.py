@@ -78,19 +78,20 @@ def test_resumed_training_gives_the_same_weights_and_logs_as_an_uninterrupted_ru
 def test_training_lowers_the_loss_on_held_out_pairs(tmp_path):
     shapes = {"labels": [3, 4], "roughness": [2.0, 2.0], "related": 1.0, "displacement": [0.2, 0.5], "foreground": 1.0}
     config = tiny(
-        steps=150,
+        steps=60,
         shape=[32, 32],
         shapes=shapes,
         network={"encoder": [16, 16], "decoder": [16, 16, 16]},
         loss={"smoothness": 0.1, "displacement": 0.5},
-        optimiser={"learning_rate": 3e-3, "warm_steps": 10, "decay_steps": 50},
+        optimiser={"learning_rate": 5e-3, "warm_steps": 5, "decay_steps": 20},
     )
     trainer = Trainer(config, tmp_path)
     while trainer.step < config.steps:
         trainer.train_step()
     result = trainer.validate()
-    assert result.dice_after > result.dice_before
-    assert result.error_after < result.error_before
+    # By .09 and a fifth.
+    assert result.dice_after > result.dice_before + 0.04
+    assert result.error_after < 0.9 * result.error_before
 
 
 @pytest.mark.parametrize("half_resolution", [True, False])
