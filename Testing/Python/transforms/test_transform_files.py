@@ -13,6 +13,7 @@ from VoxelMorphRegistrationLib.transforms.reading import Named, read_chain, read
 from VoxelMorphRegistrationLib.transforms.writing import Sides, write_transform
 
 ODD = "oblique, anisotropic, left-handed"
+sound = pytest.mark.usefixtures("readers_here")
 
 
 def some_matrix() -> np.ndarray:
@@ -41,6 +42,7 @@ def test_a_matrix_of_fsl_survives_a_file_with_its_images(tmp_path):
         read_transform(tmp_path / "t.mat", "fsl", s.fixed)
 
 
+@sound
 def test_a_matrix_in_a_mat_file_says_what_it_was_taken_for(tmp_path):
     s = setting(ODD)
     for name, target in (("t.mat", "greedy"), ("u.mat", "ants"), ("t.txt", "greedy")):
@@ -112,6 +114,7 @@ def test_words_behind_a_name():
         Named.of("x.mat:fsl:voxelmorph")
 
 
+@sound
 def test_the_first_transform_is_applied_first_and_an_inverse_undoes_it(tmp_path):
     s = setting(ODD)
     write_transform(Chain((Bent(s.field),)), tmp_path / "u.h5")
@@ -123,6 +126,7 @@ def test_the_first_transform_is_applied_first_and_an_inverse_undoes_it(tmp_path)
     assert apart(back.points, s.between) < 1e-3 and back.missed.max() < 1e-3
 
 
+@sound
 @pytest.mark.parametrize("suffix", [".h5", ".tfm"])
 def test_a_composite_keeps_its_parts_and_matrices_side_by_side_become_one(suffix, tmp_path):
     s = setting("oblique")
@@ -156,6 +160,7 @@ def test_outside_the_field_its_border_holds_forward_and_backward():
     np.testing.assert_allclose(chain.inverse().transform_points(outside + step).points, outside, atol=1e-3)
 
 
+@sound
 def test_a_slice_is_carried_within_its_plane(tmp_path):
     rng = np.random.default_rng(0)
     vectors = sitk.GetImageFromArray(rng.normal(size=(9, 8, 2)), isVector=True)
@@ -168,6 +173,7 @@ def test_a_slice_is_carried_within_its_plane(tmp_path):
     np.testing.assert_allclose(moved.points[:, :2] * [-1, -1], expected, atol=1e-5)
 
 
+@sound
 def test_files_of_ants_in_two_dimensions(tmp_path):
     import ants
     import pandas
@@ -246,6 +252,7 @@ def test_formats_that_cannot_hold_it_say_so_and_leave_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@sound
 def test_a_file_is_replaced_only_when_that_is_wanted(tmp_path):
     s = setting("oblique")
     (tmp_path / "t.h5").write_text("kept")
