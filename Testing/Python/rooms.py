@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -42,23 +43,25 @@ def room_of(path: Path) -> str:
 def imports(path: Path) -> list[tuple[str, bool]]:
     """Absolute names of the modules that a file imports, and whether for types only."""
     package = path.relative_to(MODULE_FOLDER).with_suffix("").parts[:-1]
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for_types = {
-        id(node)
-        for block in ast.walk(tree)
-        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test)
-        for part in block.body
-        for node in ast.walk(part)
-    }
     found = []
-    for node in ast.walk(tree):
+    for node, for_types in _statements(ast.parse(path.read_text(encoding="utf-8")).body):
         if isinstance(node, ast.Import):
-            found += [(alias.name, id(node) in for_types) for alias in node.names]
+            found += [(alias.name, for_types) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = ".".join(package[: len(package) + 1 - node.level]) if node.level else ""
             base = ".".join(part for part in (base, node.module) if part)
-            found += [(f"{base}.{alias.name}", id(node) in for_types) for alias in node.names]
+            found += [(f"{base}.{alias.name}", for_types) for alias in node.names]
     return found
+
+
+def _statements(body: list, for_types: bool = False) -> Iterator[tuple[ast.AST, bool]]:
+    """All statements with those inside them, and whether they are for type checkers only."""
+    for node in body:
+        yield node, for_types
+        only = for_types or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))
+        yield from _statements(getattr(node, "body", []), only)
+        for part in ("orelse", "finalbody", "handlers", "cases"):
+            yield from _statements(getattr(node, part, []), for_types)
 
 
 def module_of(name: str, modules: set[str]) -> str | None:
