@@ -122,6 +122,8 @@ def worker_client():
     import worker_cases
     from VoxelMorphRegistrationLib.panel.run import shared_client
 
+    # However busy the computer: a run that can be interrupted is, and costs no new process.
+    shared_client()._cancel_s = 30.0
     yield shared_client()
     shared_client().shutdown()
     assert worker_cases.folders() == []
