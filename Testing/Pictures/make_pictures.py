@@ -181,26 +181,31 @@ def main() -> None:
     parser.add_argument("--ct", type=Path, required=True, help="CT of an abdomen")
     parser.add_argument("--organs", type=Path, required=True, help="its organs, numbered as TotalSegmentator does")
     parser.add_argument("--output", type=Path, required=True, help="folder of the pictures")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="write these pictures alone, as panel-error")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
+
+    def save(name: str, draw) -> None:
+        if not options.only or name in options.only:
+            sheets.save(draw(), options.output / f"{name}.png")
+
     views = start_application()
     widget = open_panel()
-    pictures = {"panel-empty": photograph(widget)}
+    save("panel-empty", lambda: photograph(widget))
     nodes = abdomen.add_pair(slicer.mrmlScene, abdomen.make_pair(options.ct, options.organs))
     worker_cases.spin(lambda: widget._parameterNode.fixedVolume is not None)
     choose(widget, nodes)
     widget.ui.guidesCollapsibleButton.collapsed = False
-    pictures["panel-ready"] = photograph(widget)
+    save("panel-ready", lambda: photograph(widget))
     widget.ui.guidesCollapsibleButton.collapsed = True
-    pictures.update({f"panel-{state}": picture for state, picture in register(widget).items()})
+    for state, picture in register(widget).items():
+        save(f"panel-{state}", lambda picture=picture: picture)
     hide_segmentations()
-    pictures["registration"] = story(widget, views)
-    pictures["checks"] = checks(widget, views)
-    pictures["overview"] = overview(widget)
-    pictures["panel-error"] = fail(widget, nodes)
+    save("registration", lambda: story(widget, views))
+    save("checks", lambda: checks(widget, views))
+    save("overview", lambda: overview(widget))
+    save("panel-error", lambda: fail(widget, nodes))
     widget.logic.worker().shutdown()
-    for name, picture in pictures.items():
-        sheets.save(picture, options.output / f"{name}.png")
     assert qt.slot_errors == [], qt.slot_errors
 
 

@@ -241,6 +241,7 @@ def test_a_guide_of_one_frame_is_refused_before_the_run(breath, standin, frames,
         ({"onto": 1, "fixedPoints": "Late"}, "The fixed landmarks 'Late' has nothing for frame 2 of 4"),
         ({"onto": 1, "movingLabels": "Carina"}, "'Carina' shows a sequence of another kind"),
         ({"onto": 1, "movingPoints": "Other"}, "an item for none of the frames: the index values of 'Other'"),
+        ({"onto": 1, "movingPoints": "Empty"}, "an item for none of the frames"),
     ],
 )
 def test_console_refuses_guides_that_do_not_go_with_the_frames(breath, module, standin, scene, arguments, sentence):
@@ -250,12 +251,12 @@ def test_console_refuses_guides_that_do_not_go_with_the_frames(breath, module, s
     add_guide(browser, points, "Late", (3,))
     other = scene.AddNewNodeByClass("vtkMRMLSequenceNode", "Other")
     other.SetDataNodeAtValue(points(0), "77")
+    empty = scene.AddNewNodeByClass("vtkMRMLSequenceNode", "Empty")
     given = {
         name: slicer.util.getFirstNodeByName(value) if isinstance(value, str) and value != "mean" else value
         for name, value in arguments.items()
     }
-    if "Other" in arguments.values():
-        given["movingPoints"] = other
+    given = {name: {"Other": other, "Empty": empty}.get(arguments[name], node) for name, node in given.items()}
     before = cases.scene_state(scene)
     sequence = slicer.util.getFirstNodeByClassByName("vtkMRMLSequenceNode", "Breath")
     with pytest.raises(InputError, match=sentence):

@@ -45,7 +45,10 @@ def test_a_row_more_than_is_filled_is_shown(sides):
     choose(widget, 1, nodes["T2 now"], nodes["T2 then"])
     assert shown_rows(widget) == [1, 2] and not ui.furtherWeight1SpinBox.isHidden()
     assert ui.furtherCollapsibleButton.text == "Further volumes (1 of each side)"
+    choose(widget, 2, nodes["FLAIR now"], None)
+    assert shown_rows(widget) == [1, 2] and "(1 of each side)" in ui.furtherCollapsibleButton.text
     choose(widget, 2, nodes["FLAIR now"], nodes["FLAIR then"])
+    assert shown_rows(widget) == [1, 2, 3] and "(2 of each side)" in ui.furtherCollapsibleButton.text
     choose(widget, 1, None, None)
     assert shown_rows(widget) == [1, 2] and "optional" not in ui.furtherCollapsibleButton.text
     choose(widget, 2, None, None)
@@ -121,7 +124,7 @@ def test_choices_beside_another_pair_are_left_and_it_says_so(sides, scene):
     assert parameters.furtherMoving1 is nodes["T2 then"]
     ui.movingVolumeSelector.setCurrentNode(nodes["FLAIR then"])
     assert parameters.furtherFixed1 is None and parameters.furtherMoving1 is None
-    assert "lay beside the former two" in ui.furtherLabel.text and not ui.furtherLabel.isHidden()
+    assert "belonged to the former pair" in ui.furtherLabel.text and not ui.furtherLabel.isHidden()
     assert not ui.furtherCollapsibleButton.collapsed
     choose(widget, 1, nodes["T2 now"], nodes["T2 then"])
     assert ui.furtherLabel.isHidden()

@@ -165,7 +165,7 @@ def test_scene_closed_during_a_run_brings_no_error_box(swift_panel, scene, stand
     [
         ({}, "Good", "Correlation 0.50 to 0.90, no folds."),
         ({"warnings": ["Mind the gap."]}, "Look here", "Mind the gap."),
-        ({"covered_percent": 30.0}, "Do not use", "Only 30 %"),
+        ({"covered_percent": 20.0}, "Do not use", "Only 20 %"),
     ],
 )
 def test_the_answer_comes_first(swift_panel, standin, changes, level, reason):

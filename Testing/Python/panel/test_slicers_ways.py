@@ -76,7 +76,7 @@ def test_texts_can_be_read_on_light_and_on_dark_themes(slicer_app, ground, text)
     # What the guidelines ask of small texts.
     assert contrast(colours.ink(label, colours.ERROR), ground) >= 4.5
     assert contrast(*colours.head(label)) >= 4.5
-    for kind in (GOOD, LOOK, BAD):
+    for kind in (GOOD, LOOK, BAD, colours.FORMER):
         sheet = dict(part.split(":") for part in colours.box(label, kind).replace(" ", "").split(";") if part)
         assert contrast(sheet["color"], sheet["background-color"]) >= 4.5
         # Once it has a style sheet of its own, it still follows the theme.
@@ -91,13 +91,16 @@ def test_texts_can_be_read_on_light_and_on_dark_themes(slicer_app, ground, text)
 
 def test_verdict_of_the_former_result_is_not_read_as_that_of_a_run_that_failed(after_a_run, standin):
     widget = after_a_run
-    good = widget.ui.verdictLabel.text
+    good, green = widget.ui.verdictLabel.text, widget.ui.verdictLabel.styleSheet
     for _ in range(2):
         standin.failing = [InputError("It does not fit.")]
         press.press_and_wait(widget)
         assert widget.ui.statusLabel.text == "It does not fit."
         assert widget.ui.verdictLabel.text == f"The result of before. {good}"
+        # Nor seen as that: it has lost its colour.
+        assert widget.ui.verdictLabel.styleSheet == colours.box(widget.ui.verdictLabel, colours.FORMER)
     press.press_and_wait(widget)
+    assert widget.ui.verdictLabel.styleSheet == green
     assert not widget.ui.verdictLabel.text.startswith("The result of before")
 
 

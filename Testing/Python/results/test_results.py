@@ -20,6 +20,7 @@ from VoxelMorphRegistrationLib.registration import evaluation
 from VoxelMorphRegistrationLib.registration.report import Report, headline
 from VoxelMorphRegistrationLib.registration.result import Registration
 from VoxelMorphRegistrationLib.registration.settings import Settings
+from VoxelMorphRegistrationLib.registration.warnings import little_covered
 from VoxelMorphRegistrationLib.results import outputs
 from VoxelMorphRegistrationLib.results.html import html_report, write_html_report
 from VoxelMorphRegistrationLib.results.table import Row
@@ -262,7 +263,10 @@ def of_means(before: float, after: float, labels=None) -> dict:
         ({"dice": of_means(0.8, 0.7)}, "bad", "overlap less than before (Dice 0.80 to 0.70)"),
         ({"tre_mm": of_means(2.0, 3.0)}, "bad", "further apart than before (2.0 to 3.0 mm)"),
         ({"folding": {"inside": {"count": 9999, "percent": 4.0}}}, "bad", "folds in 4.0 %"),
-        ({"covered_percent": 20.0}, "bad", "Only 20 %"),
+        ({"covered_percent": 20.0, "warnings": [little_covered(20.0)]}, "bad", "Only 20 %"),
+        ({"covered_percent": 60.0, "warnings": [little_covered(60.0)]}, "look", "Only 60 %"),
+        # Two crops of one image, surely aligned: no warning.
+        ({"covered_percent": 40.0}, "look", "Only 40 % of the fixed anatomy lies within the moving image: the rest"),
         ({"similarity": {"before": {"mi": 0.6}, "after": {"mi": 0.2}}}, "bad", "less similar"),
     ],
 )

@@ -83,7 +83,7 @@ def check_guides(sequence, given: Mapping[str, Any], frame: int | None = None) -
                 f"The {one.title} belongs to one frame, and all frames are registered. Choose a node that shows a "
                 "sequence of them, one for each frame, or leave the choice empty."
             )
-        if own.GetDataNodeClassName() not in one.classes:
+        if own.GetNumberOfDataNodes() and own.GetDataNodeClassName() not in one.classes:
             raise InputError(f"The {one.title} shows a sequence of another kind of nodes. Choose another one.")
         if one.side == "fixed":
             if frame is None:

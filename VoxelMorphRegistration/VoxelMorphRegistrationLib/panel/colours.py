@@ -6,13 +6,15 @@ import qt
 
 from ..results.verdict import BAD, GOOD, LOOK
 
-ERROR = "error"
+ERROR, FORMER = "error", "former"
 # Ink and background, each for light and for dark themes.
 _COLORS = {
     GOOD: (("#1f6632", "#e9f5ec"), ("#a9dfb8", "#1d3b27")),
     LOOK: (("#8a4500", "#fdf0e3"), ("#ffcc99", "#4a3114")),
     BAD: (("#b3261e", "#fbe5e5"), ("#ff9a93", "#4d1f1d")),
     ERROR: (("#c62828", ""), ("#ff9a93", "")),
+    # Of an earlier run: neither good nor bad beside the message of this one.
+    FORMER: (("#474747", "#e3e3e3"), ("#d0d0d0", "#3d3d3d")),
 }
 
 
@@ -27,7 +29,7 @@ def is_dark(widget) -> bool:
 
 
 def ink(widget, kind: str) -> str:
-    """Colour of a text of one kind: GOOD, LOOK, BAD or ERROR."""
+    """Colour of a text of one kind: GOOD, LOOK, BAD, ERROR or FORMER."""
     return _COLORS[kind][is_dark(widget)][0]
 
 

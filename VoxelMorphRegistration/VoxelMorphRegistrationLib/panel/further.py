@@ -80,7 +80,8 @@ class FurtherSection:
         parameters = self._parameters
         self._follow(self._pair_of(parameters))
         rows = chosen_rows(parameters)
-        shown = {*rows, next((n for n in PAIRS if n not in rows), PAIRS[-1])}
+        whole = [n for n in rows if None not in two_of(parameters, n)]
+        shown = {*rows} if whole != rows else {*rows, *[n for n in PAIRS if n not in rows][:1]}
         for n in PAIRS:
             for name in (f"furtherFixed{n}Selector", f"furtherMoving{n}Selector", f"furtherWeight{n}SpinBox"):
                 visible = n in (rows if "Weight" in name else shown)
@@ -89,7 +90,7 @@ class FurtherSection:
         if rows:
             self._tell("")
         self._ui.furtherCollapsibleButton.text = (
-            _("Further volumes ({count} of each side)").format(count=len(rows)) if rows else self._title
+            _("Further volumes ({count} of each side)").format(count=len(whole)) if rows else self._title
         )
 
     def _follow(self, pair: tuple) -> None:
@@ -109,7 +110,7 @@ class FurtherSection:
                 setattr(self._parameters, f"furtherMoving{n}", fixed if swapped else None)
         if not swapped:
             self._ui.furtherCollapsibleButton.collapsed = False
-            self._tell(_("The further volumes lay beside the former two and were left. Choose those of these two."))
+            self._tell(_("The further volumes belonged to the former pair and are no longer chosen."))
 
     def _tell(self, text: str) -> None:
         self._ui.furtherLabel.text = text

@@ -16,7 +16,7 @@ from ..mrml.table import write_results
 from ..results.html import html_report, write_html_report
 from ..results.table import Row, rows
 from ..results.verdict import AFTER_ALL, BAD, LOOK, verdict
-from .colours import box, head, is_dark
+from .colours import FORMER, box, head, is_dark
 from .measures import gains_text, group_title, level_title, row_title
 from .messages import tell, told
 from .pictures import CAPTION, overview_task
@@ -66,7 +66,7 @@ class ResultsSection:
         """A run gave no result: the verdict below its message is that of the former one, and says so."""
         label, said = self._ui.verdictLabel, _("The result of before.")
         if label.text and not label.text.startswith(said):
-            label.text = f"{said} {label.text}"
+            label.text, label.styleSheet = f"{said} {label.text}", box(label, FORMER)
 
     def update(self) -> None:
         """Show the report of the result, and beside it that of the kept one."""

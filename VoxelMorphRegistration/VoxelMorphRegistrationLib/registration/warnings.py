@@ -39,10 +39,15 @@ def _warn_of_alignment(warnings: list[str], covered: float, gain: tuple[float, f
         )
     sure = evidence is not None and evidence >= SURE_EVIDENCE
     if covered < (SURE_COVERAGE if sure else SMALLEST_COVERAGE):
-        warnings.append(
-            f"Only {covered:.0f} % of the fixed anatomy lies within the moving image; there is nothing to compare in "
-            "the rest. Check the alignment, or give a mask of the region that both images show."
-        )
+        warnings.append(little_covered(covered))
+
+
+def little_covered(percent: float) -> str:
+    """What is said of so much of the fixed anatomy that the moving image covers."""
+    return (
+        f"Only {percent:.0f} % of the fixed anatomy lies within the moving image; there is nothing to compare in "
+        "the rest. Check the alignment, or give a mask of the region that both images show."
+    )
 
 
 def _warn_of_stages(warnings: list[str], gain: tuple[float, float], checks: dict) -> None:

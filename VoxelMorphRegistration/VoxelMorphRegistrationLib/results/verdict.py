@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..registration.report import headline
+from ..registration.warnings import SURE_COVERAGE, little_covered
 from .table import label_names, plain_report
 
 if TYPE_CHECKING:
@@ -81,7 +82,9 @@ def _against(plain: dict) -> Iterator[str]:
     if folded > _MANY_FOLDS:
         yield f"The deformation folds in {folded:.1f} % of the anatomy."
     covered = plain.get("covered_percent")
-    if covered is not None and covered < _LITTLE_COVERED:
+    # Where the alignment is sure, the report warns below SURE_COVERAGE only: what both show is registered all the same.
+    told = covered is not None and little_covered(covered) in (plain.get("warnings") or [])
+    if covered is not None and covered < (_LITTLE_COVERED if told else SURE_COVERAGE):
         yield f"Only {covered:.0f} % of the fixed anatomy lies within the moving image."
 
 
@@ -92,6 +95,9 @@ def _doubts(plain: dict) -> Iterator[str]:
         earlier = dice["before"]["labels"].get(label)
         if _fell(earlier, value, _FALLEN_DICE):
             yield f"'{named[label]}' overlaps less than before (Dice {earlier:.2f} to {value:.2f})."
+    covered = plain.get("covered_percent")
+    if covered is not None and covered < _LITTLE_COVERED:
+        yield f"Only {covered:.0f} % of the fixed anatomy lies within the moving image: the rest was not compared."
     count = _inside(plain).get("count") or _inside(plain).get("any_corner_count")
     if count:
         yield f"The deformation folds in {count:,} voxels: jump to the smallest determinant and look at the map."
