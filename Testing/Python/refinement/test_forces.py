@@ -96,6 +96,22 @@ def test_correlation_looks_at_nothing_that_is_not_known(block):
     assert float(found) == pytest.approx(np.mean(values), rel=1e-3)
 
 
+@pytest.mark.parametrize("level", [0.0, 0.7, 1.0])
+def test_what_is_even_in_one_image_pulls_at_nothing_and_weak_texture_counts(level):
+    """Saturated, or without any contrast: what rounding leaves of its variance is no texture. A contrast of .3 % is."""
+    generator = torch.Generator().manual_seed(7)
+    texture = torch.randn((1, 24, 16, 16), generator=generator)
+    even, weak = torch.full_like(texture, level), 0.5 + 0.003 * texture
+    fixed = torch.cat([even, weak], -1)
+    warped = torch.cat([0.5 + 0.1 * texture, 0.5 + 0.003 * torch.roll(texture, 1, 1)], -1)
+    value, slope = LocalCorrelation(fixed, 2).evaluate(warped, torch.ones(warped.shape[1:]))
+    pull = slope((slice(None), slice(None), slice(None)))[0].abs()
+    # Two voxels of a window, and two of the windows that a voxel belongs to, away from where they meet.
+    assert float(pull[..., :12].max()) < 0.02 * float(pull[..., 20:].mean())
+    own = LocalCorrelation(fixed, 2).evaluate(fixed, torch.ones(warped.shape[1:]), with_slope=False)[0]
+    assert float(own) > 0.45 and float(value) < 0.1
+
+
 @pytest.mark.parametrize("shape", [(12, 10, 8), (24, 26)])
 def test_correlation_in_blocks_is_that_of_the_windows_around_them(shape):
     generator = torch.Generator().manual_seed(4)

@@ -20,8 +20,10 @@ from ..images.slabs import Box, each, rows_of, within
 
 # Radius of the correlation window in voxels, the largest one used.
 WINDOW_RADIUS = 3
-# Windows with less contrast than about 1 % count as flat.
-FLAT = 1e-8
+# Added to the variances in a window: what rounding leaves of even values. Weak texture counts: with 1e-8
+# beside the product of both, known warps of an abdomen were found to 1.42, 1.07, 1.21 and 1.11 mm, with this to 1.26,
+# 1.01, 1.09 and 1.01.
+FLAT = 1e-7
 # Of the joint histogram: bins an axis, and the width of the Parzen window in bins, on top of linear weights.
 BINS, PARZEN_SIGMA = 32, 1.0
 # Of a slab, of each of the volumes that a correlation looks at together.
@@ -109,7 +111,7 @@ class LocalCorrelation:
         self._pooled_weight = self.blocks[0]
 
     def _in_windows(self, blocks: torch.Tensor) -> torch.Tensor:
-        """(3, *B): one over the blocks of a window, and the mean and variance of the fixed values there."""
+        """(3, *B): one over the blocks of a window, and the mean and variance (plus FLAT) of the fixed values there."""
         out = torch.empty_like(blocks)
 
         def in_rows(rows: slice) -> None:
@@ -117,7 +119,7 @@ class LocalCorrelation:
             inverse, mean_out, variance = out[:, rows]
             inverse.copy_(torch.where(count > 0, 1.0 / count, 0.0))
             torch.mul(mean, inverse, out=mean_out)
-            torch.mul(square, inverse, out=variance).addcmul_(mean_out, mean_out, value=-1).clamp_min_(0)
+            torch.mul(square, inverse, out=variance).addcmul_(mean_out, mean_out, value=-1).clamp_min_(0).add_(FLAT)
 
         each(in_rows, self._slabs)
         return out
@@ -163,10 +165,10 @@ class LocalCorrelation:
         def of_rows(rows: slice) -> torch.Tensor:
             inverse_count, mean_fixed, variance_fixed = fixed[:, rows]
             mean, variance, covariance = box_sum_rows(moments, rows, self.radius).mul_(inverse_count)
-            variance.addcmul_(mean, mean, value=-1).clamp_min_(0)
+            variance.addcmul_(mean, mean, value=-1).clamp_min_(0).add_(FLAT)
             covariance.addcmul_(mean_fixed, mean, value=-1)
             counts = weight[rows]
-            a = covariance / variance.mul_(variance_fixed).add_(FLAT)
+            a = covariance / variance.mul_(variance_fixed)
             value = covariance.mul_(a).mul_(counts).sum()
             if out is not None:
                 inverse_count = inverse_count * counts
