@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from alignment_cases import FIXED_GRID, VOXEL, axial, distance, grid_of, motion_of, picture
+from VoxelMorphRegistrationLib.alignment import align as road
 from VoxelMorphRegistrationLib.alignment.align import align
 from VoxelMorphRegistrationLib.alignment.motion import rotation_matrices
 from VoxelMorphRegistrationLib.alignment.search import _spread_rotations
@@ -27,6 +28,17 @@ def test_volume_turned_by_180_degrees_is_found():
 def test_slice_turned_in_its_plane_is_found(degrees):
     turn = motion_of((0, 0, math.radians(degrees)))
     assert distance(align(axial(), axial(turn), "rigid").matrix, turn) < 0.7
+
+
+def test_images_that_lie_nearly_alike_are_not_searched_for_and_others_are(monkeypatch):
+    searched = []
+    whole = road.best_start
+    monkeypatch.setattr(road, "best_start", lambda *arguments: searched.append(1) or whole(*arguments))
+    fixed = picture(FIXED_GRID)
+    for turn, shift, expected in ((0.1, 8, 0), (0.75, 45, 1)):
+        motion = motion_of((0, 0, turn), (shift, 0, -shift / 2))
+        found = align(fixed, picture(grid_of((44, 40, 40), (4, 4, 4)), motion), "rigid").matrix
+        assert distance(found, motion) < 0.5 and len(searched) == expected
 
 
 def test_what_looks_the_same_turned_is_doubted():

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import itertools
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from grids import make_grid
 from VoxelMorphRegistrationLib.errors import OutputError
 from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
 from VoxelMorphRegistrationLib.fields.files import read_field, reads_back, write_field
-from VoxelMorphRegistrationLib.fields.folding import folded_voxels
+from VoxelMorphRegistrationLib.fields.folding import differences, folded_voxels
 from VoxelMorphRegistrationLib.images import packed
 
 GRIDS = [
@@ -31,8 +32,16 @@ def field_on(grid):
     return DisplacementField(rng.normal(0, 3, (*grid.shape, 3)).astype(np.float32), grid)
 
 
+@pytest.fixture(params=["isal", "zlib"])
+def library(request, monkeypatch):
+    """What packs: the faster library, or the one that is always there."""
+    if request.param == "zlib":
+        monkeypatch.setitem(sys.modules, "isal", None)
+    return request.param
+
+
 @pytest.mark.parametrize("grid", GRIDS, ids=["parts", "one part"])
-def test_itk_reads_what_was_written_bit_by_bit(grid, tmp_path):
+def test_itk_reads_what_was_written_bit_by_bit(grid, library, tmp_path):
     field, path = field_on(grid), tmp_path / "t.h5"
     write_field(field, path)
     read = read_field(path)
@@ -46,7 +55,7 @@ def test_itk_reads_what_was_written_bit_by_bit(grid, tmp_path):
     assert reads_back(path, field)
 
 
-def test_a_smooth_field_takes_a_fraction_of_the_room(tmp_path):
+def test_a_smooth_field_takes_a_fraction_of_the_room(library, tmp_path):
     grid = GRIDS[0]
     smooth = np.sin(grid.positions() / 20) * 4
     field = DisplacementField((np.rint(smooth * 1024) / 1024).astype(np.float32), grid)
@@ -79,13 +88,22 @@ def test_without_h5py_itk_writes_the_same_numbers(tmp_path, monkeypatch):
     assert reads_back(path, field)
 
 
+def test_the_faster_library_packs_where_it_is(monkeypatch):
+    data = os.urandom(100) * 50
+    used = packed.packer(-zlib.MAX_WBITS)
+    assert type(used).__module__ != "zlib" and used.flush(zlib.Z_FULL_FLUSH) is not None
+    monkeypatch.setitem(sys.modules, "isal", None)
+    used = packed.packer(zlib.MAX_WBITS)
+    assert zlib.decompress(used.compress(data) + used.flush()) == data and type(used).__module__ == "zlib"
+
+
 def test_a_place_that_cannot_be_written_to_is_told(tmp_path):
     with pytest.raises(OutputError, match="could not be written"):
         write_field(field_on(GRIDS[1]), tmp_path / "missing" / "t.h5")
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_gzip_in_parts_is_one_stream(count, monkeypatch):
+def test_gzip_in_parts_is_one_stream(count, library, monkeypatch):
     monkeypatch.setattr(packed, "threads", lambda: count)
     parts = [b"", b"abc" * 1000, os.urandom(5000), b"z"]
     for strategy in (zlib.Z_DEFAULT_STRATEGY, zlib.Z_RLE):
@@ -121,6 +139,19 @@ def test_folds_of_a_flow_are_those_of_its_field(shape):
     found = folded_voxels(torch.from_numpy(flow))
     assert expected.any() and not expected.all()
     np.testing.assert_array_equal(found.reshape(expected.shape), expected)
+
+
+@pytest.mark.parametrize("scale", [0.05, 0.4, 1.0])
+def test_a_fold_at_any_corner_is_found_wherever_it_is(scale):
+    torch = pytest.importorskip("torch")
+    flow = torch.randn(3, 9, 10, 11, generator=torch.Generator().manual_seed(0)).mul_(scale)
+    sides = [differences(flow, axis) for axis in range(3)]
+    lowest = torch.full(flow.shape[1:], torch.inf)
+    for chosen in itertools.product(*sides):
+        jacobian = torch.stack(chosen, -1).movedim(0, -2) + torch.eye(3)
+        lowest = torch.minimum(lowest, torch.linalg.det(jacobian))
+    assert (lowest > 0).any() and (lowest.abs() > 1e-5).all()
+    np.testing.assert_array_equal(folded_voxels(flow), (lowest <= 0).numpy())
 
 
 def test_packing_needs_no_torch():

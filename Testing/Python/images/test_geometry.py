@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 
 from grids import KINDS, make_grid, rotation, smooth_function, smooth_image
 from VoxelMorphRegistrationLib.errors import InputError, OutputError
@@ -238,6 +239,25 @@ def test_axis_by_axis_is_what_interpolating_everywhere_gives(axes, smooth, monke
     assert 0.01 < np.mean(quick != -3.0) < 0.99
     np.testing.assert_array_equal(quick == -3.0, everywhere == -3.0)
     np.testing.assert_allclose(quick, everywhere, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("step", "first"),
+    [((1, 1, 1), (2, 1, 0)), ((2, 1, 3), (0, 0, 1)), ((1, 1, 1), (-3, 2, -1)), ((-1, 2, -2), (20, 0, 15))],
+)
+def test_voxels_of_the_source_are_read_as_they_are_and_the_border_beyond(step, first):
+    volume = torch.from_numpy(np.random.default_rng(0).random((2, 14, 17, 22), np.float32))
+    matrix = np.diag([*step, 1.0])
+    matrix[:3, 3] = first
+    shape = (6, 8, 9)
+    reader = sampling.AxisReader.of(volume, matrix, shape)
+    everywhere = sampling.sample(volume[None], sampling.affine_positions(matrix, shape, slice(2, 5))[None])[0]
+    np.testing.assert_allclose(reader(slice(2, 5)), everywhere, atol=1e-5)
+    expected = volume.numpy()
+    for axis, count in enumerate(shape):
+        voxels = first[2 - axis] + step[2 - axis] * np.arange(count)
+        expected = expected.take(voxels.clip(0, volume.shape[1 + axis] - 1), 1 + axis)
+    np.testing.assert_array_equal(reader(slice(0, 6)), expected)
 
 
 def test_a_voxel_that_is_not_finite_spoils_only_its_surroundings():

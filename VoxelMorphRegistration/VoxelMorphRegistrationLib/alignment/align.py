@@ -31,7 +31,7 @@ from .judging import NO_GAIN, SMALLEST_EVIDENCE, fault_of
 from .motion import about, angle, shift
 from .pair import Pair, check_contrast
 from .reduced import mass_center
-from .search import best_start, turned_start
+from .search import best_start, near_start, turned_start
 
 if TYPE_CHECKING:
     from .fit import Progress
@@ -191,9 +191,13 @@ def _registered(
 def _searched(pair: Pair, edges: Edges, report: Progress) -> tuple[np.ndarray, list[str]]:
     """The best start of the coarse search, and what is to be said against it.
 
-    Most images lie nearly alike, so that large rotations are looked at only where the best of the others may be wrong:
-    right ones for one modality reach 19 and more standard deviations, brains turned by 180 degrees at most 9.4.
+    Most images lie nearly alike, so that the whole search is made only where the best start nearby may be wrong, and
+    large rotations are looked at only where the best of that may be: right ones for one modality reach 19 and more
+    standard deviations, brains turned by 180 degrees at most 9.4.
     """
+    near = near_start(pair)
+    if edges.evidence(near) >= SURE_EVIDENCE:
+        return near, []
     near = best_start(pair, report)
     evidence = edges.evidence(near)
     if evidence >= SURE_EVIDENCE:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # view, skull against none).
 EDGE_POINTS, EDGE_COPIES = 8_000, 60
 COPY_SHIFTS, COPY_DEGREES = (0.2, 0.4), (20.0, 50.0)
+# Points known in both images, below which nothing can be said.
+FEWEST_KNOWN = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,13 +32,13 @@ class Edges:
 
     An edge is the gradient over its length, a noise level added in squares (normalised gradient fields, Haber and
     Modersitzki 2006): its direction where there is an edge, near 0 elsewhere; its sign does not count.
-    points: (N, 3) in the frame. fixed: (N, 3), edges there. moving: the components of the moving edges.
+    points: (N, 3) in the frame. fixed: (N, 3), edges there. moving: the components of the moving edges, as channels.
     extent: mm of the fixed field of view along the frame's axes. dimension: 2 or 3.
     """
 
     points: np.ndarray
     fixed: np.ndarray
-    moving: tuple[Source, ...]
+    moving: Source
     extent: np.ndarray
     dimension: int
     seed: int
@@ -50,8 +52,8 @@ class Edges:
         kji = np.stack(np.unravel_index(chosen, pair.mask.shape), -1)
         return Edges(
             pair.fixed.grid.to_ras(kji[:, ::-1]),
-            fixed[tuple(kji.T)].astype(np.float64),
-            tuple(Source.of(pair.moving.with_array(moving[..., axis])) for axis in range(3)),
+            fixed[tuple(kji.T)],
+            Source.of_channels(moving, pair.moving.grid),
             np.ptp(pair.fixed.grid.corners(), axis=0),
             pair.dimension,
             seed,
@@ -60,24 +62,32 @@ class Edges:
     def agreement(self, found: np.ndarray) -> tuple[float, float]:
         """How well edges meet under a map (4, 4), each 0 to 1: over all points, where an edge that meets none counts
         against the map, and over the points where both images have one. 0 with too few points in both."""
-        moving = np.stack([source.at(self.points, found[None])[0] for source in self.moving], -1)
-        known = np.isfinite(moving).all(-1)
-        if np.count_nonzero(known) < 100:
-            return 0.0, 0.0
+        everywhere, both = self._agreements(found[None])[0].tolist()
+        return everywhere, both
+
+    def _agreements(self, maps: np.ndarray) -> np.ndarray:
+        """`agreement` of maps (B, 4, 4): (B, 2)."""
+        import torch
+
+        moving = self.moving.channels_at(self.points, maps)
+        known = moving.isfinite().all(0)
         # A gradient is carried back by the transpose.
-        moving = moving[known].astype(np.float64) @ found[:3, :3]
-        fixed = self.fixed[known]
-        both = (fixed * moving).sum(1) ** 2
-        each = (fixed**2).sum(1), (moving**2).sum(1)
-        all_points = both.mean() / max(math.sqrt((each[0] ** 2).mean() * (each[1] ** 2).mean()), 1e-9)
-        return float(all_points), float(both.sum() / max((each[0] * each[1]).sum(), 1e-9))
+        linear = torch.from_numpy(maps[:, :3, :3].astype(np.float32))
+        carried = torch.bmm(moving.nan_to_num_(0.0).permute(1, 2, 0), linear)
+        fixed = torch.from_numpy(self.fixed)
+        product = (carried * fixed).sum(-1).square_().sum(1)
+        own, other = fixed.square().sum(-1) * known, carried.square_().sum(-1)
+        all_points = product / (own.square().sum(1) * other.square().sum(1)).sqrt_().clamp_min_(1e-9)
+        where_both = product / (own * other).sum(1).clamp_min_(1e-9)
+        found = torch.stack([all_points, where_both], 1)
+        return found.masked_fill_((known.sum(1) < FEWEST_KNOWN)[:, None], 0.0).double().numpy()
 
     def evidence(self, found: np.ndarray) -> float:
         """By how many standard deviations a map agrees better than displaced copies of it, the larger of the two."""
-        here = np.array(self.agreement(found))
-        copies = np.array([self.agreement(found @ motion) for motion in self._displacements()])
-        spread = copies.std(0)
-        return float(((here - copies.mean(0)) / np.maximum(spread, 1e-6)).max())
+        copies = [found @ motion for motion in self._displacements()]
+        here, *others = self._agreements(np.stack([found, *copies]))
+        spread = np.std(others, 0)
+        return float(((here - np.mean(others, 0)) / np.maximum(spread, 1e-6)).max())
 
     def _displacements(self) -> list[np.ndarray]:
         rng = np.random.default_rng(self.seed)

@@ -33,7 +33,7 @@ def reduced(image: Image, spacing: float) -> Image:
     limits, NaN outside.
     """
     # Means over whole blocks first: much cheaper than smoothing every voxel.
-    image = _block_means(image.with_array(image.array.astype(np.float32)), spacing)
+    image = _block_means(image, spacing)
     flat = -1 if image.grid.dimension == 3 else image.grid.across
     wanted = [s if axis == flat else max(s, spacing) for axis, s in enumerate(image.grid.spacing)]
     small = resample(image, working_grid(image.grid, tuple(wanted)), background=math.nan, smooth=True)
@@ -50,15 +50,26 @@ def _block_means(image: Image, spacing: float) -> Image:
     factors = np.where(image.grid.size == 1, 1, factors)
     if factors.max() == 1:
         return image
-    size = -(-image.grid.size // factors)
-    array = np.pad(image.array, [(0, n) for n in (size * factors - image.grid.size)[::-1]], mode="edge")
-    for axis in range(3):
-        shape = (*array.shape[:axis], -1, int(factors[2 - axis]), *array.shape[axis + 1 :])
-        array = array.reshape(shape).mean(axis + 1)
+    array = image.array
+    for axis, factor in enumerate(factors[::-1].tolist()):
+        array = _means_along(array, axis, factor)
     matrix = image.grid.ijk_to_ras.copy()
     matrix[:3, :3] *= factors
     matrix[:3, 3] = image.grid.to_ras((factors - 1) / 2)
     return Image(array, Grid(array.shape, matrix), image.name)
+
+
+def _means_along(array: np.ndarray, axis: int, factor: int) -> np.ndarray:
+    """Means (K, J, I) of so many neighbours along an axis, float32. A sum of slices: many times faster than numpy's own
+    over an axis of a few."""
+    missing = -array.shape[axis] % factor
+    if missing:
+        array = np.pad(array, [(0, missing if n == axis else 0) for n in range(3)], mode="edge")
+    before = (slice(None),) * axis
+    total = array[(*before, slice(0, None, factor))].astype(np.float32)
+    for start in range(1, factor):
+        total += array[(*before, slice(start, None, factor))]
+    return total if factor == 1 else np.divide(total, np.float32(factor), out=total)
 
 
 def usable_voxels(fixed: Image, mask: Image | None, frame: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
+from ..images.grid import Grid
 from ..images.image import Image
 from .reduced import extent
 
@@ -87,7 +88,7 @@ def _entropy(probabilities: np.ndarray) -> np.ndarray:
 class Source:
     """An image to be looked up under many maps: its voxels within a margin of NaN, so that outside is unknown too.
 
-    volume: (1, 1, K, J, I) tensor. to_volume: (3, 4), frame to the (i, j, k) of grid_sample, -1 to 1.
+    volume: (1, C, K, J, I) tensor. to_volume: (3, 4), frame to the (i, j, k) of grid_sample, -1 to 1.
     """
 
     volume: torch.Tensor
@@ -95,22 +96,31 @@ class Source:
 
     @staticmethod
     def of(image: Image) -> Source:
+        return Source.of_channels(image.array[..., None], image.grid)
+
+    @staticmethod
+    def of_channels(array: np.ndarray, grid: Grid) -> Source:
+        """array: (K, J, I, C), several values a voxel."""
         import torch
 
-        margin = [int(n > 1) for n in image.grid.shape]
-        array = np.pad(image.array.astype(np.float32), [(m, m) for m in margin], constant_values=math.nan)
-        scale = 2.0 / np.array(array.shape[::-1])
-        to_volume = image.grid.ras_to_ijk[:3] * scale[:, None]
+        margin = [int(n > 1) for n in grid.shape]
+        widths = [*((m, m) for m in margin), (0, 0)]
+        array = np.pad(array.astype(np.float32), widths, constant_values=math.nan)
+        scale = 2.0 / np.array(array.shape[2::-1])
+        to_volume = grid.ras_to_ijk[:3] * scale[:, None]
         to_volume[:, 3] += (np.array(margin[::-1]) + 0.5) * scale - 1.0
-        return Source(torch.from_numpy(array)[None, None], to_volume)
+        return Source(torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, 0)))[None], to_volume)
 
     def at(self, points: np.ndarray, maps: np.ndarray) -> np.ndarray:
         """Linearly interpolated values (B, N) where `maps` (B, 4, 4) take `points` (N, 3); NaN where unknown."""
+        return self.channels_at(points, maps)[0].numpy()
+
+    def channels_at(self, points: np.ndarray, maps: np.ndarray) -> torch.Tensor:
+        """The values `at` gives, of every channel, (C, B, N)."""
         import torch
         import torch.nn.functional as F
 
         matrices = torch.from_numpy((self.to_volume @ maps).astype(np.float32))
         flat = torch.from_numpy(points.astype(np.float32)).expand(len(maps), -1, -1)
         positions = torch.baddbmm(matrices[:, None, :, 3], flat, matrices[:, :, :3].transpose(1, 2))
-        values = F.grid_sample(self.volume, positions[None, None], padding_mode="border", align_corners=False)
-        return values[0, 0, 0].numpy()
+        return F.grid_sample(self.volume, positions[None, None], padding_mode="border", align_corners=False)[0, :, 0]

@@ -42,11 +42,7 @@ def _starts(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
     vectors = np.array(list(itertools.product(*(steps if a in free else [0.0] for a in range(3)))))
     vectors = vectors[np.linalg.norm(vectors, axis=1) <= ROTATION_LIMIT]
     center = pair.fixed_center
-    pivots = [
-        (center, center),
-        (center, pair.moving_center),
-        (mass_center(pair.fixed), mass_center(pair.moving)),
-    ]
+    pivots = _pivots(pair)
     low, high = (f(pair.fixed.grid.corners(), axis=0) for f in (np.min, np.max))
     offsets = [np.zeros(3)]
     for axis in range(pair.dimension):
@@ -57,6 +53,16 @@ def _starts(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
             rotations.append(rotation)
             images.append(rotation @ (center - pivot) + target + offset)
     return np.array(rotations), np.array(images)
+
+
+def _pivots(pair: Pair) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Positions in the fixed image that may belong onto ones in the moving image."""
+    center = pair.fixed_center
+    return [
+        (center, center),
+        (center, pair.moving_center),
+        (mass_center(pair.fixed), mass_center(pair.moving)),
+    ]
 
 
 def _maps(rotations: np.ndarray, images: np.ndarray, center: np.ndarray) -> np.ndarray:
@@ -73,9 +79,19 @@ def _ranked(samples: Samples, maps: np.ndarray, doubt: float) -> np.ndarray:
     return samples.score(maps)[0] * (1 - doubt * np.arccos(np.clip(cosine, -1, 1)))
 
 
+def near_start(pair: Pair) -> np.ndarray:
+    """The most similar rigid start (4, 4) by a pattern search from the images as they lie, their centres, and their
+    centres of mass: what is enough for most, at a tenth of the cost of `best_start`."""
+    samples, center = pair.coarse_samples, pair.fixed_center
+    images = np.array([center - pivot + target for pivot, target in _pivots(pair)])
+    rotations = np.tile(np.eye(3), (len(images), 1, 1))
+    scores = _ranked(samples, _maps(rotations, images, center), ROTATION_DOUBT)
+    return _climbed(pair, samples, rotations, images, scores, ROTATION_DOUBT, lambda fraction: None)
+
+
 def best_start(pair: Pair, report: Progress) -> np.ndarray:
     """The most similar rigid start as a (4, 4) map, by a lattice of starts and a pattern search from the best."""
-    samples = pair.coarse_samples()
+    samples = pair.coarse_samples
     rotations, images = _starts(pair)
     scores = _ranked(samples, _maps(rotations, images, pair.fixed_center), ROTATION_DOUBT)
     report(0.2)
@@ -88,7 +104,7 @@ def best_start(pair: Pair, report: Progress) -> np.ndarray:
 def turned_start(pair: Pair) -> np.ndarray:
     """The most similar rigid start among large rotations about any axis, beyond those of `best_start`: of images whose
     files have lost how the patient lay."""
-    samples = pair.coarse_samples()
+    samples = pair.coarse_samples
     all_ways = _spread_rotations(TURNS) if pair.dimension == 3 else _plane_rotations(PLANE_TURNS)
     far = np.trace(all_ways, axis1=1, axis2=2) < 1 + 2 * math.cos(SMALLEST_TURN)
     center = pair.fixed_center

@@ -200,13 +200,20 @@ def any_corner_folds(sides: list) -> np.ndarray:
     """
     import torch
 
-    columns = [[side.clone() for side in pair] for pair in sides]
+    # With the sum of a row's differences below one, I + grad u is dominated by its diagonal, its determinant positive.
+    steep = functools.reduce(torch.add, (torch.maximum(*(side.abs() for side in pair)) for pair in sides))
+    doubtful = (steep.amax(0) >= 1).cpu()
+    folded = doubtful.numpy()
+    if not folded.any():
+        return folded
+    columns = [[side[:, doubtful.to(side.device)] for side in pair] for pair in sides]
     for axis in range(3):
         for side in columns[axis]:
             side[axis] += 1.0
     products = (_cross(second, third) for second in columns[1] for third in columns[2])
     values = (_dot(first, product) for product in products for first in columns[0])
-    return (functools.reduce(torch.minimum, values) <= 0).cpu().numpy()
+    folded[folded] = (functools.reduce(torch.minimum, values) <= 0).cpu().numpy()
+    return folded
 
 
 def _cross(b, c):

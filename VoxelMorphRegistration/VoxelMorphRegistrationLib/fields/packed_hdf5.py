@@ -17,7 +17,7 @@ import numpy as np
 
 from ..images.files import itk_geometry
 from ..images.grid import Grid
-from ..images.packed import in_order
+from ..images.packed import in_order, packer
 
 if TYPE_CHECKING:
     from .displacement import DisplacementField
@@ -82,9 +82,10 @@ def holds(path: Path, field: DisplacementField) -> bool:
 def _chunks(field: DisplacementField, size: int) -> Iterator[np.ndarray]:
     """The values as ITK has them, x, y, z in LPS mm voxel by voxel, `size` at a time, zeros behind the last ones."""
     flat = field.displacement_ras.reshape(-1)
+    every = np.tile(_FLIP, size // 3 + 2)
     for start in range(0, len(flat), size):
         # A part may begin within a voxel.
-        signs = np.resize(np.roll(_FLIP, -(start % 3)), min(size, len(flat) - start))
+        signs = every[start % 3 :][: min(size, len(flat) - start)]
         part = np.zeros(size, "<f4")
         np.multiply(flat[start : start + size], signs, out=part[: len(signs)])
         yield part
@@ -92,8 +93,8 @@ def _chunks(field: DisplacementField, size: int) -> Iterator[np.ndarray]:
 
 def _packed(values: np.ndarray) -> bytes:
     """As HDF5's filters shuffle and deflate do: all first bytes, all second ones and so on, which repeat more."""
-    packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
-    return packer.compress(np.ascontiguousarray(values.view(np.uint8).reshape(-1, 4).T).data) + packer.flush()
+    stream = packer(zlib.MAX_WBITS, zlib.Z_RLE)
+    return stream.compress(np.ascontiguousarray(values.view(np.uint8).reshape(-1, 4).T).data) + stream.flush()
 
 
 def _unpacked(data: bytes) -> np.ndarray:

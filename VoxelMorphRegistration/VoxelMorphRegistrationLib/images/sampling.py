@@ -24,6 +24,8 @@ __all__ = ["gaussian_smooth"]
 SLAB_VOXELS = 1_000_000
 # The margin absorbs float32 rounding, so that a voxel on the very edge is not lost.
 _HALF_A_VOXEL = 0.501
+# Positions along an axis that differ by less, in voxels, are the same.
+_ROUNDING = 1e-4
 
 
 def voxel_positions(displacement: torch.Tensor) -> torch.Tensor:
@@ -204,18 +206,22 @@ def affine_positions(
 
 
 class AxisReader:
-    """Linear interpolation on a grid whose axes run along those of the source: one band matrix for each axis.
+    """Linear interpolation on a grid whose axes run along those of the source, axis by axis.
 
-    The same as `sample` at `affine_positions`, border repeated, in a third of the time. volume (C, K', J', I').
-    inside: for each array axis of the grid, which of its planes lie within the source's voxels, as `inside` says.
+    The same as `sample` at `affine_positions`, border repeated, in a third of the time; where the grid's voxels are
+    some of the source's, they are only picked. volume (C, K', J', I'). inside: for each array axis of the grid, which
+    of its planes lie within the source's voxels, as `inside` says. What is read may be a view of the volume.
     """
 
     def __init__(
-        self, volume: torch.Tensor, order: list[int], bands: list[torch.Tensor], inside: list[np.ndarray]
+        self, volume: torch.Tensor, order: list[int], lines: list[slice | torch.Tensor], inside: list[np.ndarray]
     ) -> None:
+        """lines: for each axis as `_along` takes them."""
         self.inside = inside
-        self._volume = volume.permute(0, *(1 + axis for axis in order)).contiguous()
-        self._bands = bands
+        self._volume = volume.permute(0, *(1 + axis for axis in order))
+        if any(not isinstance(line, slice) and line.dim() == 2 for line in lines):
+            self._volume = self._volume.contiguous()
+        self._lines = lines
 
     @staticmethod
     def of(
@@ -231,29 +237,61 @@ class AxisReader:
         across = np.array(matrix[:3, :3], np.float64)
         across[np.arange(3), along] = 0.0
         # What float32 positions are good for in a large volume.
-        if sorted(along) != [0, 1, 2] or (np.abs(across) @ (np.array(shape[::-1]) - 1.0)).max() > 1e-4:
+        if sorted(along) != [0, 1, 2] or (np.abs(across) @ (np.array(shape[::-1]) - 1.0)).max() > _ROUNDING:
             return None
-        order, bands, within = [], [], []
+        order: list[int] = []
+        lines: list[slice | torch.Tensor] = []
+        within = []
         for axis, size in enumerate(shape):
             source = int(np.flatnonzero(along == 2 - axis)[0])
             order.append(2 - source)
             positions = matrix[source, 2 - axis] * np.arange(size) + matrix[source, 3]
-            count = volume.shape[1 + order[-1]]
-            bands.append(_linear_band(positions, count, sigmas[order[-1]]).to(volume))
+            count, sigma = volume.shape[1 + order[-1]], sigmas[order[-1]]
+            whole = _whole_voxels(positions, count) if sigma <= 0 else None
+            lines.append(_linear_band(positions, count, sigma).to(volume) if whole is None else whole)
             within.append((positions >= -_HALF_A_VOXEL) & (positions <= count - 1 + _HALF_A_VOXEL))
-        return AxisReader(volume, order, bands, within)
+        return AxisReader(volume, order, lines, within)
 
     def __call__(self, rows: slice) -> torch.Tensor:
         """The slab `rows` of the output, (C, k, J, I)."""
-        first, second, third = self._bands
-        band = first[rows]
-        used = torch.nonzero(band.any(0))[:, 0]
-        low, high = int(used[0]), int(used[-1]) + 1
-        part = self._volume[:, low:high]
-        count, _, height, width = part.shape
+        first, second, third = self._lines
+        if isinstance(first, slice):
+            begin, step = first.start, first.step
+            first = slice(begin + step * rows.start, begin + step * (rows.stop - 1) + 1, step)
+        else:
+            first = first[rows]
         # Axis by axis, the one whose product is largest last.
-        part = torch.matmul(band[:, low:high], part.reshape(count, high - low, -1)).reshape(count, -1, height, width)
-        return torch.matmul(second, part) @ third.T
+        part = _along(self._volume, 1, first)
+        return _along(_along(part, 2, second), 3, third)
+
+
+def _along(part: torch.Tensor, axis: int, line: slice | torch.Tensor) -> torch.Tensor:
+    """(C, k, J, I) read along an axis: voxels by a slice or their numbers (n,), or sums of them by a matrix (n, m)."""
+    if isinstance(line, slice):
+        return part[(slice(None),) * axis + (line,)]
+    if line.dim() == 1:
+        return part.index_select(axis, line)
+    if axis == 3:
+        return part @ line.T
+    if axis == 2:
+        return torch.matmul(line, part)
+    used = torch.nonzero(line.any(0))[:, 0]
+    low, high = int(used[0]), int(used[-1]) + 1
+    part = part[:, low:high]
+    count, _, height, width = part.shape
+    return torch.matmul(line[:, low:high], part.reshape(count, high - low, -1)).reshape(count, -1, height, width)
+
+
+def _whole_voxels(positions: np.ndarray, size: int) -> slice | torch.Tensor | None:
+    """The voxels at positions along an axis of so many, the border repeated, where each is one of them."""
+    voxels = np.rint(positions)
+    if np.abs(positions - voxels).max() > _ROUNDING:
+        return None
+    numbers = voxels.clip(0, size - 1).astype(np.int64)
+    step = 1 if len(numbers) == 1 else int(numbers[1] - numbers[0])
+    if step > 0 and np.array_equal(numbers, voxels):
+        return slice(int(numbers[0]), int(numbers[-1]) + 1, step)
+    return torch.from_numpy(numbers)
 
 
 def _linear_band(positions: np.ndarray, size: int, sigma: float) -> torch.Tensor:

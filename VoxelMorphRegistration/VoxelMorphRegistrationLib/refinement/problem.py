@@ -102,13 +102,14 @@ class Problem:
         self.base = float(np.min(region.spacing[region.size > 1]))
         self.grid = working_grid(region, self.base * level.spacing * level.field_ratio)
         self.field_sigma = FIELD_SIGMA[similarity] * factor_of(similarity)
-        self.seen = (level.spacing, level.field_ratio, similarity)
-        same = previous if previous is not None and previous.seen == self.seen else None
+        image_grid = _split(self.grid, level.field_ratio)
+        self.seen = (image_grid, level.spacing, similarity)
+        same = previous if previous is not None and previous.sees_as(self) else None
         # What leads the similarity compares all images; then each channel has its own.
         own = similarity == options.similarity
         compared = [(one, (one.similarity if own else None) or similarity) for one in pair.channels]
         self.volumes: list[tuple] = (
-            same.volumes if same is not None else [self._volumes(level, *one) for one in compared]
+            same.volumes if same is not None else [self._volumes(image_grid, level, *one) for one in compared]
         )
         total = sum(one.weight for one in pair.channels)
         part = 1.0
@@ -118,7 +119,7 @@ class Problem:
         self.parts: list[tuple[float, Callable, Callable]] = []
         for (channel, named), volumes in zip(compared, self.volumes, strict=True):
             term = self._term(volumes[0], level, named, smooth, unlike or in_detail)
-            images = Compared(term, *volumes[1:])
+            images = Compared(term, *volumes[1:], level.field_ratio)
             step = _step(images, named, factor_of(named), part)
             self.parts.append((channel.weight / total, step, images.similarity))
             if not self.parts[1:]:
@@ -139,18 +140,22 @@ class Problem:
 
     # --- set-up ---
 
+    def sees_as(self, other: Problem) -> bool:
+        """Whether both compare the same volumes."""
+        (own, *how), (others, *how_others) = self.seen, other.seen
+        return how == how_others and own.same_as(others)
+
     def _wide(self, grid: Grid, spacing: float) -> tuple[Grid, int]:
         """A grid with a margin for what the field brings in from outside, and the margin in voxels."""
         margin = max(1, int(np.ceil(MARGIN * mean_extent(grid) / spacing)))
         margins = np.where(grid.size > 1, margin, 0)
         return grid.cropped(-margins, grid.size + 2 * margins), margin
 
-    def _volumes(self, level: Level, channel: Channel, similarity: str) -> tuple:
-        """Fixed and moving volumes (C, *S), where the moving ones are known and the fixed ones count, the margin of
-        the moving ones in voxels, and the voxels of the images in one of the field.
+    def _volumes(self, image_grid: Grid, level: Level, channel: Channel, similarity: str) -> tuple:
+        """Fixed and moving volumes (C, *S), where the moving ones are known and the fixed ones count, and the margin of
+        the moving ones in voxels.
         """
         pair = self.pair
-        image_grid = _split(self.grid, level.field_ratio)
         wide, margin = self._wide(image_grid, self.base * level.spacing)
         # Descriptors see the images twice as fine as the field, but no finer than they are.
         pool = 2 if similarity == "mind" and level.spacing > 1 else 1
@@ -166,7 +171,7 @@ class Problem:
             fixed, moving = fixed[None], moving[None]
             # At the edge the volume drops to zero, which is no slope of the image.
             valid = None if valid is None else _alone(valid, 1)[0]
-        return fixed, moving, valid, self._weight(image_grid), margin, level.field_ratio
+        return fixed, moving, valid, self._weight(image_grid), margin
 
     def _term(self, fixed: torch.Tensor, level: Level, similarity: str, smooth: bool, guided: bool) -> Term:
         """The term of fixed volumes; of the correlation, if `guided`, with another one that guides it."""
