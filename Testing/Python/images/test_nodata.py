@@ -116,7 +116,10 @@ def test_padding_in_unsigned_numbers_is_found():
 def test_real_values_are_left_alone(array):
     image = Image(np.asarray(array), GRID, "image")
     found = filled(image)
-    assert found.image is image and found.sentence() == ""
+    assert found.image.array is image.array and found.sentence() == ""
+    # It is not looked at again, until it has other values.
+    again = filled(found.image)
+    assert again.image is found.image and not found.image.with_array(image.array).complete
 
 
 def test_image_without_any_data_is_refused():

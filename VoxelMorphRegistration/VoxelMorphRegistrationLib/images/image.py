@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 class Image:
     """Voxel values on a grid. array: (K, J, I) numeric; name: what messages call it.
 
-    told: what was doubtful when it was read, in sentences that are passed on as warnings.
+    told: what was doubtful when it was read, in sentences that are passed on as warnings. complete: known to have data
+    in every voxel (see images.nodata), so that they are not looked for again.
     """
 
     array: np.ndarray = field(repr=False)
     grid: Grid
     name: str = "image"
     told: tuple[str, ...] = ()
+    complete: bool = False
 
     def __post_init__(self) -> None:
         if self.array.shape != self.grid.shape:

@@ -7,7 +7,7 @@ background there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -40,7 +40,7 @@ FILLINGS = 4
 class Filled:
     """An image with data everywhere.
 
-    image: `value` where there were none; the one given where nothing was missing. missing: how many voxels. kinds: what
+    image: `value` where there were none, and marked as complete. missing: how many voxels. kinds: what
     they held, such as "NaN" or "-3024". known: (K, J, I), where there were data (None: everywhere).
     """
 
@@ -62,6 +62,8 @@ class Filled:
 
 def filled(image: Image) -> Filled:
     """The image with background in its voxels without data. Raises InputError where it has none with data."""
+    if image.complete:
+        return Filled(image)
     array = image.array
     known, kinds = None, []
     if array.dtype.kind == "f" and not (known := np.isfinite(array)).all():
@@ -75,7 +77,7 @@ def filled(image: Image) -> Filled:
         kinds += [f"{value:g}" for value in padding[0]]
         known = ~padding[1] if known is None else known & ~padding[1]
     if known is None:
-        return Filled(image)
+        return Filled(replace(image, complete=True))
     if not known.any():
         raise InputError(
             f"The {image.name} has no usable values: all of its {array.size} voxels are without data "
@@ -83,7 +85,8 @@ def filled(image: Image) -> Filled:
         )
     value = _background(array, known)
     missing = array.size - int(np.count_nonzero(known))
-    return Filled(image.with_array(np.where(known, array, value)), missing, tuple(kinds), float(value), known)
+    whole = replace(image, array=np.where(known, array, value), complete=True)
+    return Filled(whole, missing, tuple(kinds), float(value), known)
 
 
 def _padding(array: np.ndarray, known: np.ndarray | None) -> tuple[list[float], np.ndarray] | None:

@@ -187,10 +187,14 @@ class Problem:
         outside = low if matrix is None or _ends_in_background(image, window) else np.nan
         seen = resample(image, grid, matrix, outside, smooth=True).array
         valid = np.isfinite(seen)
-        seen = np.where(valid, (seen - low) * scale, 0.0).astype(np.float32)
+        seen -= np.float32(low)
+        seen *= np.float32(scale)
+        if not valid.all():
+            seen[~valid] = 0.0
         if mask is not None:
             valid &= resample(mask.with_array((mask.array > 0).astype(np.uint8)), grid, matrix).array >= 0.5
-        return self._tensor(np.clip(seen, 0, 1)), None if valid.all() else self._tensor(valid.astype(np.float32))
+        np.clip(seen, 0, 1, out=seen)
+        return self._tensor(seen), None if valid.all() else self._tensor(valid.astype(np.float32))
 
     def _weight(self, grid: Grid) -> torch.Tensor:
         """The mask, and what correlation windows in it see."""

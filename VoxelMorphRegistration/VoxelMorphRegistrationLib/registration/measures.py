@@ -77,7 +77,7 @@ def measured(
     report = {
         "similarity": similar,
         "folding": folding,
-        "largest_displacement_mm": float(np.linalg.norm(deformation.displacement_ras, axis=-1).max()),
+        "largest_displacement_mm": _longest(deformation.displacement_ras),
         "tre_mm": errors,
         "volume_change_percent": changes,
         "covered_percent": _covered_percent(fixed.grid, moving.grid, region, linear, deformation),
@@ -85,6 +85,11 @@ def measured(
         **overlaps,
     }
     return Measures(determinant, report, gains)
+
+
+def _longest(vectors: np.ndarray) -> float:
+    """The largest length of vectors (K, J, I, 3)."""
+    return float(np.sqrt(max(np.einsum("jia,jia->ji", part, part).max() for part in vectors)))
 
 
 def own_grid(deformation: DisplacementField, fixed: Grid) -> Grid:
@@ -123,19 +128,21 @@ def _similarities(
     region = _dilated(mask[every], 2)
     if not region.any():
         region = np.ones_like(region)
-    images = {}
+    images: dict[str, np.ndarray] = {}
+    similar: dict[str, dict[str, float]] = {}
+    values = fixed.array[every]
     maps = {"before": (None, linear.start), "aligned": (None, linear.matrix), "after": (deformation, linear.matrix)}
     for name, (field, matrix) in maps.items():
-        images[name] = warp_image(moving, grid, field, matrix, np.nan).array
-        run.report(0.5)
-    values = fixed.array[every]
-    similar = {
-        name: {
+        if name == "aligned" and np.array_equal(matrix, linear.start):
+            # Nothing was aligned.
+            images[name], similar[name] = images["before"], dict(similar["before"])
+            continue
+        image = images[name] = warp_image(moving, grid, field, matrix, np.nan).array
+        similar[name] = {
             "local": evaluation.local_correlation(values, image, region),
             **evaluation.similarity(values, image, region),
         }
-        for name, image in images.items()
-    }
+        run.report(0.5)
 
     def both(first: str, second: str) -> tuple[float, float]:
         seen = [region & np.isfinite(images[name]) for name in (first, second)]
