@@ -65,11 +65,11 @@ def _means_along(array: np.ndarray, axis: int, factor: int) -> np.ndarray:
     missing = -array.shape[axis] % factor
     if missing:
         array = np.pad(array, [(0, missing if n == axis else 0) for n in range(3)], mode="edge")
-    before = (slice(None),) * axis
-    total = array[(*before, slice(0, None, factor))].astype(np.float32)
+    lines = np.moveaxis(array, axis, 0)
+    total = lines[::factor].astype(np.float32)
     for start in range(1, factor):
-        total += array[(*before, slice(start, None, factor))]
-    return total if factor == 1 else np.divide(total, np.float32(factor), out=total)
+        total += lines[start::factor]
+    return np.moveaxis(total if factor == 1 else np.divide(total, np.float32(factor), out=total), 0, axis)
 
 
 def usable_voxels(fixed: Image, mask: Image | None, frame: np.ndarray) -> np.ndarray:

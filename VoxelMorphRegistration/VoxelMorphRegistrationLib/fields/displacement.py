@@ -151,6 +151,8 @@ class DisplacementField:
 
         grid = grid or self.grid
         matrix = np.asarray(matrix, dtype=np.float64)
+        if np.array_equal(matrix, np.eye(4)):
+            return self.on_grid(grid)
         out = np.empty((*grid.shape, 3), np.float32)
         shift = (matrix - np.eye(4)) @ grid.ijk_to_ras
         read, linear = self._reader(grid), matrix[:3, :3].T.astype(np.float32)

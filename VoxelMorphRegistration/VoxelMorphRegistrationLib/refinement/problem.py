@@ -118,8 +118,9 @@ class Problem:
         # Each with its weight in the step and in the objective.
         self.parts: list[tuple[float, Callable, Callable]] = []
         for (channel, named), volumes in zip(compared, self.volumes, strict=True):
-            term = self._term(volumes[0], level, named, smooth, unlike or in_detail)
-            images = Compared(term, *volumes[1:], level.field_ratio)
+            fixed, moving, valid, weight, margin = volumes
+            term = self._term(fixed, level, named, smooth, unlike or in_detail)
+            images = Compared(term, moving, valid, weight, margin, level.field_ratio)
             step = _step(images, named, factor_of(named), part)
             self.parts.append((channel.weight / total, step, images.similarity))
             if not self.parts[1:]:
@@ -247,9 +248,10 @@ class Problem:
     def field_of(self, flow: torch.Tensor) -> DisplacementField:
         return DisplacementField.from_voxels(flow[0].cpu().numpy(), self.grid)
 
-    def objective(self, flow: torch.Tensor) -> torch.Tensor:
-        """The weighted sum of all that is compared."""
-        return sum(weight * similarity(flow) for weight, _, similarity in self.parts)
+    def scores(self, flow: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The similarity of the first images, and the weighted sum of all that is compared."""
+        values = [similarity(flow) for _, _, similarity in self.parts]
+        return values[0], sum(weight * value for (weight, _, _), value in zip(self.parts, values, strict=True))
 
     def step(self, flow: torch.Tensor) -> tuple[torch.Tensor, Update]:
         """The objective, and the update that raises it."""

@@ -141,9 +141,9 @@ def refine(
     if field is None:
         field = problem.field_of(problem.flow_of(None))
     whole = working_grid(pair.fixed.grid, float(np.min(field.grid.spacing[field.grid.size > 1])))
-    flows = [scores.flow_of(f) for f in (start, field)]
-    before, after = (float(scores.images.similarity(flow)) for flow in flows)
-    if scores.objective(flows[1]) < scores.objective(flows[0]):
+    (first, before_all), (last, after_all) = (scores.scores(scores.flow_of(f)) for f in (start, field))
+    before, after = float(first), float(last)
+    if after_all < before_all:
         kept = start if start is not None else DisplacementField.identity(whole)
         return Refined(kept, before, before, tuple(made), detailed, False, stopped)
     return Refined(field.on_grid(whole), before, after, tuple(made), detailed, True, stopped)
