@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 
 METHODS = ("none", "centers", "mass", "rigid", "similarity", "affine")
 # The rigid refinement is repeated while its last stage, then its last pass, moves the image by more than this, in work
-# voxels: where bright edges outweigh what lies within, the steps shrink before the answer is reached. On the way to
-# scales and shears, which go on from there, by more than the second: brains move by .26 between the two stages of a
-# pass, back and forth, and a second pass changed no answer of four pairs.
+# voxels: where bright edges outweigh what lies within, the steps shrink before the answer is reached. From a sure start
+# on the way to scales and shears, by more than the second: brains move by .26 between the two stages of a pass, back
+# and forth, and a second pass changed no answer of four pairs.
 MORE_PASSES, CONVERGED, NEARLY_CONVERGED = 3, 0.15, 0.5
 # Evidence by edges from which on no other start is looked for. A large rotation is taken where it raises the similarity
 # of the start by this factor: right ones raised it by 1.5 and more; and doubt is told where it comes near that.
@@ -149,11 +149,11 @@ def _registered(
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """The map of "rigid", or of "affine" (the way to "similarity", too), the rigid one on the way to it, and what is to
     be said of it."""
-    start, doubts = _searched(pair, edges, report) if search else (np.eye(4), [])
+    start, doubts, sure = _searched(pair, edges, report) if search else (np.eye(4), [], False)
     if pair.judge(start).overlap == 0:
         return start, start, []
     kinds = ("rigid",) if method == "rigid" else ("rigid", "similarity", "affine")
-    converged = CONVERGED if method == "rigid" else NEARLY_CONVERGED
+    converged = NEARLY_CONVERGED if sure and method != "rigid" else CONVERGED
     total = sum(stage.cost for kind in kinds for stage in STAGES[kind])
     work = Sitk.of(pair)
     best, rigid, kept, done, warnings = start, start, "coarse" if search else "given", 0.0, doubts
@@ -170,7 +170,7 @@ def _registered(
                 report(0.35 + 0.6 * (spent + cost * fraction) / total)
 
             if found is not None:
-                before, found = found, work.refined(found, kind, stage, seed, tell)
+                before, found = found, work.refined(found, kind, stage, seed, tell, sure)
             spent += cost
         return before, found
 
@@ -195,8 +195,8 @@ def _registered(
     return best, rigid, warnings
 
 
-def _searched(pair: Pair, edges: Edges, report: Progress) -> tuple[np.ndarray, list[str]]:
-    """The best start of the coarse search, and what is to be said against it.
+def _searched(pair: Pair, edges: Edges, report: Progress) -> tuple[np.ndarray, list[str], bool]:
+    """The best start of the coarse search, what is to be said against it, and whether edges clearly speak for it.
 
     Most images lie nearly alike, so that the whole search is made only where the best start nearby may be wrong, and
     large rotations are looked at only where the best of that may be: right ones for one modality reach 19 and more
@@ -204,22 +204,21 @@ def _searched(pair: Pair, edges: Edges, report: Progress) -> tuple[np.ndarray, l
     """
     near = near_start(pair)
     if edges.evidence(near) >= NEAR_EVIDENCE:
-        return near, []
+        return near, [], True
     near = best_start(pair, report)
     evidence = edges.evidence(near)
     if evidence >= SURE_EVIDENCE:
-        return near, []
+        return near, [], True
     far = turned_start(pair)
     gain = pair.judge(far).similarity / max(pair.judge(near).similarity, 1e-9)
     other = edges.evidence(far)
     if gain >= CLEAR_TURN and other > evidence:
-        return far, []
+        return far, [], False
     turn = math.degrees(angle(near[:3, :3].T @ far[:3, :3]))
     if gain >= UNCLEAR_TURN and other >= max(evidence, SMALLEST_EVIDENCE) and turn > DIFFERENT_DEGREES:
-        return near, [
-            f"The images agree as well when the moving one is turned by {turn:.0f} degrees: the alignment may be wrong."
-        ]
-    return near, []
+        doubt = f"The images agree as well when the moving one is turned by {turn:.0f} degrees"
+        return near, [f"{doubt}: the alignment may be wrong."], False
+    return near, [], False
 
 
 def _safe_start(pair: Pair, search: bool) -> tuple[np.ndarray, str]:

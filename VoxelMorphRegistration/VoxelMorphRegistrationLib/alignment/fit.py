@@ -39,6 +39,10 @@ STAGES = {
     "similarity": (_Stage(1.5, 10_000, 40, 0.5),),
     "affine": (_Stage(1.0, 20_000, 80, 0.5), _Stage(0.0, 40_000, 60, 0.25)),
 }
+# Where a step turns back, it shrinks by this factor; the smallest one, in work voxels, ends a stage. Quick ones take a
+# third fewer iterations. From sure starts, seven pairs (brains, T1 and T2, FLAIR or PD, CT) come to the same answers
+# with them, by .02 mm where they are known, Dice of brains by .0005; from others, what is hard needs careful ones.
+CAREFUL, QUICK = (0.8, 0.005), (0.7, 0.01)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +77,13 @@ class Sitk:
         off = after - before
         return float(np.linalg.norm(self.points @ off[:3, :3].T + off[:3, 3], axis=1).mean()) / self.spacing
 
-    def refined(self, start: np.ndarray, kind: str, stage: _Stage, seed: int, tell: Progress) -> np.ndarray | None:
+    def refined(
+        self, start: np.ndarray, kind: str, stage: _Stage, seed: int, tell: Progress, quick: bool = False
+    ) -> np.ndarray | None:
         """The map of a kind that `stage` makes of `start`; None when SimpleITK gives up (too little overlap)."""
         import SimpleITK as sitk
 
+        relaxation, smallest = QUICK if quick else CAREFUL
         transform = _sitk_transform(kind, start, self.center, self.fixed.GetDimension())
         method = sitk.ImageRegistrationMethod()
         method.SetMetricAsMattesMutualInformation(BINS)
@@ -100,7 +107,7 @@ class Sitk:
         method.SetSmoothingSigmasPerLevel([stage.blur * self.spacing])
         method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
         method.SetOptimizerAsRegularStepGradientDescent(
-            stage.step * self.spacing, 0.005 * self.spacing, stage.iterations, 0.8, 1e-9
+            stage.step * self.spacing, smallest * self.spacing, stage.iterations, relaxation, 1e-9
         )
         method.SetOptimizerScalesFromPhysicalShift()
         method.SetInitialTransform(transform, inPlace=True)
