@@ -53,10 +53,7 @@ class Pair:
 
 
 def region_grid(grid: Grid, mask: np.ndarray) -> Grid:
-    """The fixed voxels around the mask, with a margin of a few voxels, isotropic to the mean voxel size.
-
-    An even number along each axis, so that a grid half as fine covers just the same.
-    """
+    """The fixed voxels around the mask, with a margin of a few voxels, isotropic to the mean voxel size."""
     box = bounding_box(mask)
     start = np.array([max(s.start - 4, 0) if n > 1 else 0 for s, n in zip(box, grid.shape, strict=True)])
     stop = np.array([min(s.stop + 4, n) for s, n in zip(box, grid.shape, strict=True)])
@@ -65,7 +62,7 @@ def region_grid(grid: Grid, mask: np.ndarray) -> Grid:
     extent = np.prod((cropped.size * cropped.spacing)[used])
     axes = int(used.sum())
     spacing = max(float(np.prod(cropped.spacing[used])) ** (1 / axes), (extent / LARGEST_GRID) ** (1 / axes))
-    return working_grid(cropped, spacing, 2)
+    return working_grid(cropped, spacing)
 
 
 def mean_extent(grid: Grid) -> float:
