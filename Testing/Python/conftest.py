@@ -19,8 +19,9 @@ MODULE_FILE = Path(__file__).parents[2] / "VoxelMorphRegistration/VoxelMorphRegi
 
 @pytest.fixture
 def forked_readers():
-    """Files that are read in a process of their own are read in a copy of this one instead, which takes a tenth of the
-    time: for tests of many files. That the process is a bare one, test_apart.py sees, and tests of single files.
+    """Damaged files that are read in a process of their own are read in a copy of this one, in a tenth of the time.
+
+    That the process is a bare one, test_apart.py sees, and tests of single files.
     """
     from fuzz import forked_readers
 

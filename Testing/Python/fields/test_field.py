@@ -321,7 +321,7 @@ def test_backward_integration_is_the_inverse():
 
 @pytest.mark.parametrize("suffix", [".h5", ".nii.gz", ".nrrd", ".mha"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_written_fields_read_back_the_same(kind, suffix, tmp_path, forked_readers):
+def test_written_fields_read_back_the_same(kind, suffix, tmp_path, readers_here):
     field = known_field(kind)
     write_field(field, tmp_path / f"u{suffix}")
     back = read_field(tmp_path / f"u{suffix}")
