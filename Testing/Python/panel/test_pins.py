@@ -43,6 +43,14 @@ def test_pin_is_a_pair_of_landmarks_and_the_second_one_is_carried_to_the_moving_
     )
 
 
+def test_pin_in_a_volume_that_went_a_moment_ago_does_nothing(in_check, scene):
+    widget = in_check
+    scene.RemoveNode(widget._parameterNode.outputVolume)
+    widget.ui.pinButton.enabled = True
+    widget.ui.pinButton.click()
+    assert not widget.ui.pinButton.checked and widget._parameterNode.fixedPoints is None
+
+
 def test_pin_that_is_given_up_leaves_no_half(in_check):
     widget = in_check
     widget.ui.pinButton.click()

@@ -58,14 +58,18 @@ class PinSection:
         self._done, self._improving = [], ""
 
     def update(self) -> None:
-        shown = shown_result(self._parameters)
-        possible = shown.transform is not None and shown.moving is not None and shown.warped is not None
+        possible = self._possible()
         if not possible:
             self._stop()
         self._ui.pinButton.enabled = possible
         self._ui.improveButton.enabled = possible and self._guides()
         self._done = [one for one in self._done if one[0] == "pin" or slicer.mrmlScene.GetNodeByID(one[1]) is not None]
         self._ui.undoButton.enabled = bool(self._done)
+
+    def _possible(self) -> bool:
+        """Whether there is a result to pin points in."""
+        shown = shown_result(self._parameters)
+        return None not in (shown.transform, shown.fixed, shown.moving, shown.warped)
 
     def _guides(self) -> bool:
         """Whether there is something that an improvement can follow."""
@@ -76,7 +80,8 @@ class PinSection:
     # --- a pin -------------------------------------------------------------------------------------------------
 
     def _on_pin(self, *_unused) -> None:
-        if not self._ui.pinButton.checked:
+        # Nodes may have gone a moment ago, before the panel has followed.
+        if not self._ui.pinButton.checked or not self._possible():
             self._stop()
             return
         with told():
