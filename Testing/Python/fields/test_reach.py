@@ -154,3 +154,15 @@ def test_positions_go_through_the_field_then_the_matrix_into_the_source(bent, vo
         np.testing.assert_allclose(positions.numpy(), expected[rows], atol=2e-3)
         covered += range(*rows.indices(reference.shape[0]))
     assert covered == list(range(reference.shape[0]))
+
+
+@pytest.mark.parametrize(("across", "shape"), [(False, (1, 9, 10)), (True, (5, 9, 10))])
+def test_a_padded_slice_stays_a_slice_unless_it_is_asked_for(across, shape):
+    grid = make_grid((6, 5, 1), (2, 1.5, 3), degrees=(10, 20, 30))
+    values = np.random.default_rng(0).normal(size=(1, 5, 6, 3)).astype(np.float32)
+    found = DisplacementField(values, grid).padded(2, across)
+    assert found.grid.shape == shape
+    middle = shape[0] // 2
+    np.testing.assert_array_equal(found.displacement_ras[middle, 2:-2, 2:-2], values[0])
+    np.testing.assert_array_equal(found.displacement_ras[0, 0, 0], values[0, 0, 0])
+    np.testing.assert_allclose(found.grid.to_ras([2, 2, middle]), grid.to_ras([0, 0, 0]), atol=1e-9)

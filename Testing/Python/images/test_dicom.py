@@ -31,6 +31,8 @@ from dicom_cases import (
 )
 from VoxelMorphRegistrationLib.__main__ import main
 from VoxelMorphRegistrationLib.errors import InputError
+from VoxelMorphRegistrationLib.images.dicom import _used_bits
+from VoxelMorphRegistrationLib.images.dicom_stack import _enclosing
 from VoxelMorphRegistrationLib.images.files import read_image
 from VoxelMorphRegistrationLib.registration import register as registration
 
@@ -424,3 +426,18 @@ def test_segmentations_and_reports_are_no_images(tmp_path):
     new_dataset("1.2.840.10008.5.1.4.1.1.88.11").save_as(tmp_path / "a.dcm")
     with pytest.raises(InputError, match="holds no DICOM image"):
         read_image(tmp_path)
+
+
+def test_numbers_without_a_word_on_their_bits_are_as_stored():
+    stored = np.array([[0, 1, 2**15, 2**16 - 1]], np.uint16)
+    np.testing.assert_array_equal(_used_bits(stored, {}), stored)
+    np.testing.assert_array_equal(_used_bits(np.array([2**12 + 5], np.uint16), {"BitsStored": 12, "HighBit": 11}), [5])
+
+
+@pytest.mark.parametrize(("begins", "found"), [((1, 1), 1), ((2, 0), 0), ((0, 2), 0), ((-2, 0), 0), ((0, -2), 0)])
+def test_leaning_slices_are_resampled_onto_one_that_holds_what_all_of_them_show(begins, found):
+    """The middle one if it does: columns 1 to 6 and rows 1 to 4 are shown, of the 8 and 6 of a slice."""
+    content = np.zeros((3, 6, 8), bool)
+    content[0, 2:4, 1:7] = True
+    content[2, 1:5, 2:4] = True
+    assert _enclosing(content, np.array([[0, 0], begins, [0, 0]])) == found

@@ -178,3 +178,23 @@ def test_masks_in_files_may_be_negative_or_fractional(tmp_path):
     array[0, 0, 0], array[1, 1, 1], array[2, 2, 2] = -1, 0.25, np.nan
     write_image(Image(array, GRID), tmp_path / "a.nrrd")
     assert np.argwhere(read_mask(tmp_path / "a.nrrd", "mask").image.array).tolist() == [[0, 0, 0], [1, 1, 1]]
+
+
+@pytest.mark.parametrize("start", [(0, 0, 0), (4, 0, 2)])
+def test_a_box_may_begin_and_end_with_the_image(start):
+    grid = make_grid((9, 10, 11), (1, 2, 3), degrees=(10, 5, 20))
+    box = grid.cropped(start, np.array(grid.size) - start)
+    part = np.ones(box.shape, np.int16)
+    found = on_image(Image(part, box), Image(np.zeros(grid.shape), grid), "fixed labels", "fixed image")
+    expected = np.zeros(grid.shape, np.int16)
+    expected[start[2] :, start[1] :, start[0] :] = 1
+    np.testing.assert_array_equal(found.array, expected)
+    for outside in ((-1, 0, 0), (0, 0, 1)):
+        beyond = grid.cropped(outside, grid.size)
+        with pytest.raises(InputError, match="on another grid"):
+            on_image(
+                Image(np.ones(beyond.shape, np.int16), beyond),
+                Image(np.zeros(grid.shape), grid),
+                "fixed labels",
+                "fixed image",
+            )

@@ -160,3 +160,14 @@ def test_label_colours_are_named_after_their_structures(scene):
     assert node.GetDisplayNode().GetColorNode() is colors
     assert colors.GetColorName(5) == "Lung"
     assert isinstance(colors.GetLookupTable(), vtk.vtkLookupTable)
+
+
+@pytest.mark.parametrize("kind", ["nothing known", "vectors"])
+def test_a_volume_without_grey_levels_keeps_its_window(scene, kind):
+    grey = slicer.util.addVolumeFromArray(np.random.default_rng(0).normal(size=(6, 7, 8)).astype(np.float32))
+    shape = (6, 7, 8, 3) if kind == "vectors" else (6, 7, 8)
+    value = np.nan if kind == "nothing known" else 1.0
+    node_class = "vtkMRMLVectorVolumeNode" if kind == "vectors" else "vtkMRMLScalarVolumeNode"
+    other = slicer.util.addVolumeFromArray(np.full(shape, value, np.float32), nodeClassName=node_class)
+    assert display.show_with_one_window(other, grey) is False
+    assert display.show_with_one_window(grey, other) is False

@@ -146,3 +146,13 @@ def test_band_surrounds_each_structure_in_its_colour(scene):
     np.testing.assert_array_equal(np.flatnonzero(found[10, 10]), [4, 5, 6, 7, 16, 17, 18, 19])
     error_map.hide_band(scene)
     assert band.GetScene() is None
+
+
+@pytest.mark.parametrize(("voxel_mm", "part"), [(4.0, 1.0), (0.2, None)])
+def test_the_colours_of_a_small_animal_end_earlier(scene, voxel_mm, part):
+    node = slicer.util.addVolumeFromArray(np.ones((50, 60, 70), np.float32))
+    node.SetSpacing(voxel_mm, voxel_mm, voxel_mm)
+    error_map.show_as_error(node)
+    scale = error_map.scale_of(node)
+    assert scale == part or (part is None and 0.0 < scale < 0.5)
+    assert node.GetDisplayNode().GetWindowLevelMax() == pytest.approx(error_map.DOUBT_ENDS_MM[1] * scale)

@@ -260,3 +260,9 @@ def test_result_of_a_frame_says_which_one_it_was(scene):
     assert nodes.volume.GetAttribute("VoxelMorph.Frame") == "frame 2 of 3 (time 0.5 s)"
     report = json.loads(nodes.transform.GetAttribute(REPORT_ATTRIBUTE))
     assert report["inputs"]["frames"] == {"moving": "frame 2 of 3 (time 0.5 s)"}
+
+
+def test_a_proxy_of_no_frame_says_nothing(scene):
+    logic, browser, proxy = add_sequence(scene)
+    browser.SetSelectedItemNumber(-1)
+    assert browser.GetSelectedItemNumber() == -1 and frame_of(proxy) == ""
