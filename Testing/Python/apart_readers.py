@@ -30,3 +30,9 @@ def crashes(_: Path):
 def never_ends(_: Path):
     # A loop in C, which no signal handler of Python interrupts.
     return sum(itertools.repeat(0)), []
+
+
+def needs_more(path):
+    import no_such_reader
+
+    return no_such_reader.read(path), []

@@ -36,6 +36,11 @@ def test_a_reader_s_own_error_stays_itself(file):
         apart.call(readers.refused, file)
 
 
+def test_a_package_that_is_missing_is_named_and_the_file_not_called_damaged(file):
+    with pytest.raises(InputError, match=r"stränger's\.h5 cannot be read here: the package no_such_reader is missing"):
+        apart.call(readers.needs_more, file, ModelError)
+
+
 @pytest.mark.parametrize("reader", [readers.crashes, readers.never_ends])
 def test_a_crash_and_an_endless_reader_are_a_sentence(reader, file, monkeypatch):
     monkeypatch.setattr(apart, "SECONDS", 0.5)

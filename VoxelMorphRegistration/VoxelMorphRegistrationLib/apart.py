@@ -115,6 +115,9 @@ def answer(reader: Reader, path: Path, stream: IO[bytes]) -> None:
         message = {"value": value, "arrays": [(array.dtype.str, array.shape) for array in arrays]}
     except VoxelMorphError as error:
         message = {"error": type(error).__name__, "text": str(error)}
+    except ImportError as error:
+        text = f"{path.name} cannot be read here: the package {error.name or error} is missing. Install it with pip."
+        message = {"error": "InputError", "text": text}
     stream.write(json.dumps(message).encode() + b"\n")
     for array in arrays:
         stream.write(array.reshape(-1).view(np.uint8).data)
@@ -133,6 +136,6 @@ def serve() -> None:
     # What libraries print is not part of the answer.
     stream = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    answer(getattr(importlib.import_module(module), function), Path(path), stream)
+    answer(lambda path: getattr(importlib.import_module(module), function)(path), Path(path), stream)
     # Without the libraries' own end, which a damaged file may have spoilt.
     os._exit(0)

@@ -346,6 +346,7 @@ def templates(_: Callable[[str], str]) -> tuple[str, ...]:
         _("{name} cannot be loaded as TorchScript: it is damaged, or made by an incompatible PyTorch ({last_line})."),
         _("{name} cannot be loaded by PyTorch ({last_line})."),
         _("{name} cannot be put under a transform. Choose volumes, segmentations, markups or models."),
+        _("{name} cannot be read here: the package {value} is missing. Install it with pip."),
         _("{name} cannot be read: it is damaged in a way that makes its reader crash, or work without an end."),
         _("{name} cannot be read: no process can be started for it ({failed})."),
         _("{name} does not say what it expects: it holds no {CARD_FILE}, and there is no {name2} beside it. Write that file (at least name, dimension, spacing_mm, output, output_scale; for a traced network also shape), or import the model with 'voxelmorph models import'."),
