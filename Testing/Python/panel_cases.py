@@ -99,3 +99,11 @@ def client_of_program(folder, text: str) -> WorkerClient:
     path.write_text(f"#!{sys.executable} -u\n{text}\n")
     path.chmod(0o755)
     return WorkerClient(python=str(path))
+
+
+def choose_landmarks(scene, parameters) -> None:
+    """A landmark on each side, chosen as the fixed and the moving ones."""
+    for name in ("fixedPoints", "movingPoints"):
+        points = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", name)
+        points.AddControlPoint(1.0, 2.0, 3.0)
+        setattr(parameters, name, points)

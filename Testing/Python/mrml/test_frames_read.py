@@ -9,14 +9,7 @@ import mrml_cases as cases
 import slicer
 from VoxelMorphRegistrationLib.errors import InputError
 from VoxelMorphRegistrationLib.mrml.sequences import averaging, volumes_of
-
-
-def finish(steps):
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
+from VoxelMorphRegistrationLib.mrml.steps import finish
 
 
 def sequence_of(scene, *classes):

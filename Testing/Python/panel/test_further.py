@@ -151,10 +151,7 @@ def test_further_volumes_tell_their_side_and_guide_an_improvement(sides, standin
     press.press_and_wait(widget)
     items = [widget.ui.applyList.item(n).text() for n in range(widget.ui.applyList.count)]
     assert "T2 now (inverse)" in items and "T2 then" in items
-    for name in ("fixedPoints", "movingPoints"):
-        points = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", name)
-        points.AddControlPoint(1.0, 2.0, 3.0)
-        setattr(parameters, name, points)
+    press.choose_landmarks(scene, parameters)
     widget.ui.improveButton.click()
     press.wait(widget)
     assert len(standin.jobs) == 2 and len(standin.jobs[1].fixed) == 2

@@ -223,10 +223,7 @@ def test_result_of_a_frame_is_improved_apart(breath, standin, scene):
     parameters.frames = ONTO_FIXED
     press.press_and_wait(widget)
     former = parameters.outputTransform
-    for name in ("fixedPoints", "movingPoints"):
-        points = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", name)
-        points.AddControlPoint(1.0, 2.0, 3.0)
-        setattr(parameters, name, points)
+    press.choose_landmarks(scene, parameters)
     widget.ui.improveButton.click()
     press.wait(widget)
     assert len(slicer.util.getNodesByClass("vtkMRMLTransformNode")) == 2
