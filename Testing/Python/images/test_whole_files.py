@@ -1,8 +1,6 @@
-"""TIFF files that are whole or end early, by hand; large arrays that are packed part by part; pixels of floats."""
+"""Large arrays that are packed part by part; pixels of floats in DICOM files, and bits that are not read."""
 
 from __future__ import annotations
-
-import struct
 
 import numpy as np
 import pytest
@@ -11,50 +9,6 @@ from dicom_cases import ORIGIN, SIZE, SPACING, item, linear, new_dataset, set_pi
 from VoxelMorphRegistrationLib.errors import InputError
 from VoxelMorphRegistrationLib.images import nifti
 from VoxelMorphRegistrationLib.images.files import read_image
-from VoxelMorphRegistrationLib.images.tiff import ends_early
-
-# Order of bytes, number of the version, and struct's letters of a count and of an offset.
-KINDS = {
-    "little": ("<", 42, "H", "I"),
-    "big": (">", 42, "H", "I"),
-    "BigTIFF": ("<", 43, "Q", "Q"),
-    "big BigTIFF": (">", 43, "Q", "Q"),
-}
-
-
-def pages(kind: str, count: int = 2, last: int = 0) -> bytes:
-    """Directories of one entry each, one behind the other; `last`: where the last one says the next is."""
-    order, version, number, offset = KINDS[kind]
-    entry = 12 if version == 42 else 20
-    head = (b"II" if order == "<" else b"MM") + struct.pack(order + "H", version)
-    head += b"" if version == 42 else struct.pack(order + "HH", 8, 0)
-    begin = len(head) + struct.calcsize(offset) + (8 if version == 42 else 0)
-    size = struct.calcsize(number) + entry + struct.calcsize(offset)
-    content = (head + struct.pack(order + offset, begin)).ljust(begin, b"\0")
-    for page in range(count):
-        following = begin + (page + 1) * size if page + 1 < count else last
-        content += struct.pack(order + number, 1) + bytes(entry) + struct.pack(order + offset, following)
-    return content
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_chain_of_pages_ends_within_its_file_or_not(kind, tmp_path):
-    path, whole = tmp_path / "a.tif", pages(kind)
-    size = struct.calcsize(KINDS[kind][2]) + (12 if KINDS[kind][1] == 42 else 20) + struct.calcsize(KINDS[kind][3])
-    for missing, early in ((0, False), (1, True), (size - 1, True), (size, True), (size + 1, True)):
-        path.write_bytes(whole[: len(whole) - missing])
-        assert ends_early(path) is early, missing
-    path.write_bytes(pages(kind, last=10_000))
-    assert ends_early(path)
-    # A chain that comes back to its first page has an end, too.
-    path.write_bytes(pages(kind, last=len(whole) - 2 * size))
-    assert not ends_early(path)
-
-
-@pytest.mark.parametrize("content", [b"", b"II*\0", b"Not a picture at all.", b"II\x2c\0" + bytes(20)])
-def test_what_is_no_tiff_file_does_not_end_early(content, tmp_path):
-    (tmp_path / "a").write_bytes(content)
-    assert not ends_early(tmp_path / "a")
 
 
 @pytest.mark.parametrize("shape", [(7,), (3, 400), (30, 40), (2, 3, 400), (5, 6, 7)])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from . import legacy_vtk, tiff
+from . import legacy_vtk
 from .packed import DamagedFile, unpacked
 
 # Formats that hold all voxels as they are in one file, behind a head of so many bytes; by the names of ITK's readers.
@@ -23,8 +23,6 @@ def ends_early(path: Path) -> bool:
 
     try:
         kind = sitk.ImageFileReader.GetImageIOFromFileName(str(path))
-        if kind in ("TIFFImageIO", "LSMImageIO"):
-            return tiff.ends_early(path)
         if kind == "VTKImageIO":
             return legacy_vtk.ends_early(path)
         if kind in ("JPEGImageIO", "JPEG2000ImageIO"):

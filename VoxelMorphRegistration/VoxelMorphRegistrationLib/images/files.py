@@ -11,11 +11,13 @@ import numpy as np
 
 from .. import apart
 from ..errors import InputError, OutputError
+from . import tiff
 from .dicom import is_dicom_file, read_dicom
 from .ends import ends_early
 from .grid import LPS_FROM_RAS, Grid, check_right_angles
 from .image import Image
 from .nifti import SHEARED, NiftiContent, is_nifti_name, read_nifti, write_nifti
+from .packed import DamagedFile
 
 # What readers of ITK say of files that end early (NRRD raw and packed, MetaImage).
 _EARLY = ("fread got only", "bytes but received", "data not read completely", "not read completely")
@@ -131,6 +133,11 @@ def open_image(path: Path, label: str):
     import SimpleITK as sitk
 
     if not _is_hdf5(path):
+        try:
+            # Before ITK, which asks libtiff about a file of any name.
+            tiff.check(path)
+        except DamagedFile as error:
+            raise InputError(f"The {label} cannot be read from {path}: {error}.") from error
         if ends_early(path):
             raise _refusal(path, label, _EARLY[0])
         try:
