@@ -12,6 +12,7 @@ import inspect
 import os
 import sys
 import traceback
+import types
 import xml.etree.ElementTree as ElementTree
 from functools import lru_cache
 from typing import ClassVar
@@ -33,15 +34,25 @@ _arguments: dict[tuple[type, str], int] = {}
 _prepared: set[type] = set()
 
 
-def _trimmed(function, sent: int):
-    """A slot for a signal of `sent` arguments that passes on as many as `function` has positional parameters."""
+def _positional(function) -> int | None:
+    """How many positional parameters it has; None is any number."""
+    plain, bound = getattr(function, "__func__", function), isinstance(function, types.MethodType)
+    if isinstance(plain, types.FunctionType) and not hasattr(plain, "__wrapped__"):
+        # Most are of this kind, and a panel has hundreds.
+        code = plain.__code__
+        return None if code.co_flags & inspect.CO_VARARGS else code.co_argcount - bound
     try:
         parameters = inspect.signature(function).parameters.values()
     except ValueError:
-        parameters = []
-    count = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
+        return 0
     if any(p.kind == p.VAR_POSITIONAL for p in parameters):
-        count = None
+        return None
+    return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
+
+
+def _trimmed(function, sent: int):
+    """A slot for a signal of `sent` arguments that passes on as many as `function` has positional parameters."""
+    count = _positional(function)
 
     def slot(*arguments):
         try:
@@ -248,15 +259,14 @@ class UiLoader:
     """QUiLoader that knows the custom widgets and makes the connections of a .ui file between them."""
 
     custom: ClassVar[dict[str, type]] = {}
+    _known: ClassVar[int] = -1
 
     def load(self, file):
         names, content, connections = _read(bytes(file.readAll().data()).decode())
         for name in names:
             if name not in self.custom:
                 pythonqt_class(getattr(QtWidgets, name))
-        loader = QtUiTools.QUiLoader()
-        for cls in self.custom.values():
-            loader.registerCustomWidget(cls)
+        loader = self._loader()
         buffer = QtCore.QBuffer()
         buffer.setData(content)
         buffer.open(QtCore.QIODevice.OpenModeFlag.ReadOnly)
@@ -265,6 +275,15 @@ class UiLoader:
             source, target = (self._find(widget, name) for name in (sender, receiver))
             getattr(source, signal.split("(")[0]).connect(getattr(target, slot.split("(")[0]))
         return widget
+
+    @classmethod
+    def _loader(cls) -> QtUiTools.QUiLoader:
+        """One for all panels, which knows every custom widget."""
+        if len(cls.custom) != cls._known:
+            cls._one, cls._known = QtUiTools.QUiLoader(), len(cls.custom)
+            for custom in cls.custom.values():
+                cls._one.registerCustomWidget(custom)
+        return cls._one
 
     @staticmethod
     def _find(root, name: str):

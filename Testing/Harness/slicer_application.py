@@ -63,8 +63,9 @@ class qMRMLNodeComboBox(QtWidgets.QComboBox):
         return self._types
 
     def _write_types(self, types) -> None:
-        self._types = list(types)
-        self._refresh()
+        if self._types != list(types):
+            self._types = list(types)
+            self._refresh()
 
     nodeTypes = QtCore.Property("QStringList", _read_types, _write_types)
 
