@@ -55,6 +55,13 @@ def change_of_pieces(field: DisplacementField, mask: np.ndarray, grid: Grid) -> 
 
     mask: (K, J, I) bool of `grid`, where the anatomy is. (1, 1) where nothing of it can be measured.
     """
+    changes = changes_of_pieces(field, mask, grid).array
+    found = changes[np.isfinite(changes)]
+    return (float(found.min()), float(found.max())) if found.size else (1.0, 1.0)
+
+
+def changes_of_pieces(field: DisplacementField, mask: np.ndarray, grid: Grid) -> Image:
+    """The factor for each piece (see `PIECES`), on their own grid; NaN outside the anatomy and where it is unknown."""
     box = bounding_box(mask)
     start, size = (np.array(part)[::-1] for part in zip(*((s.start, s.stop - s.start) for s in box), strict=True))
     used = grid.size > 1
@@ -71,8 +78,8 @@ def change_of_pieces(field: DisplacementField, mask: np.ndarray, grid: Grid) -> 
     with np.errstate(invalid="ignore"):
         determinant = np.linalg.det(jacobian)
     inside = resample(Image(mask.astype(np.uint8), grid), coarse, smooth=True).array >= 0.5
-    found = determinant[inside & np.isfinite(determinant)]
-    return (float(found.min()), float(found.max())) if found.size else (1.0, 1.0)
+    determinant[~inside] = np.nan
+    return Image(determinant, coarse)
 
 
 def linear_determinant(linear: np.ndarray, grid: Grid) -> float:

@@ -128,6 +128,7 @@ def templates(_: Callable[[str], str]) -> tuple[str, ...]:
         _("The fixed and the moving image are the same. Choose two different images."),
         _("The fixed and the moving image{which} are the same file. Give two different images."),
         _("The fixed image is {dimension}D and the moving image {dimension2}D. Give two slices or two volumes."),
+        _("The fixed image seems to lack what the moving image shows around ({place}) mm RAS (a resection, a lesion, another field of view). About {volume} ml were left out of the comparison; do not trust the result there."),
         _("The fixed image's anatomy is {float} mm wide, and the model '{name}' works with voxels of {float2} mm: it would see {wide} of them. Choose a general model, which works at any scale, or set the working spacing."),
         _("The fixed mask ({name}) marks almost nothing of the {name2}. Check that it lies over the image, or leave it out."),
         _("The fixed volume of '{name}' is no longer in the scene. Load it."),

@@ -16,6 +16,7 @@ from .result import Preview
 
 if TYPE_CHECKING:
     from ..fields.displacement import DisplacementField
+    from ..images.grid import Grid
     from ..refinement.pair import Pair
     from .guard import Checks
     from .inputs import Inputs
@@ -68,6 +69,7 @@ def refine_pair(
     from ..refinement.levels import Options
     from ..refinement.pair import memory_bytes
     from ..refinement.refine import Enough, refine
+    from ..refinement.unmatched import left_out, without_counterpart
 
     if device == "mps":
         # Apple's GPU lacks 3D interpolation.
@@ -97,7 +99,15 @@ def refine_pair(
         if device == "cpu" or not is_out_of_memory(error):
             raise
         run.warnings.append("The GPU has too little memory for this pair; the refinement ran on the CPU.")
+        device = "cpu"
         result = refine(work, start, options, progress=report, preview=show)
+    region = without_counterpart(work, result.field) if result.improved and not result.stopped else None
+    if region is not None:
+        others = left_out(work, region)
+        without = refine(others, start, options, device=device, progress=lambda _: report(1.0))
+        if without.improved and not without.stopped:
+            result = without
+            run.warnings.append(_told_of(region, work.moving.grid))
     guides = [what for what, given in (("labels", work.labels), ("landmarks", work.points)) if given is not None]
     field, improved = result.field, result.improved
     if improved:
@@ -121,3 +131,13 @@ def refine_pair(
         "guided_by": guides,
         "channels": facts_of(work),
     }
+
+
+def _told_of(region: np.ndarray, grid: Grid) -> str:
+    """What is said of a region (bool) of the moving image that was left out."""
+    volume = np.count_nonzero(region) * float(np.prod(grid.spacing)) / 1000
+    place = ", ".join(f"{value:.0f}" for value in grid.to_ras(np.argwhere(region)[:, ::-1].mean(0)))
+    return (
+        f"The fixed image seems to lack what the moving image shows around ({place}) mm RAS (a resection, a lesion, "
+        f"another field of view). About {volume:.3g} ml were left out of the comparison; do not trust the result there."
+    )
