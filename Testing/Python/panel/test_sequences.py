@@ -10,14 +10,13 @@ import panel_cases as press
 import qt
 import slicer
 import worker_cases
+from frame_cases import GRID, SHIFTS
 from VoxelMorphRegistrationLib.errors import Cancelled, InputError, VoxelMorphError
 from VoxelMorphRegistrationLib.mrml.frames import browser_of, results_sequence
 from VoxelMorphRegistrationLib.mrml.names import REPORT_ATTRIBUTE
 from VoxelMorphRegistrationLib.mrml.results import results_of
 from VoxelMorphRegistrationLib.panel.frames import FRAMES
 
-GRID = cases.FIXED_GRIDS["oblique left-handed"]
-SHIFTS = ((0.0, 0.0, 0.0), (2.0, 0.0, -1.0), (4.0, 1.0, -2.0), (1.0, 1.0, 0.0))
 ONTO_FIXED, ONTO_FRAME, ONTO_MEAN = [*FRAMES][1:]
 
 
