@@ -111,11 +111,11 @@ def _running(run: subprocess.Popen | None, command: list[str]) -> subprocess.Pop
 
 
 def _below(pid: int) -> list[int]:
-    """All processes that one has started, and those that these have."""
-    try:
-        own = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
+    """All processes that one has started, from any of its threads (Dask has its own), and those that these have."""
+    own: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            own += [int(child) for child in task.read_text().split()]
     return [*own, *(other for child in own for other in _below(child))]
 
 

@@ -75,7 +75,7 @@ def resample(
     sigmas = _smoothing(to_source) if smooth else (0.0, 0.0, 0.0)
     straight = None
     # A sum with a weight of zero still sees what is not finite.
-    if bool(source.isfinite().all()):
+    if all(value.isfinite() for value in torch.aminmax(source)):
         straight = sampling.AxisReader.of(source[None], to_source, grid.shape, sigmas)
     if straight is not None:
         read = straight
