@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,14 @@ def forked_readers():
 
     with forked_readers():
         yield
+
+
+@pytest.fixture(params=["isal", "zlib"])
+def library(request, monkeypatch):
+    """What packs and unpacks: the faster library, or the one that is always there."""
+    if request.param == "zlib":
+        monkeypatch.setitem(sys.modules, "isal", None)
+    return request.param
 
 
 @pytest.fixture

@@ -32,14 +32,6 @@ def field_on(grid):
     return DisplacementField(rng.normal(0, 3, (*grid.shape, 3)).astype(np.float32), grid)
 
 
-@pytest.fixture(params=["isal", "zlib"])
-def library(request, monkeypatch):
-    """What packs: the faster library, or the one that is always there."""
-    if request.param == "zlib":
-        monkeypatch.setitem(sys.modules, "isal", None)
-    return request.param
-
-
 @pytest.mark.parametrize("grid", GRIDS, ids=["parts", "one part"])
 def test_itk_reads_what_was_written_bit_by_bit(grid, library, tmp_path):
     field, path = field_on(grid), tmp_path / "t.h5"

@@ -131,7 +131,7 @@ def test_a_file_that_ends_early_is_refused(suffix, part, tmp_path):
         read_image(tmp_path / f"b{suffix}")
 
 
-def test_a_stream_that_lost_only_its_check_sum_is_refused(tmp_path):
+def test_a_stream_that_lost_only_its_check_sum_is_refused(library, tmp_path):
     data = save(tmp_path / "a.nii.gz").read_bytes()
     (tmp_path / "a.nii.gz").write_bytes(data[:-4])
     with pytest.raises(InputError, match="ends early"):
@@ -141,7 +141,7 @@ def test_a_stream_that_lost_only_its_check_sum_is_refused(tmp_path):
         read_image(tmp_path / "a.nii.gz")
 
 
-def test_several_gzip_members_and_zeros_behind_them_are_one_file(tmp_path):
+def test_several_gzip_members_and_zeros_behind_them_are_one_file(library, tmp_path):
     data = save(tmp_path / "a.nii").read_bytes()
     (tmp_path / "a.nii.gz").write_bytes(gzip.compress(data[:400]) + gzip.compress(data[400:]) + bytes(100))
     check(tmp_path / "a.nii.gz")

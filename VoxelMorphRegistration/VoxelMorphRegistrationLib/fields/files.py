@@ -116,6 +116,9 @@ def field_of_nifti(content: NiftiContent, name: str) -> DisplacementField:
     if array.ndim != 5 or array.shape[:2] not in ((3, 1), (2, 1)) or (len(array) == 2 and array.shape[2] != 1):
         raise InputError(f"{name} holds no 3D displacement field (three values a voxel are due).")
     values = np.zeros((*array.shape[2:], 3), np.float32)
-    values[..., : len(array)] = np.moveaxis(array[:, 0], 0, -1)
-    values = values if content.intent == DISPLACEMENT_INTENT else values * _FLIP
+    # A plane at a time, which stays in the cache.
+    for plane, target in zip(np.moveaxis(array[:, 0], 1, 0), values, strict=True):
+        target[..., : len(array)] = np.moveaxis(plane, 0, -1)
+    if content.intent != DISPLACEMENT_INTENT:
+        values *= _FLIP
     return DisplacementField(values, Grid(values.shape[:3], content.ijk_to_ras))

@@ -2,7 +2,8 @@
 
 A stream that stops before its end mark, or whose check sum is wrong, is an error: what was unpacked so far is no file.
 What is written is packed in parts on all cores, into one stream: by ISA-L where the package isal is there, in a quarter
-of zlib's time and to four fifths of the size. It comes with the package from PyPI; Slicer does not ship it.
+of zlib's time and to four fifths of the size. It unpacks in two fifths of zlib's time. It comes with the package from
+PyPI; Slicer does not ship it.
 """
 
 from __future__ import annotations
@@ -96,23 +97,21 @@ def unpacked(path: Path) -> Iterator[Content]:
 
 
 def _gzip(file: BinaryIO) -> Iterator[bytes]:
-    """Members one after the other, as gzip itself unpacks them; zeros or other bytes behind them do not count.
-
-    The zlib module by itself takes a third less time than the gzip module.
-    """
+    """Members one after the other, as gzip itself unpacks them; zeros or other bytes behind them do not count."""
+    unpacker, damaged = _unpacker()
     whole = False
     data = file.read(_PART)
     while data:
         if whole and data[:2] != b"\x1f\x8b"[: len(data)]:
             return
         whole = False
-        member = zlib.decompressobj(16 + zlib.MAX_WBITS)
+        member = unpacker(16 + zlib.MAX_WBITS)
         while not member.eof:
             if not data:
                 raise DamagedFile("it ends early: the compressed data stop before their end")
             try:
                 part = member.decompress(data)
-            except zlib.error as error:
+            except damaged as error:
                 raise DamagedFile("its compressed data are damaged") from error
             if part:
                 yield part
@@ -157,6 +156,15 @@ def threads() -> int:
         return torch.get_num_threads()
     named = os.environ.get("OMP_NUM_THREADS", "")
     return int(named) if named.isdigit() and int(named) > 0 else os.cpu_count() or 1
+
+
+def _unpacker():
+    """What makes a decompressor, as zlib.decompressobj, and the error that it raises of damaged data."""
+    try:
+        from isal import isal_zlib
+    except ImportError:
+        return zlib.decompressobj, zlib.error
+    return isal_zlib.decompressobj, isal_zlib.error
 
 
 def packer(wbits: int, strategy: int = zlib.Z_DEFAULT_STRATEGY):
