@@ -170,6 +170,27 @@ def test_edges_tell_a_right_map_from_displaced_ones_whatever_the_contrast(fixed)
     assert edges.agreement(np.eye(4))[0] > edges.agreement(wrong)[0]
 
 
+@pytest.mark.parametrize("dimension", [3, 2])
+def test_a_map_is_compared_with_copies_of_it_that_are_clearly_elsewhere(fixed, dimension):
+    image = fixed if dimension == 3 else axial()
+    edges = Edges.of(Pair.of(image, image, np.eye(4), None, 0), 0)
+    motions = np.array(edges._displacements())
+    center = np.append(edges.points.mean(0), 1.0)
+    shifts = ((motions @ center - center)[:, :3] / np.maximum(edges.extent, 1e-9))[:, :dimension]
+    lengths = np.linalg.norm(shifts, axis=1)
+    assert 0.2 <= lengths.min() < 0.25 and 0.35 < lengths.max() <= 0.4
+    degrees = np.degrees(np.arccos((np.trace(motions[:, :3, :3], axis1=1, axis2=2) - 1) / 2))
+    assert 20 <= degrees.min() < 23 and 45 < degrees.max() <= 50
+    if dimension == 2:
+        assert np.allclose(motions[:, 2], [0, 0, 1, 0])
+
+
+def test_slices_are_compared_alike_whatever_their_thickness():
+    thin, thick = (picture(grid_of((56, 60, 1), (3, 3, height))) for height in (0.1, 80.0))
+    spacings = [Pair.of(image, image, np.eye(4), None, 0).spacing for image in (thin, thick)]
+    assert spacings[0] == pytest.approx(spacings[1])
+
+
 def test_a_scale_that_edges_speak_against_is_dropped(fixed, monkeypatch):
     pair = Pair.of(fixed, fixed, np.eye(4), None, 0)
     edges = Edges.of(pair, 0)
@@ -192,7 +213,9 @@ def test_a_bright_rim_round_the_head_is_no_trap():
     # Dark inside where the other is bright; the rim is bright in both.
     moving = moving.with_array(np.where(moving.array > 75, moving.array, 75 - moving.array))
     # 0.5 mm; 1.6 mm, a third of a voxel, without another pass.
-    assert distance(align(fixed, moving, "rigid").matrix, motion) < 1.0
+    seen: list[float] = []
+    assert distance(align(fixed, moving, "rigid", progress=seen.append).matrix, motion) < 1.0
+    assert seen == sorted(seen) and max(seen) <= 1
 
 
 def test_not_a_number_and_infinity_do_no_harm():

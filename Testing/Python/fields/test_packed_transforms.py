@@ -4,6 +4,7 @@ import gzip
 import io
 import itertools
 import os
+import struct
 import subprocess
 import sys
 import zlib
@@ -16,6 +17,7 @@ import SimpleITK as sitk
 
 from grids import make_grid
 from VoxelMorphRegistrationLib.errors import OutputError
+from VoxelMorphRegistrationLib.fields import hdf5
 from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
 from VoxelMorphRegistrationLib.fields.files import read_field, reads_back, write_field
 from VoxelMorphRegistrationLib.fields.folding import differences, folded_voxels
@@ -153,3 +155,9 @@ def test_packing_needs_no_torch():
     library = Path(__file__).parents[3] / "VoxelMorphRegistration"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=library)
     assert done.stdout.strip() == "False"
+
+
+def test_checksums_are_those_of_lookup3():
+    """The words that its author gives with their sum."""
+    assert hdf5._checksum(b"") == struct.pack("<I", 0xDEADBEEF)
+    assert hdf5._checksum(b"Four score and seven years ago") == struct.pack("<I", 0x17770551)

@@ -250,7 +250,9 @@ def test_a_tilted_gantry_adds_no_margin_of_background(tmp_path):
     lean = np.array([0, SPACING[2] * np.tan(np.radians(15)), 0])
     for k in range(SIZE[2]):
         path = write(tmp_path, k, position=place(k, np.eye(3)) + k * lean)
+        # Noise is background.
         stored = np.zeros((12, 7))
+        stored[::2] = 5
         stored[5:7, 2:5] = 500
         data = pydicom.dcmread(path)
         set_pixels(data, stored)
@@ -349,6 +351,8 @@ def test_a_file_that_does_not_say_where_it_lies(tmp_path):
     image = read_image(tmp_path / "a.dcm")
     np.testing.assert_array_equal(image.array[0], np.arange(42).reshape(6, 7))
     assert "does not state where it lies" in image.told[0]
+    # Rows and columns along the patient's axes.
+    np.testing.assert_array_equal(image.grid.ijk_to_ras, np.diag([-1.0, -1.0, 1.0, 1.0]))
 
 
 @pytest.mark.parametrize("order", [list(range(8)), [7, 6, 5, 4, 3, 2, 1, 0], [3, 0, 7, 1, 5, 2, 6, 4]])

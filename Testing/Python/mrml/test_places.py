@@ -10,6 +10,7 @@ import vtk
 import mrml_cases as cases
 import slicer
 from VoxelMorphRegistrationLib.errors import InputError
+from VoxelMorphRegistrationLib.mrml.check_nodes import same_place
 from VoxelMorphRegistrationLib.mrml.inputs import read_inputs
 from VoxelMorphRegistrationLib.mrml.labels import labels_from_node
 from VoxelMorphRegistrationLib.mrml.transforms import linear_transform
@@ -146,3 +147,18 @@ def test_names_and_files_given_for_nodes_are_refused_with_a_sentence(scene, tmp_
     ):
         with pytest.raises(InputError, match=message):
             read_inputs(*nodes, **more)
+
+
+@pytest.mark.parametrize("change", ["nothing", "origin", "size", "transform"])
+def test_volumes_lie_in_one_place_with_one_grid_under_one_transform(scene, change):
+    grid = cases.centred_grid((4, 5, 6), (2, 2, 3))
+    one, other = (cases.add_volume(np.zeros(grid.shape), grid, name) for name in ("one", "other"))
+    parent = cases.add_parent(scene, one, INNER)
+    other.SetAndObserveTransformNodeID(parent.GetID())
+    if change == "origin":
+        other.SetOrigin(other.GetOrigin()[0] + 0.1, *other.GetOrigin()[1:])
+    elif change == "size":
+        slicer.util.updateVolumeFromArray(other, np.zeros((4, 5, 7)))
+    elif change == "transform":
+        other.SetAndObserveTransformNodeID(None)
+    assert same_place(one, other) == (change == "nothing")

@@ -409,6 +409,17 @@ def test_landmarks_pull_where_the_images_say_nothing(similarity):
     assert on.report.folding["inside"]["any_corner_count"] == 0
 
 
+def test_landmarks_pull_in_slices():
+    grid = make_grid((40, 40, 1), (1, 1, 4))
+    inside = 1 / (1 + np.exp(np.linalg.norm(grid.positions(), axis=-1) - 15))
+    fixed, moving = (Image((900 * inside).astype(np.float32), grid, name) for name in ("fixed", "moving"))
+    points = np.array([[-6.0, 0, 0], [6, 2, 0]])
+    goals = points + [[2.5, 0, 0], [0, 2, 0]]
+    options = dict(model="none", refinement="fast", alignment="none", device="cpu", landmark_weight=1.0)
+    found = register(fixed, moving, settings=Settings(**options), fixed_points=points, moving_points=goals)
+    assert found.report.tre_mm["after"]["mean"] < 0.6
+
+
 @pytest.mark.parametrize("similarity", ["lncc", "mind"])
 def test_labels_pull_where_the_images_say_nothing(similarity):
     # So large that what moves with the labels does not reach the edge of the body, which the images hold.

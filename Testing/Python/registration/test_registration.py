@@ -262,6 +262,16 @@ def test_settings_survive_json():
     assert Settings.from_json("{}") == Settings()
 
 
+def test_limits_of_settings_are_allowed():
+    lowest = dict(passes=1, smoothness=0.2, label_weight=0, landmark_weight=0, seed=0)
+    highest = dict(passes=10, smoothness=5, label_weight=100, landmark_weight=100)
+    for given in (lowest, highest):
+        assert vars(Settings(**given)).items() >= given.items()
+    for changes in (dict(passes=11), dict(smoothness=5.1), dict(label_weight=-0.1), dict(landmark_weight=100.1)):
+        with pytest.raises(SettingsError, match=f"setting {next(iter(changes))} is"):
+            Settings(**changes)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -109,6 +109,14 @@ def test_outliers_do_not_spoil_the_correlation_shown():
     assert evaluation.similarity(fixed, moving, everywhere)["ncc"] > clean - 0.1
 
 
+@pytest.mark.parametrize("unit", [1e-3, 1e3])
+def test_what_is_far_from_most_values_is_so_in_any_unit(unit):
+    values = np.append(np.random.default_rng(0).normal(size=1000), [9.0] * 20 + [-8.0] * 20)
+    low, high = evaluation._limits(values)
+    assert values.min() < low < -3 and 3 < high < values.max()
+    assert evaluation._limits(unit * values) == pytest.approx((unit * low, unit * high))
+
+
 @pytest.mark.parametrize("contrast", [lambda a: a, lambda a: 1 - a, lambda a: np.where(a > 0.5, 0.2, 0.9)])
 def test_local_correlation_sees_edges_on_edges_in_any_contrast(contrast):
     rng = np.random.default_rng(0)

@@ -63,6 +63,7 @@ def test_good_result_has_no_warning():
         ),
         (dict(count=2, any_corner_count=9, pieces=(0.05, 4)), "folds in 2 voxels"),
         (dict(pieces=(0.35, 11.0)), "as no tissue does"),
+        (dict(pieces=(0.01, 1.1)), "as no tissue does"),
         (dict(errors={"before": {"mean": 1.0}, "after": {"mean": 2.0}}), "further apart than before"),
     ],
 )
