@@ -18,10 +18,10 @@ from pathlib import Path
 
 import torch
 
-from VoxelMorphRegistrationLib.networks.symmetric import Symmetric
 from VoxelMorphRegistrationLib.training.config import load_config, with_data, with_scans
+from VoxelMorphRegistrationLib.training.networks import network_of, whole_of
 from VoxelMorphRegistrationLib.training.pairs import TRAINING_STREAM, StepSizes
-from VoxelMorphRegistrationLib.training.trainer import Trainer, unet
+from VoxelMorphRegistrationLib.training.trainer import Trainer
 
 WARM_UP = 4
 
@@ -59,8 +59,8 @@ def main() -> None:
     sizes = StepSizes(config.shape, config.smallest, config.stride)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(config, Path(folder), args.device, source)
-        network = unet(config).to(args.device, memory_format=trainer.memory_format)
-        model = Symmetric(network) if config.network.symmetric else network
+        network = network_of(config).to(args.device, memory_format=trainer.memory_format)
+        model = whole_of(config, network)
         optimiser = torch.optim.Adam(network.parameters(), lr=1e-4)
         totals = {"trainer": [0.0, 0.0], "network alone": [0.0, 0.0]}
         for number in range(WARM_UP + args.steps):

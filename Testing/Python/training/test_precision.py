@@ -16,7 +16,8 @@ from VoxelMorphRegistrationLib.training import trainer as trainer_module
 from VoxelMorphRegistrationLib.training.beginnings import load_checkpoint
 from VoxelMorphRegistrationLib.training.config import load_config
 from VoxelMorphRegistrationLib.training.export import export_checkpoint
-from VoxelMorphRegistrationLib.training.trainer import CHECKPOINT_NAME, MOST_SKIPPED, Trainer, learning_rate, unet
+from VoxelMorphRegistrationLib.training.networks import network_of
+from VoxelMorphRegistrationLib.training.trainer import CHECKPOINT_NAME, MOST_SKIPPED, Trainer, learning_rate
 
 CPU = torch.device("cpu")
 
@@ -53,7 +54,7 @@ def test_a_processor_without_bfloat16_trains_in_float32_and_says_so(tmp_path, mo
 
 @pytest.mark.parametrize("shape", [[16, 16], [16, 16, 16]])
 def test_sound_bfloat16_passes_its_check_which_leaves_no_trace(supported, shape):
-    network = unet(tiny(shape=shape))
+    network = network_of(tiny(shape=shape))
     before = {name: weight.clone() for name, weight in network.state_dict().items()}
     drawn = torch.random.get_rng_state()
     assert precision.bfloat16_fault(network, CPU) is None
@@ -84,7 +85,7 @@ def test_a_faulty_kernel_is_found(supported, monkeypatch, spoil, words):
         return values
 
     monkeypatch.setattr(precision, "_gradients", gradients)
-    assert words in (precision.bfloat16_fault(unet(tiny()), CPU) or "")
+    assert words in (precision.bfloat16_fault(network_of(tiny()), CPU) or "")
 
 
 def test_memory_that_nobody_wrote_shows(supported, monkeypatch):
@@ -112,7 +113,7 @@ def test_memory_that_nobody_wrote_shows(supported, monkeypatch):
             return out
 
     monkeypatch.setattr(precision, "_poison", poisoned)
-    network = unet(tiny(shape=[16, 16, 16]))
+    network = network_of(tiny(shape=[16, 16, 16]))
     block = network.up[0]
     monkeypatch.setattr(block, "forward", lambda x: Unwritten.apply(block.conv(x)), raising=True)
     assert "is not finite" in (precision.bfloat16_fault(network, CPU) or "")

@@ -25,11 +25,13 @@ class ModelCard:
     stride: sizes must be multiples of it. output: "velocity" (stationary, to be integrated in `integration_steps`
     squarings) or "displacement". output_scale: network grid voxels in one output unit (2 for a flow in
     half-resolution voxels). flow_alignment: "centers" when output voxel p covers the network voxels from p * scale
-    on, "corners" when the first and the last voxel centres of both grids coincide. returns: "flow", or "moved and
-    field" for foreign networks that return both, in either order. axes: order of the tensor axes, "kji" as numpy
-    arrays here, "ijk" as nibabel arrays. normalization: how intensities get to [0, 1], {"method": "percentile", "low",
-    "high"} or {"method": "white-matter", "target"}. passes: default number of passes. pass_scales: factor of the
-    working grid's spacing in each pass, the last one for all further passes.
+    on, "corners" when the first and the last voxel centres of both grids coincide. returns: "flow"; "moved and
+    field" for foreign networks that return both, in either order; or "keypoints" for networks that take (moving, fixed,
+    region), the last (1, 1, *S) and other than 0 where points may lie, and return (1, P, 2 d + 1): position and
+    displacement of P points in voxels of the output, and the standard deviation of the displacement. axes: order of the
+    tensor axes, "kji" as numpy arrays here, "ijk" as nibabel arrays. normalization: how intensities get to [0, 1],
+    {"method": "percentile", "low", "high"} or {"method": "white-matter", "target"}. passes: default number of passes.
+    pass_scales: factor of the working grid's spacing in each pass, the last one for all further passes.
     """
 
     name: str
@@ -94,11 +96,19 @@ class ModelCard:
         """
         encoder, decoder = self.architecture.get("encoder"), self.architecture.get("decoder")
         if not encoder or not decoder or len(decoder) < len(encoder):
-            return voxels * 4 * 64
+            return voxels * 4 * 64 + self._heatmap_bytes(voxels)
         channels = 2 + 2 * encoder[0]
         if not self.architecture.get("half_resolution", False):
             channels = max(channels, encoder[0] + 2 * (decoder[len(encoder) - 1] + encoder[0]))
-        return voxels * 4 * channels
+        return voxels * 4 * channels + self._heatmap_bytes(voxels)
+
+    def _heatmap_bytes(self, voxels: int) -> int:
+        """What the points of a network of keypoints take besides: maps of the operator, heatmaps, the dense fit."""
+        if self.returns != "keypoints":
+            return 0
+        count, positions = self.architecture.get("count", 1024), self.architecture.get("positions", 11)
+        fit = 8 * 4 * count**2 + 16 * count * int(voxels ** (1 - 1 / self.dimension))
+        return 4 * 24 * voxels + 4 * 4 * count * positions**self.dimension + fit
 
 
 # Far above any card written; reading takes some ten times the memory.

@@ -15,7 +15,7 @@ CHOICES: dict[str, tuple] = {
     "dimension": (2, 3),
     "output": ("velocity", "displacement"),
     "flow_alignment": ("centers", "corners"),
-    "returns": ("flow", "moved and field"),
+    "returns": ("flow", "moved and field", "keypoints"),
     "axes": ("kji", "ijk"),
 }
 NORMALIZATIONS = ("percentile", "white-matter")
@@ -25,6 +25,8 @@ MOST_PASSES = 10
 MOST_LOCKED_VOXELS = 2**27
 # Networks of the field halve their grid four to six times, and have up to some 2,000 features.
 MOST_STRIDE, MOST_LEVELS, MOST_FEATURES = 128, 20, 8192
+# Their dense fit takes the third power of the points; a heatmap has positions^d places.
+MOST_KEYPOINTS, MOST_POSITIONS = 8192, 31
 # Deeper than any card; JSON of a thousand levels ends a reader.
 _MOST_DEPTH, _MOST_VALUES, _MOST_TEXT = 12, 20_000, 20_000
 
@@ -45,6 +47,8 @@ def check_facts(card: ModelCard) -> None:
         _refuse(name, "shape", card.shape, f"sizes of at most {MOST_LOCKED_VOXELS:,} voxels")
     _check_normalization(name, card.normalization)
     _check_architecture(name, card.architecture)
+    if card.returns == "keypoints" and card.output != "displacement":
+        _refuse(name, "output", card.output, "'displacement' where keypoints are returned")
 
 
 def _refuse(model: str, key: str, value: object, wanted: str) -> None:
@@ -188,6 +192,9 @@ def _check_architecture(model: str, facts: dict) -> None:
         if key in facts and not features(facts[key]):
             wanted = f"at most {MOST_LEVELS} whole numbers from 1 to {MOST_FEATURES}"
             _refuse(model, f"the architecture's {key}", facts[key], wanted)
+    for key, most in (("count", MOST_KEYPOINTS), ("positions", MOST_POSITIONS), ("features", MOST_FEATURES)):
+        if key in facts and not is_whole(facts[key], 1, most):
+            _refuse(model, f"the architecture's {key}", facts[key], f"a whole number from 1 to {most:,}")
     for key in ("half_resolution", "symmetric", "bfloat16"):
         if not isinstance(facts.get(key, False), bool):
             _refuse(model, f"the architecture's {key}", facts[key], "true or false")

@@ -48,22 +48,7 @@ class Model:
         import torch
 
         dimension = self.card.dimension
-        swap = self.card.axes == "ijk"
-        inputs = [moving, fixed]
-        if swap:
-            order = (0, 1, *range(dimension + 1, 1, -1))
-            inputs = [tensor.permute(order) for tensor in inputs]
-        try:
-            with torch.inference_mode():
-                result = self.network(*inputs)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            if "out of memory" in str(error).lower() or "can't allocate" in str(error).lower():
-                raise
-            raise ModelError(
-                f"The model '{self.card.name}' failed on images of {tuple(moving.shape[2:])} voxels: {last_line(error)}"
-            ) from error
+        result = self._run(moving, fixed)
         if self.card.returns == "moved and field":
             result = self._field_of(result)
         if not isinstance(result, torch.Tensor) or result.dim() != dimension + 2 or result.shape[1] != dimension:
@@ -72,11 +57,61 @@ class Model:
                 f"The model '{self.card.name}' returned {shape} where one displacement channel per axis "
                 f"(N, {dimension}, sizes) is due: its facts name the wrong dimension, or it is no registration network."
             )
-        if not bool(torch.isfinite(result).all()):
-            raise ModelError(f"The model '{self.card.name}' returned numbers that are not finite.")
-        if swap:
-            result = result.permute(order).flip(1)
+        self._check_finite(result)
+        if self.card.axes == "ijk":
+            result = result.permute(self._turned).flip(1)
         return result.clone() if result.is_inference() else result
+
+    def keypoints(self, moving: torch.Tensor, fixed: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
+        """The points that a network of keypoints finds, (P, 2 d + 1) as ModelCard says, axes kji.
+
+        moving, fixed, region: (1, 1, *S). Raises ModelError as `flow`, and when there is no point.
+        """
+        import torch
+
+        dimension = self.card.dimension
+        result = self._run(moving, fixed, region)
+        width = 2 * dimension + 1
+        if not isinstance(result, torch.Tensor) or result.dim() != 3 or result.shape[0::2] != (1, width):
+            shape = tuple(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__
+            raise ModelError(
+                f"The model '{self.card.name}' returned {shape} where (1, points, {width}) are due: its facts say that "
+                "it returns keypoints."
+            )
+        if result.shape[1] == 0:
+            raise ModelError(f"The model '{self.card.name}' found no point to hold on to in the fixed image.")
+        self._check_finite(result)
+        points = result[0].clone()
+        if self.card.axes == "ijk":
+            places, steps, spread = points.split((dimension, dimension, 1), 1)
+            points = torch.cat([places.flip(1), steps.flip(1), spread], 1)
+        return points
+
+    @property
+    def _turned(self) -> tuple[int, ...]:
+        return 0, 1, *range(self.card.dimension + 1, 1, -1)
+
+    def _run(self, *images: torch.Tensor):
+        """What the network returns for images (N, 1, *S), axes kji. Raises ModelError."""
+        import torch
+
+        inputs = [tensor.permute(self._turned) for tensor in images] if self.card.axes == "ijk" else list(images)
+        try:
+            with torch.inference_mode():
+                return self.network(*inputs)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            if "out of memory" in str(error).lower() or "can't allocate" in str(error).lower():
+                raise
+            raise ModelError(
+                f"The model '{self.card.name}' failed on images of {tuple(images[0].shape[2:])} voxels: "
+                f"{last_line(error)}"
+            ) from error
+
+    def _check_finite(self, result: torch.Tensor) -> None:
+        if not bool(result.isfinite().all()):
+            raise ModelError(f"The model '{self.card.name}' returned numbers that are not finite.")
 
     def _field_of(self, result: object) -> torch.Tensor:
         """The field of a pair (moved, field) in either order: the one with a channel per axis."""
@@ -154,7 +189,7 @@ def load_model(
         # The layout that the CPU's convolutions work in: an eighth less time, and no copies to and fro.
         layout = torch.channels_last_3d if card.dimension == 3 else torch.channels_last
         for name, weight in network.named_parameters():
-            if reduced and "flow" not in name.split("."):
+            if reduced and weight.dim() > 0 and "flow" not in name.split("."):
                 weight.data = weight.data.bfloat16()
             if weight.dim() == card.dimension + 2:
                 weight.data = weight.data.contiguous(memory_format=layout)
@@ -215,18 +250,33 @@ def check_model(model: Model) -> dict:
     shape = card.shape_kji or (card.stride * max(1, min(4, 64 // card.stride)),) * card.dimension
     generator = torch.Generator().manual_seed(0)
     moving, fixed = (torch.rand(1, 1, *shape, generator=generator).to(model.device) for _ in range(2))
+    if card.returns == "keypoints":
+        output = list(model.keypoints(moving, fixed, torch.ones_like(fixed)).shape)
+    else:
+        output = _flow_sizes(model, moving, fixed)
+    # Those of torch.export are no parameters any more, but numbers.
+    weights: list[torch.Tensor] = list(model.network.parameters())
+    weights = weights or list(model.network.buffers())
+    parameters = sum(weight.numel() for weight in weights)
+    return {"input": list(shape), "output": output, "parameters": parameters}
+
+
+def _flow_sizes(model: Model, moving: torch.Tensor, fixed: torch.Tensor) -> list[int]:
+    """The sizes of the flow of a pair. Raises ModelError where they do not fit the facts."""
+    card, shape = model.card, tuple(fixed.shape[2:])
     flow = model.flow(moving, fixed)
-    expected = tuple(math.ceil(n / card.output_scale) for n in shape)
+    expected = output_shape(card, shape)
     if card.output_scale != 1 and tuple(flow.shape[2:]) not in (expected, shape):
         raise ModelError(
             f"The model '{card.name}' returned a flow of {tuple(flow.shape[2:])} voxels for {shape}; its output scale "
             f"{card.output_scale:g} lets {expected} expect."
         )
-    # Those of torch.export are no parameters any more, but numbers.
-    weights: list[torch.Tensor] = list(model.network.parameters())
-    weights = weights or list(model.network.buffers())
-    parameters = sum(weight.numel() for weight in weights)
-    return {"input": list(shape), "output": list(flow.shape[2:]), "parameters": parameters}
+    return list(flow.shape[2:])
+
+
+def output_shape(card: ModelCard, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Sizes of the output's grid for images of `shape`, both in array order."""
+    return tuple(math.ceil(size / card.output_scale) for size in shape)
 
 
 def save_model(network: torch.nn.Module, card: ModelCard, path: str | Path) -> None:

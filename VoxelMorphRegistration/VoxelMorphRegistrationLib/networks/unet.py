@@ -81,7 +81,8 @@ class UNet(nn.Module):
 
     encoder: features before each of the len(encoder) max-poolings by two. decoder: first len(encoder) entries are
     the convolutions before each upsampling (with `half_resolution` the last upsampling is left out), the others
-    the final convolutions. The flow starts near zero (weights N(0, 1e-5)).
+    the final convolutions. The flow starts near zero (weights N(0, 1e-5)). inputs: 2, or 1 for the features of one
+    image; outputs: channels of the last convolution, one an axis when None.
 
     The convolutions may be in bfloat16; the flow's own is to stay float32, or the rounding of its output (1 part in
     256 of a displacement) shows in the Jacobian determinant.
@@ -93,6 +94,8 @@ class UNet(nn.Module):
         encoder: Sequence[int] = DEFAULT_ENCODER,
         decoder: Sequence[int] = DEFAULT_DECODER,
         half_resolution: bool = True,
+        inputs: int = 2,
+        outputs: int | None = None,
     ) -> None:
         super().__init__()
         if dimension not in (2, 3):
@@ -108,7 +111,7 @@ class UNet(nn.Module):
         up: Any = nn.ModuleList()
         final: Any = nn.ModuleList()
         self.down, self.up, self.final = down, up, final
-        features = 2
+        features = self.inputs = inputs
         for count in encoder:
             self.down.append(ConvBlock(dimension, features, count))
             features = count
@@ -122,7 +125,7 @@ class UNet(nn.Module):
             self.final.append(ConvBlock(dimension, features, count))
             features = count
         conv = nn.Conv3d if dimension == 3 else nn.Conv2d
-        self.flow = conv(features, dimension, kernel_size=3, padding=1)
+        self.flow = conv(features, outputs or dimension, kernel_size=3, padding=1)
         nn.init.normal_(self.flow.weight, std=1e-5)
         assert self.flow.bias is not None
         nn.init.zeros_(self.flow.bias)
@@ -132,7 +135,11 @@ class UNet(nn.Module):
 
     def features(self, moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
         """What the flow is computed from: (N, C, *S')."""
-        x = torch.cat([moving, fixed], 1).to(self.down[0].conv.weight.dtype)
+        return self.features_of(torch.cat([moving, fixed], 1))
+
+    def features_of(self, images: torch.Tensor) -> torch.Tensor:
+        """`features` of the images as channels (N, inputs, *S)."""
+        x = images.to(self.down[0].conv.weight.dtype)
         skips: list[torch.Tensor] = []
         for level, block in enumerate(self.down):
             if level == 0 and self.half_resolution and not self.training:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import torch
 
 _OURS = "__torch__.VoxelMorphRegistrationLib."
+# Its networks, and what the names of a U-Net's weights begin with in each.
+_PREFIXES = {"UNet": "", "Symmetric": "network.", "KeypointNetwork": "unet."}
 _DTYPES = {"Float": "<f4", "Double": "<f8", "Half": "<f2", "Long": "<i8", "Int": "<i4"}
 
 
@@ -51,7 +53,7 @@ def _array(archive: Archive, tensor: Tensor) -> np.ndarray:
 
 
 def plain_network(archive: Archive, card: ModelCard) -> torch.nn.Module | None:
-    """The U-Net of our own with the file's weights, or None where the file holds another network.
+    """The network of our own with the file's weights, or None where the file holds another network.
 
     Raises ModelError when the weights are not finite.
     """
@@ -61,9 +63,9 @@ def plain_network(archive: Archive, card: ModelCard) -> torch.nn.Module | None:
         return None
     kind, weights = read_weights(archive)
     name = kind.rpartition(".")[2]
-    if not kind.startswith(_OURS) or name not in ("UNet", "Symmetric"):
+    if not kind.startswith(_OURS) or name not in _PREFIXES:
         return None
-    prefix = "network." if name == "Symmetric" else ""
+    prefix = _PREFIXES[name]
     blocks = [f"down.{n}" for n in range(len(encoder))]
     blocks += [f"up.{n}" for n in range(len(encoder))] + [f"final.{n}" for n in range(len(decoder) - len(encoder))]
     # Before anything of these sizes is made: a card may name any.
@@ -74,11 +76,19 @@ def plain_network(archive: Archive, card: ModelCard) -> torch.nn.Module | None:
         return None
     import torch
 
+    from .heatmaps import KeypointNetwork
     from .symmetric import Symmetric
     from .unet import UNet
 
-    unet = UNet(card.dimension, encoder, decoder, bool(facts.get("half_resolution", False)))
-    network = Symmetric(unet) if name == "Symmetric" else unet
+    layout = card.dimension, encoder, decoder, bool(facts.get("half_resolution", False))
+    network: torch.nn.Module
+    if name == "KeypointNetwork":
+        sizes = [facts.get(key) for key in ("count", "positions", "features")]
+        if None in sizes or sizes[1] % 2 == 0 or weights.get("unet.flow.bias", np.empty(0)).shape != (sizes[2],):
+            return None
+        network = KeypointNetwork(*layout, *sizes)
+    else:
+        network = Symmetric(UNet(*layout)) if name == "Symmetric" else UNet(*layout)
     expected = network.state_dict()
     if {key: tuple(value.shape) for key, value in expected.items()} != {k: w.shape for k, w in weights.items()}:
         return None

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..fields.displacement import DisplacementField
+from ..fields.scattered import fitted
 from ..fields.warp import warp_image
 from ..images.grid import Grid
-from ..images.image import resample, smoothed
+from ..images.image import Image, resample, smoothed
 from ..networks.card import ModelCard
-from ..networks.model import Model
+from ..networks.model import Model, output_shape
 from .device import on_cpu
 from .intensity import intensity_scale, normalised
 from .memory import is_out_of_memory
@@ -35,7 +36,7 @@ def deform(
     """
     fixed, moving = inputs.fixed, inputs.moving
     window = [intensity_scale(image, network.card) for image in (fixed, moving)]
-    total, target, fine = start, None, None
+    total, target, fine, region = start, None, None, None
     for number, grid in enumerate(grids):
         run.report(number / len(grids))
         if run.stopping and total is not None:
@@ -43,6 +44,8 @@ def deform(
         if target is None or grid is not grids[number - 1]:
             target = normalised(resample(fixed, grid, None, window[0][0], smooth=True), window[0])
             fine = None
+            if network.card.returns == "keypoints":
+                region = region_on(inputs.region, fixed.grid, grid)
         if total is None:
             source = resample(moving, grid, matrix, window[1][0], smooth=True)
         else:
@@ -51,12 +54,12 @@ def deform(
             source = warp_image(fine, grid, total, matrix, window[1][0])
         pair = normalised(source, window[1]), target
         try:
-            step = run_network(network, *pair, grid)
+            step = run_network(network, *pair, grid, region)
         except RuntimeError as error:
             if network.device == "cpu" or not is_out_of_memory(error):
                 raise
             network = on_cpu(network, precision, run.warnings)
-            step = run_network(network, *pair, grid)
+            step = run_network(network, *pair, grid, region)
         total = step if total is None else total.compose(step)
     assert total is not None, "no pass"
     return total, network
@@ -69,18 +72,40 @@ def facts_of(network: Model, grids: list[Grid]) -> dict:
     return {"device": network.device, "model": name, "passes": len(grids), "working_grid": grids[-1].to_json()}
 
 
-def run_network(network: Model, moving: np.ndarray, fixed: np.ndarray, grid: Grid) -> DisplacementField:
-    """One pass: two arrays in [0, 1] on `grid` to the displacement field on the network's flow grid."""
+def region_on(region: np.ndarray, own: Grid, grid: Grid) -> np.ndarray:
+    """A part (K, J, I) of its own grid, float32, 1 where it is seen on another one."""
+    seen = resample(Image(region.astype(np.float32), own), grid, smooth=True).array > 0.5
+    return seen.astype(np.float32)
+
+
+def run_network(
+    network: Model, moving: np.ndarray, fixed: np.ndarray, grid: Grid, region: np.ndarray | None = None
+) -> DisplacementField:
+    """One pass: two arrays in [0, 1] on `grid` to the displacement field on the network's flow grid.
+
+    region: where a network of keypoints may look for them, everywhere when None.
+    """
     import torch
 
     from ..images import sampling
 
     card = network.card
     flat = grid.flat_axis
-    tensors = [torch.from_numpy(np.ascontiguousarray(a))[None, None] for a in (moving, fixed)]
+    arrays = [moving, fixed]
+    if card.returns == "keypoints":
+        arrays.append(np.ones_like(fixed) if region is None else region)
+    tensors = [torch.from_numpy(np.ascontiguousarray(a))[None, None] for a in arrays]
     if flat is not None:
         tensors = [tensor.squeeze(2 + flat) for tensor in tensors]
-    flow = network.flow(*(tensor.to(network.device) for tensor in tensors))
+    tensors = [tensor.to(network.device) for tensor in tensors]
+    if card.returns == "keypoints":
+        # Apple's GPU lacks float64.
+        points = network.keypoints(*tensors).cpu()
+        dims = card.dimension
+        coarse = output_shape(card, tuple(tensors[0].shape[2:]))
+        flow = fitted(points[:, :dims], points[:, dims : 2 * dims], points[:, -1], coarse)[None]
+    else:
+        flow = network.flow(*tensors)
     if card.output == "velocity":
         # Apple's GPU lacks 3D interpolation.
         flow = sampling.integrate(flow.cpu() if network.device == "mps" else flow, card.integration_steps)

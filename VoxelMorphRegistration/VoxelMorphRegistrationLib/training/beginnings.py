@@ -38,7 +38,7 @@ def is_model_file(path: Path | str) -> bool:
 
 
 def model_weights(path: Path | str) -> dict[str, torch.Tensor]:
-    """The parameters of the U-Net in a model file that this trainer made, on the CPU. No code of the file runs.
+    """The parameters of the network in a model file that this trainer made, on the CPU. No code of the file runs.
 
     Raises InputError for another network, ModelError for a damaged file.
     """

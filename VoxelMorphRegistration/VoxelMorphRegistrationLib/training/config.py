@@ -15,6 +15,7 @@ from ..networks.facts import MOST_FEATURES, MOST_LEVELS
 from ..networks.unet import DEFAULT_DECODER, DEFAULT_ENCODER
 from .anatomy import AnatomySection, AnatomySource
 from .images import ImageSource, ImagesSection
+from .keypoints import KeypointsSection
 from .pairs import PairSource, StepSizes
 from .scans import ScanSource, ScansSection, WithScans
 from .shapes import ShapeRecipe, ShapeSource
@@ -30,6 +31,7 @@ LARGEST_NUMBER = 1e12
 PRECISIONS = ("float32", "bfloat16")
 SOURCES = ("shapes", "anatomy", "images")
 CHOICES = {
+    "network.kind": ("flow", "keypoints"),
     "loss.similarity": ("none", "mse", "ncc", "ssim"),
     "loss.penalty": ("gradient", "bending"),
     "loss.penalised": ("displacement", "velocity"),
@@ -40,10 +42,13 @@ CHOICES = {
 class NetworkSection:
     """[network]: features of the U-Net (see networks.UNet) and squarings of the velocity's integration.
 
-    integration_steps: 0 for a network that gives the displacement itself, as in the paper. half_resolution: of the
-    flow. symmetric: the mean of both directions (see networks.symmetric), at twice the cost.
+    kind: what it gives, the "flow" of every place, or "keypoints" with their displacements (see networks.heatmaps),
+    which takes integration_steps = 0 and symmetric = false. integration_steps: 0 for a network that gives the
+    displacement itself, as in the paper. half_resolution: of the flow, or of the features of places. symmetric: the
+    mean of both directions (see networks.symmetric), at twice the cost.
     """
 
+    kind: str = "flow"
     encoder: tuple[int, ...] = DEFAULT_ENCODER
     decoder: tuple[int, ...] = DEFAULT_DECODER
     integration_steps: int = 5
@@ -59,7 +64,8 @@ class LossSection:
     similarity_weight. dice: weight of the soft Dice of the structures (gamma of the paper). smoothness: weight of the
     penalty (lambda of the paper), "gradient" (squared) or "bending" (energy), on the displacement or the velocity
     (`penalised`). displacement: weight of |u - truth|^2 where the truth is known. landmarks: weight of the squared
-    landmark distance in voxels.
+    landmark distance in voxels. For a network of keypoints these two are of its points, heatmap is the weight of the
+    cross entropy of their heatmaps with the truth, and the others are of the field that is fitted to the points.
     """
 
     similarity: str = "none"
@@ -71,6 +77,7 @@ class LossSection:
     penalised: str = "displacement"
     displacement: float = 0.0
     landmarks: float = 0.0
+    heatmap: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -118,6 +125,7 @@ class TrainingConfig:
     log_every: int = 20
     checkpoint_every: int = 500
     network: NetworkSection = field(default_factory=NetworkSection)
+    keypoints: KeypointsSection = field(default_factory=KeypointsSection)
     shapes: ShapeRecipe = field(default_factory=ShapeRecipe)
     anatomy: AnatomySection = field(default_factory=AnatomySection)
     scans: ScansSection = field(default_factory=ScansSection)
@@ -168,13 +176,21 @@ class TrainingConfig:
         if min(self.optimiser.warm_steps, self.optimiser.decay_steps) < 0:
             raise SettingsError("optimiser.warm_steps and optimiser.decay_steps must not be negative.")
         loss = self.loss
-        weights = (loss.similarity_weight, loss.dice, loss.smoothness, loss.displacement, loss.landmarks)
+        weights = (loss.similarity_weight, loss.dice, loss.smoothness, loss.displacement, loss.landmarks, loss.heatmap)
         if min(weights) < 0:
             raise SettingsError("The weights in [loss] must not be negative.")
         for name, allowed in CHOICES.items():
-            value = getattr(loss, name.split(".")[1])
+            section, key = name.split(".")
+            value = getattr(getattr(self, section), key)
             if value not in allowed:
                 raise SettingsError(f"{name} must be one of {', '.join(allowed)}, not '{value}'.")
+        if self.network.kind == "keypoints" and (self.network.integration_steps or self.network.symmetric):
+            raise SettingsError(
+                "Points of the fixed image have displacements, and no velocities nor another direction: "
+                'network.kind = "keypoints" needs network.integration_steps = 0 and network.symmetric = false.'
+            )
+        if self.network.kind == "flow" and loss.heatmap:
+            raise SettingsError('loss.heatmap is for networks with network.kind = "keypoints".')
         if self.source not in SOURCES:
             raise SettingsError(f"source must be one of {', '.join(SOURCES)}, not '{self.source}'.")
         coarsest = self.shapes.coarsest

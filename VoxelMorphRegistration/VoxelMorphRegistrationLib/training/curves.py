@@ -22,7 +22,7 @@ CURVES_NAME = "curves.png"
 HOW_TO_GET = 'pip install ".[plots]"'
 # Dark enough on white, and apart for colour-blind eyes (Okabe and Ito's palette).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")
-PARTS = ("similarity", "dice", "smoothness", "displacement", "landmarks")
+PARTS = ("similarity", "dice", "smoothness", "displacement", "landmarks", "heatmap")
 # Drawing takes some tenths of a second of the training's time.
 INTERVAL_S = 20.0
 # A running mean over this part of the rows.

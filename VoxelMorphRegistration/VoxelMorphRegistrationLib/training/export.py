@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from ..errors import InputError
 from ..networks.card import ModelCard
 from ..networks.model import save_model
-from ..networks.symmetric import Symmetric
 from .beginnings import load_checkpoint
-from .config import config_from_dict
+from .config import TrainingConfig, config_from_dict
+from .networks import network_of, unet_of, whole_of
 from .shapes import ShapeSource
-from .trainer import unet
 
 # What robust_range does on average in training.
 METHODS = {
@@ -34,7 +33,7 @@ def export_checkpoint(checkpoint: Path | str, output: Path | str, facts: dict | 
     facts = dict(facts or {})
     state = load_checkpoint(checkpoint)
     config = config_from_dict(state["config"])
-    network = unet(config)
+    network = network_of(config)
     network.load_state_dict(state["network"])
     voxels = 1
     for size in config.shape:
@@ -54,26 +53,34 @@ def export_checkpoint(checkpoint: Path | str, output: Path | str, facts: dict | 
         "dimension": config.dimension,
         "spacing_mm": run.get("spacing_mm"),
         "target_voxels": voxels,
-        "stride": network.stride,
+        "stride": unet_of(network).stride,
+        "returns": config.network.kind,
         "output": "velocity" if config.network.integration_steps else "displacement",
         "output_scale": 2.0 if config.network.half_resolution else 1.0,
         "flow_alignment": "centers",
         "integration_steps": config.network.integration_steps,
         "normalization": run.get("normalization", NORMALIZATION),
         "validation": run.get("validation", {}),
-        "architecture": {
-            "encoder": list(config.network.encoder),
-            "decoder": list(config.network.decoder),
-            "half_resolution": config.network.half_resolution,
-            "symmetric": config.network.symmetric,
-            "bfloat16": True,
-        },
+        "architecture": _architecture(config),
         "license": "Apache-2.0",
     }
     training |= facts.pop("training", {})
     card = ModelCard(**(values | facts | {"training": training}))
-    save_model(Symmetric(network) if config.network.symmetric else network, card, output)
+    save_model(whole_of(config, network), card, output)
     return card
+
+
+def _architecture(config: TrainingConfig) -> dict:
+    """What a network is built from."""
+    part = config.network
+    facts = {
+        "encoder": list(part.encoder),
+        "decoder": list(part.decoder),
+        "half_resolution": part.half_resolution,
+        "symmetric": part.symmetric,
+        "bfloat16": True,
+    }
+    return facts | asdict(config.keypoints) if part.kind == "keypoints" else facts
 
 
 def read_facts(path: Path | str) -> dict:

@@ -61,10 +61,10 @@ def _gradients(network: UNet, images: list[torch.Tensor], reduced: bool) -> dict
     dimension = network.dimension
     layout = torch.channels_last_3d if dimension == 3 else torch.channels_last
     device = images[0].device
-    moving, fixed = (image.to(memory_format=layout) for image in images)
+    seen = torch.cat(images[: network.inputs], 1).to(memory_format=layout)
     _poison(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=reduced):
-        flow = network(moving, fixed)
+        flow = network.flow_of(network.features_of(seen))
     loss = flow.float().square().mean()
     _poison(device)
     gradients = torch.autograd.grad(loss, list(parameters.values()))

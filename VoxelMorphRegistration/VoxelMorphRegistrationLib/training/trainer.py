@@ -1,4 +1,4 @@
-"""The trainer: pairs in, a U-Net that predicts a velocity or a displacement out."""
+"""The trainer: pairs in, a network that predicts a velocity, a displacement or keypoints out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from ..errors import InputError, OutputError, VoxelMorphError
 from ..fields.folding import voxel_determinant
 from ..images.sampling import compose, integrate, warp
-from ..networks.symmetric import Symmetric
-from ..networks.unet import UNet
-from . import losses
+from ..networks.heatmaps import KeypointNetwork
+from . import keypoints, losses
 from .beginnings import CHECKPOINT_FORMAT, is_model_file, load_checkpoint, model_weights
 from .config import TrainingConfig, config_from_dict
 from .curves import Curves
+from .networks import initialise, layout_of, network_of, unet_of, whole_of
 from .pairs import TRAINING_STREAM, VALIDATION_STREAM, PairSource, TrainingPair
 from .precision import bfloat16_fault
 from .shapes import doubled
@@ -47,6 +47,7 @@ class StepLosses:
     smoothness: float
     displacement: float
     landmarks: float
+    heatmap: float
 
 
 @dataclass(frozen=True)
@@ -93,20 +94,23 @@ class Trainer:
         self._curves = Curves(self.output)
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
-            network = unet(config)
-            initialise(network)
+            network = network_of(config)
+            initialise(unet_of(network))
         # Channels last is what CPU and GPU convolutions in bfloat16 are fast with.
         self.memory_format = torch.channels_last_3d if config.dimension == 3 else torch.channels_last
         # type: PyTorch's own stubs know no memory_format.
-        self.network: UNet = network.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
-        self.model = Symmetric(self.network) if config.network.symmetric else self.network
+        self.network = network.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
+        self.model = whole_of(config, self.network)
         self.rank, self.ranks = distributed_place()
-        self._trained: torch.nn.Module = self.model
-        if self.ranks > 1:
-            self._trained = torch.nn.parallel.DistributedDataParallel(self.model)
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=config.optimiser.learning_rate)
-        fault = bfloat16_fault(self.network, self.device) if config.precision == "bfloat16" else None
+        fault = bfloat16_fault(unet_of(self.network), self.device) if config.precision == "bfloat16" else None
         self.precision = "float32" if fault else config.precision
+        self._alone: torch.nn.Module = self.model
+        if isinstance(self.network, KeypointNetwork):
+            self._alone = keypoints.Matcher(self.network, self.precision == "bfloat16")
+        self._trained = self._alone
+        if self.ranks > 1:
+            self._trained = torch.nn.parallel.DistributedDataParallel(self._alone)
         # Why the precision is not the configuration's, for who starts the run.
         self.precision_note = fault and f"Training in float32, not in bfloat16: {fault}."
         # The next pair is drawn while the network works on this one.
@@ -213,13 +217,35 @@ class Trainer:
     def _loss(self, pair: TrainingPair, passes_before: int = 0) -> tuple[torch.Tensor, StepLosses]:
         weights = self.config.loss
         before = self._registered(pair, passes_before)
-        velocity, displacement = self.predict(self._moved(pair, before), self._trained)
-        if before is not None:
-            displacement = compose(before, displacement)
-        half = self._at_half(displacement)
+        seen = self._moved(pair, before)
+        if isinstance(self.network, KeypointNetwork):
+            found = keypoints.found(self.network, self._trained, seen)
+            terms = keypoints.terms(self.network, found, pair, before)
+            # The fit takes as long as all else, and may be left to the registration.
+            if weights.smoothness or weights.dice or weights.similarity != "none":
+                dense = found.dense(tuple(pair.fixed.shape[2:]))
+                terms = self._field_terms(pair, dense, dense if before is None else compose(before, dense)) | terms
+        else:
+            velocity, displacement = self.predict(seen, self._trained)
+            terms = self._field_terms(pair, velocity, displacement if before is None else compose(before, displacement))
+        factors = asdict(weights) | {"similarity": weights.similarity_weight}
+        total = sum(factors[name] * term for name, term in terms.items())
+        if not isinstance(total, torch.Tensor):
+            raise InputError(
+                "The pairs have neither a known displacement nor landmarks to learn keypoints from: set loss.dice, "
+                "loss.similarity or loss.smoothness."
+            )
+        values = {part.name: float("nan") for part in fields(StepLosses)}
+        values |= {name: float(term.detach()) for name, term in terms.items()}
+        return total, StepLosses(**(values | {"total": float(total.detach())}))
+
+    def _field_terms(
+        self, pair: TrainingPair, velocity: torch.Tensor, displacement: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """The parts of the loss of a dense field."""
+        weights, half = self.config.loss, self._at_half(displacement)
         penalty = losses.bending_energy if weights.penalty == "bending" else losses.squared_gradient
         terms = {"smoothness": penalty(velocity if weights.penalised == "velocity" else displacement)}
-        factors = asdict(weights) | {"similarity": weights.similarity_weight}
         if weights.similarity != "none":
             warped = warp(pair.moving, self._at_full(displacement, pair))
             terms["similarity"] = similarity_loss(weights.similarity, warped, pair.fixed, weights.window)
@@ -230,10 +256,7 @@ class Trainer:
         if weights.landmarks and pair.fixed_points is not None and pair.moving_points is not None:
             full = self._at_full(displacement, pair)
             terms["landmarks"] = losses.landmark_distance(full, pair.fixed_points, pair.moving_points)
-        total = sum(factors[name] * term for name, term in terms.items())
-        values = {part.name: float("nan") for part in fields(StepLosses)}
-        values |= {name: float(term.detach()) for name, term in terms.items()}
-        return total, StepLosses(**(values | {"total": float(total.detach())}))
+        return terms
 
     def _training_pair(self, part: int = 0) -> TrainingPair:
         """Pair `part` of the coming step; the one after it begins to be drawn."""
@@ -248,6 +271,9 @@ class Trainer:
 
     def predict(self, pair: TrainingPair, model: torch.nn.Module | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """What the network gives for `pair`, and the displacement; both (1, d, *S') in voxels of the flow's grid."""
+        if isinstance(self.network, KeypointNetwork):
+            dense = keypoints.found(self.network, self._alone, pair).dense(tuple(pair.fixed.shape[2:]))
+            return dense, dense
         moving, fixed = (image.to(memory_format=self.memory_format) for image in (pair.moving, pair.fixed))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             flow = (model or self.model)(moving, fixed)
@@ -268,7 +294,7 @@ class Trainer:
         """What a further pass gets to see."""
         if displacement is None:
             return pair
-        return TrainingPair(pair.fixed, warp(pair.moving, self._at_full(displacement, pair)))
+        return replace(pair, moving=warp(pair.moving, self._at_full(displacement, pair)))
 
     def _at_half(self, displacement: torch.Tensor) -> torch.Tensor:
         if self.config.network.half_resolution:
@@ -344,7 +370,7 @@ class Trainer:
         state = load_checkpoint(path)
         stored = config_from_dict(state["config"])
         trainer = cls(config or stored, output, device, source)
-        if layout(trainer.config) != layout(stored):
+        if layout_of(trainer.config) != layout_of(stored):
             raise InputError(f"The configuration has another network than the checkpoint {path}.")
         trainer.network.load_state_dict(state["network"])
         trainer.optimiser.load_state_dict(state["optimiser"])
@@ -359,7 +385,7 @@ class Trainer:
         else:
             state = load_checkpoint(path)
             weights = state["network"]
-            if layout(config_from_dict(state["config"])) != layout(self.config):
+            if layout_of(config_from_dict(state["config"])) != layout_of(self.config):
                 raise InputError(f"The configuration has another network than the checkpoint {path}.")
         expected = self.network.state_dict()
         if {k: w.shape for k, w in weights.items()} != {k: w.shape for k, w in expected.items()}:
@@ -415,17 +441,6 @@ def _device_name(device: torch.device, ranks: int) -> str:
     return f"{device.type.upper()}, {threads} thread{'s' if threads > 1 else ''}"
 
 
-def unet(config: TrainingConfig) -> UNet:
-    """The network of a configuration, untrained."""
-    part = config.network
-    return UNet(config.dimension, part.encoder, part.decoder, part.half_resolution)
-
-
-def layout(config: TrainingConfig) -> tuple:
-    """What decides which weights a network has."""
-    return config.dimension, config.network.encoder, config.network.decoder, config.network.half_resolution
-
-
 def similarity_loss(kind: str, warped: torch.Tensor, fixed: torch.Tensor, window: int) -> torch.Tensor:
     """The similarity of [loss], smaller is better."""
     if kind == "mse":
@@ -453,16 +468,6 @@ def _means(kind, rows: list):
         values = [v for v in (getattr(row, part.name) for row in rows) if math.isfinite(v)]
         result[part.name] = sum(values) / len(values) if values else math.nan
     return kind(**result)
-
-
-def initialise(network: UNet) -> None:
-    """Weights that keep the variance of the signal from layer to layer (He et al., ICCV 2015, eq. 15).
-
-    PyTorch's own start lets it fade by about half a layer, and training then begins with thousands of idle steps.
-    """
-    for block in (*network.down, *network.up, *network.final):
-        torch.nn.init.kaiming_normal_(block.conv.weight, a=0.2)
-        torch.nn.init.zeros_(block.conv.bias)
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:
