@@ -16,9 +16,9 @@ from VoxelMorphRegistrationLib.registration.register import register
 def test_each_image_is_scaled_by_its_own_values_for_the_network(factors, tmp_path, monkeypatch):
     given, run = [], passes.run_network
 
-    def seen(network, moving, fixed, grid):
+    def seen(network, moving, fixed, grid, region=None):
         given.append((moving, fixed))
-        return run(network, moving, fixed, grid)
+        return run(network, moving, fixed, grid, region)
 
     monkeypatch.setattr(passes, "run_network", seen)
     grid = make_grid((28, 28, 28))

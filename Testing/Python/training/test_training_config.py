@@ -58,6 +58,12 @@ def test_training_starts_from_the_checkpoint_of_another_run(tmp_path):
         ({"shapes": {"blur": [2.0, 1.0]}}, "range"),
         ({"shapes": {"coarsest": 12}}, "power of two"),
         ({"optimiser": {"learning_rate": 0.0}}, "must be positive"),
+        ({"network": {"kind": "points"}}, "network.kind must be one of flow, keypoints"),
+        ({"network": {"kind": "keypoints"}}, "needs network.integration_steps = 0"),
+        ({"loss": {"heatmap": 1.0}}, "loss.heatmap is for networks"),
+        ({"keypoints": {"count": 0}}, "keypoints.count must be from 1"),
+        ({"keypoints": {"positions": 10}}, "must be an odd number"),
+        ({"keypoints": {"features": 0}}, "keypoints.features must be from 1"),
     ],
 )
 def test_a_wrong_setting_is_named(changes, message):

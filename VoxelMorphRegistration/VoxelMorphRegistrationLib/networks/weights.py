@@ -83,8 +83,8 @@ def plain_network(archive: Archive, card: ModelCard) -> torch.nn.Module | None:
     layout = card.dimension, encoder, decoder, bool(facts.get("half_resolution", False))
     network: torch.nn.Module
     if name == "KeypointNetwork":
-        sizes = [facts.get(key) for key in ("count", "positions", "features")]
-        if None in sizes or sizes[1] % 2 == 0 or weights.get("unet.flow.bias", np.empty(0)).shape != (sizes[2],):
+        sizes = [int(facts.get(key, 0)) for key in ("count", "positions", "features")]
+        if min(sizes) < 1 or sizes[1] % 2 == 0 or weights.get("unet.flow.bias", np.empty(0)).shape != (sizes[2],):
             return None
         network = KeypointNetwork(*layout, *sizes)
     else:

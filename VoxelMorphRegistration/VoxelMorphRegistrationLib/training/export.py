@@ -14,12 +14,13 @@ from .config import TrainingConfig, config_from_dict
 from .networks import network_of, unet_of, whole_of
 from .shapes import ShapeSource
 
-# What robust_range does on average in training.
 METHODS = {
     "shapes": "SynthMorph's recipe (Hoffmann et al., IEEE TMI 2022) with the truth of the drawn warps added",
     "anatomy": "SynthMorph's recipe (Hoffmann et al., IEEE TMI 2022): images synthesised from label maps, soft Dice",
     "images": "VoxelMorph (Balakrishnan et al., IEEE TMI 2019)",
 }
+KEYPOINTS = "; keypoints after VoxelMorph++ (Heinrich and Hansen, WBIR 2022)"
+# What robust_range does on average in training.
 NORMALIZATION = {"method": "percentile", "low": 0.5, "high": 99.5}
 
 
@@ -41,7 +42,7 @@ def export_checkpoint(checkpoint: Path | str, output: Path | str, facts: dict | 
     run = state.get("facts", {})
     training = {
         "data": run.get("data", ShapeSource.facts),
-        "method": METHODS[config.source],
+        "method": METHODS[config.source] + (KEYPOINTS if config.network.kind == "keypoints" else ""),
         "device": run.get("device", "not recorded"),
         "seed": config.seed,
         "steps": state["step"],

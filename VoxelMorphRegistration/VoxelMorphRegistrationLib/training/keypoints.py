@@ -54,8 +54,8 @@ class Matcher(nn.Module):
 
     def forward(self, moving: torch.Tensor, fixed: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
         with torch.autocast(fixed.device.type, torch.bfloat16, enabled=self.reduced):
-            described = [self.network.described(image) for image in (fixed, moving)]
-        return self.network.compared(*described, points)
+            first, second = (self.network.described(image) for image in (fixed, moving))
+        return self.network.compared(first, second, points)
 
 
 @dataclass(frozen=True)
