@@ -115,4 +115,4 @@ def test_points_lie_within_the_mask(centroid_file, monkeypatch):
     register(fixed, moving, settings=settings(centroid_file), fixed_mask=mask)
     ((region, working),) = given
     inside = np.abs(working.positions()).max(-1) < 6
-    assert 0 < region.sum() and (region[~inside] == 0).all() and (region > 0).sum() >= 0.6 * inside.sum()
+    assert region.sum() > 0 and (region[~inside] == 0).all() and (region > 0).sum() >= 0.6 * inside.sum()
