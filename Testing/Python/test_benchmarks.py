@@ -220,9 +220,7 @@ def test_displacements_of_a_peer_undo_a_known_shift(peer, tmp_path, request):
 
 
 @pytest.mark.parametrize("dimension", [2, 3])
-def test_displacements_of_this_project_undo_a_known_shift(dimension, tmp_path, monkeypatch, request):
-    if dimension == 2:
-        request.getfixturevalue("in_process")
+def test_displacements_of_this_project_undo_a_known_shift(dimension, tmp_path, monkeypatch, in_process):
     model = save_centroid_model(tmp_path / "centroid.pt", dimension)
     size = {2: (64, 48, 1), 3: (44, 36, 22)}[dimension]
     only(monkeypatch, partial(cases._shifted_blobs, size, 0), dimension=dimension)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from experiment_cases import CONFIG, save_once, write_cases
 from grids import make_grid
 from image_cases import GRID, labelled, write_points
 from VoxelMorphRegistrationLib.images.files import write_image
 from VoxelMorphRegistrationLib.images.image import Image
 from VoxelMorphRegistrationLib.training import curves
+from VoxelMorphRegistrationLib.training.experiments import plots
 
 
 @pytest.fixture(autouse=True)
@@ -48,3 +50,19 @@ def landmark_pairs(tmp_path):
         lines.append(",".join([f"{n}.nii.gz" for n in names] + [f"{n}.csv" for n in names]))
     (tmp_path / "pairs.csv").write_text("\n".join(lines), encoding="utf-8")
     return tmp_path
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    """Six slices of 32x32 voxels with a disc in a ring, another centre in each, and a configuration for them.
+
+    The plot of each experiment is drawn once, whichever test runs it first.
+    """
+    monkeypatch.setattr(plots, "save_figure", save_once)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write_cases(folder, 1)
+    text = "label,name,group\n1,core,inner\n2,left ring,outer\n3,right ring,outer\n"
+    (tmp_path / "structures.csv").write_text(text, encoding="utf-8")
+    (tmp_path / "tiny.toml").write_text(CONFIG, encoding="utf-8")
+    return folder
