@@ -61,3 +61,11 @@ def test_it_does_not_depend_on_the_blocks(monkeypatch):
     whole = non_diffeomorphic_percent(field)
     monkeypatch.setattr("VoxelMorphRegistrationLib.fields.folding.BLOCK_VOXELS", 700)
     assert non_diffeomorphic_percent(field) == pytest.approx(whole, rel=1e-9) and whole > 1
+
+
+def test_a_slice_that_is_sheared_and_mirrored_counts_the_area_it_has_then():
+    grid = make_grid((20, 18, 1), (1, 1.5, 2), (10, 20, 30))
+    axes = grid.directions[:, :2]
+    for plane, percent in (([[-0.6, 0.5], [0.3, 0.8]], 63.0), ([[0.6, 0.5], [0.3, 0.8]], 0.0)):
+        matrix = np.eye(3) + axes @ (np.array(plane) - np.eye(2)) @ axes.T
+        assert non_diffeomorphic_percent(linear_field(grid, matrix)) == pytest.approx(percent, abs=0.1)

@@ -166,3 +166,12 @@ def test_a_padded_slice_stays_a_slice_unless_it_is_asked_for(across, shape):
     np.testing.assert_array_equal(found.displacement_ras[middle, 2:-2, 2:-2], values[0])
     np.testing.assert_array_equal(found.displacement_ras[0, 0, 0], values[0, 0, 0])
     np.testing.assert_allclose(found.grid.to_ras([2, 2, middle]), grid.to_ras([0, 0, 0]), atol=1e-9)
+
+
+def test_pieces_of_a_slice_change_their_area():
+    grid = make_grid((48, 40, 1), (1, 1.5, 6), (10, 20, 30))
+    along = grid.directions[:, 1]
+    u = (0.5 * (grid.positions() @ along)[..., None] * along).astype(np.float32)
+    inside = np.zeros(grid.shape, bool)
+    inside[:, 8:-8, 8:-8] = True
+    assert change_of_pieces(DisplacementField(u, grid), inside, grid) == pytest.approx((1.5, 1.5), rel=1e-3)

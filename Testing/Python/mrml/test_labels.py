@@ -13,7 +13,7 @@ from VoxelMorphRegistrationLib.errors import InputError
 from VoxelMorphRegistrationLib.images.grid import Grid
 from VoxelMorphRegistrationLib.images.image import Image
 from VoxelMorphRegistrationLib.mrml.inputs import read_inputs
-from VoxelMorphRegistrationLib.mrml.labels import Label, Labels, labels_from_node
+from VoxelMorphRegistrationLib.mrml.labels import Label, Labels, _label_of, labels_from_node
 from VoxelMorphRegistrationLib.mrml.steps import finish
 from VoxelMorphRegistrationLib.mrml.targets import Targets
 from VoxelMorphRegistrationLib.mrml.volumes import image_from_node, points_from_node
@@ -145,3 +145,15 @@ def test_points_are_read_in_the_world(scene):
     cases.add_parent(scene, node, matrix)
     expected = np.array([[1, 2, 3], [-4, 5, 6]]) @ matrix[:3, :3].T + matrix[:3, 3]
     assert np.allclose(points_from_node(node), expected)
+
+
+def test_values_without_a_colour_have_a_name_all_the_same(scene):
+    colors = scene.AddNewNodeByClass("vtkMRMLColorTableNode")
+    colors.SetTypeToUser()
+    colors.SetNumberOfColors(3)
+    colors.SetColor(1, "Liver", 0.5, 0.25, 0.75, 1.0)
+    colors.SetColor(2, "(none)", 0.5, 0.25, 0.25, 1.0)
+    found = [_label_of(colors, value) for value in (1, 2, 3, -1)]
+    assert [label.name for label in found] == ["Liver", "Label 2", "Label 3", "Label -1"]
+    assert found[0].color == pytest.approx((0.5, 0.25, 0.75), abs=0.01) and found[2].color == (0.5, 0.5, 0.5)
+    assert _label_of(None, 1) == Label("Label 1", (0.5, 0.5, 0.5))

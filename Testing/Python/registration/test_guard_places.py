@@ -44,6 +44,13 @@ def test_averaged_images_lie_where_the_images_lie(kind):
     np.testing.assert_allclose(found.mean(0), inside.mean(0), atol=2.5 * grid.spacing.max())
 
 
+def test_blocks_are_whole_voxels_where_an_image_has_few_along_an_axis():
+    grid = make_grid((30, 26, 6), (1, 1, 2), (10, 20, 30))
+    image = guard._averaged(Image(ramp(grid.positions()).astype(np.float32), grid, "ramp"), 5.0)
+    assert image.grid.size.tolist() == [6, 5, 6]
+    np.testing.assert_allclose(image.array, ramp(image.grid.positions()), atol=1e-5)
+
+
 @pytest.mark.parametrize("size", [(64, 64, 64), (512, 512, 1)])
 @pytest.mark.parametrize("spacing", [1.0, 0.01])
 def test_about_so_many_voxels_are_compared_in_a_volume_and_in_a_slice(size, spacing):

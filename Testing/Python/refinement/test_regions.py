@@ -1,0 +1,55 @@
+"""Where a refinement works, and what it takes for possible."""
+
+import numpy as np
+import pytest
+
+from grids import make_grid
+from VoxelMorphRegistrationLib.images.image import Image
+from VoxelMorphRegistrationLib.refinement import refine
+from VoxelMorphRegistrationLib.refinement.pair import Pair, mean_extent, region_grid
+from VoxelMorphRegistrationLib.refinement.problem import _ends_in_background
+
+
+@pytest.mark.parametrize(("size", "expected"), [((40, 40, 20), 2.0), ((40, 40, 1), 2**0.5)])
+def test_the_region_is_isotropic_at_the_mean_voxel_size(size, expected):
+    grid = make_grid(size, (1.0, 2.0, 4.0), (10, 20, 30))
+    mask = np.zeros(grid.shape, bool)
+    mask[..., 10:30, 12:30] = True
+    region = region_grid(grid, mask)
+    used = np.array(size) > 1
+    assert region.spacing[used] == pytest.approx(expected)
+    # With four voxels around the mask.
+    inside = grid.positions()[mask] @ grid.directions
+    corners = region.corners() @ grid.directions
+    margins = np.minimum(inside.min(0) - corners.min(0), corners.max(0) - inside.max(0)) / grid.spacing
+    assert (margins[:2] > 3.5).all() and (margins[:2] < 8).all()
+    assert region.contains(grid.positions()[mask]).all()
+
+
+def test_a_large_region_has_larger_voxels(monkeypatch):
+    monkeypatch.setattr("VoxelMorphRegistrationLib.refinement.pair.LARGEST_GRID", 1000)
+    grid = make_grid((40, 40, 40))
+    assert region_grid(grid, np.ones(grid.shape, bool)).spacing == pytest.approx([4.0] * 3)
+    assert mean_extent(make_grid((10, 20, 1), (4, 2, 9))) == pytest.approx(40.0)
+
+
+@pytest.mark.parametrize(("value", "ends"), [(-95.0, True), (-85.0, True), (-70.0, False)])
+@pytest.mark.parametrize("place", [(0, 3, 3), (5, 3, 3), (3, 0, 3), (3, 3, 5)])
+def test_background_is_what_is_near_the_lowest_value_of_the_window(value, ends, place):
+    array = np.full((6, 6, 6), -100.0, np.float32)
+    array[2:4, 2:4, 2:4] = 900.0
+    array[place] = value
+    image = Image(array, make_grid((6, 6, 6)), "image")
+    assert _ends_in_background(image, (-100.0, 1e-3)) == ends
+
+
+@pytest.mark.parametrize(
+    ("found", "possible"), [((0.2, 4.0), True), ((0.05, 1.0), False), ((0.9, 6.0), False), ((0.05, 6.0), False)]
+)
+def test_no_tissue_shrinks_or_grows_beyond_what_is_possible(monkeypatch, found, possible):
+    monkeypatch.setattr(refine, "change_of_pieces", lambda *_: found)
+    grid = make_grid((4, 4, 4))
+    image = Image(np.zeros(grid.shape, np.float32), grid, "image")
+    windows = ((0.0, 1.0),) * 2
+    pair = Pair(image, image, np.eye(4), windows, np.ones(grid.shape, bool))
+    assert refine._possible(pair, None) == possible
