@@ -18,6 +18,7 @@ from .grid import LPS_FROM_RAS, Grid, check_right_angles
 from .image import Image
 from .nifti import SHEARED, NiftiContent, is_nifti_name, read_nifti, write_nifti
 from .packed import DamagedFile
+from .places import check_data_files, check_place
 
 # What readers of ITK say of files that end early (NRRD raw and packed, MetaImage).
 _EARLY = ("fread got only", "bytes but received", "data not read completely", "not read completely")
@@ -113,8 +114,7 @@ def read_image(path: str | Path, name: str | None = None, series: int | str | No
     """
     path = Path(path)
     label = name or path.name
-    if not path.exists():
-        raise InputError(f"The {label} cannot be read: there is no file {path}.")
+    check_place(path, label)
     if path.is_dir() or is_dicom_file(path):
         image = read_dicom(path, label, series)
     elif is_nifti_name(path):
@@ -133,6 +133,7 @@ def open_image(path: Path, label: str):
     import SimpleITK as sitk
 
     if not _is_hdf5(path):
+        check_data_files(path, label)
         try:
             # Before ITK, which asks libtiff about a file of any name.
             tiff.check(path)

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..errors import InputError
 from .landmark_tables import read_table
+from .places import check_place
 
 # vtkMRMLMarkupsNode::PositionDefined, as .fcsv files hold it behind the associated node.
 _DEFINED, _STATUS_COLUMN = 2, 14
@@ -51,8 +52,9 @@ def read_landmarks(path: str | Path, name: str = "landmarks") -> Landmarks:
     the directions in which they grow (r, a, s or l, p, s).
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"The {name} cannot be read: there is no file {path}.")
+    check_place(path, name)
+    if path.is_dir():
+        raise InputError(f"The {name} cannot be read: {path} is a folder.")
     try:
         text = decoded(path.read_bytes())
         found = _found(text, path.suffix.lower())

@@ -59,6 +59,8 @@ SHEARED = "Image files cannot hold sheared axes. Resample onto a grid with right
 _PACKED = (".gz", ".bz2", ".xz", ".zst")
 # Deflate packs no more than 1032 to 1: a file that claims more voxels cannot hold them.
 _LARGEST_RATIO = 1032
+# How much may follow the voxels, as a multiple of them and of 16 MB: a small file may unpack to terabytes.
+_MOST_BEHIND = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,17 +215,22 @@ def _offset(header: np.void, pair: bool = False) -> int:
 
 def _voxels(content: Content, offset: int, size: int, path: Path) -> tuple[np.ndarray, int]:
     """`size` bytes from `offset` of a file, verified to its end, and how many bytes follow them."""
-    position = content.position
+    position, packed = content.position, path.stat().st_size
     early = f"it ends early: {{}} of the {size} bytes of its voxels are there"
-    if size > _LARGEST_RATIO * path.stat().st_size and size > (1 << 30):
+    if size > _LARGEST_RATIO * packed and size > (1 << 30):
         raise DamagedFile(early.format("not nearly all"))
+    if offset > max(_LARGEST_RATIO * packed, 1 << 20):
+        raise DamagedFile(early.format("none"))
     if content.skip(offset - position) < offset - position and size:
         raise DamagedFile(early.format("none"))
     raw = np.empty(size, np.uint8)
     found = content.fill(raw.data) if size else 0
     if found < size:
         raise DamagedFile(early.format(found))
-    return raw, content.rest()
+    surplus = content.rest(_MOST_BEHIND * (size + (1 << 24)))
+    if surplus is None:
+        raise DamagedFile("it goes on far behind the voxels that its header states")
+    return raw, surplus
 
 
 def _scaled(array: np.ndarray, slope: float, inter: float) -> np.ndarray:

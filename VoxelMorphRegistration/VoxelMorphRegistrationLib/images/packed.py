@@ -70,11 +70,15 @@ class Content:
             done += len(part)
         return done
 
-    def rest(self) -> int:
-        """Read to the end, which verifies the check sum; returns how many bytes there were."""
+    def rest(self, most: int) -> int | None:
+        """Read to the end, which verifies the check sum; how many bytes there were, None where more than `most`."""
         count = len(self._kept)
         self._kept = memoryview(b"")
-        return count + sum(len(part) for part in self._parts)
+        for part in self._parts:
+            count += len(part)
+            if count > most:
+                return None
+        return count
 
 
 @contextmanager

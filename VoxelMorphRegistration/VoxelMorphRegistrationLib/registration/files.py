@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -54,7 +55,8 @@ class PairFiles:
         """Raise InputError where a fixed image and the moving one in its place are the same file."""
         sides = ((self.fixed, *self.further_fixed), (self.moving, *self.further_moving))
         for number, (fixed, moving) in enumerate(zip(*sides, strict=False), 1):
-            exist = Path(fixed).exists() and Path(moving).exists()
+            # A name that is too long is no reason to fail here.
+            exist = os.path.exists(fixed) and os.path.exists(moving)  # noqa: PTH110
             # A folder of several series may hold both of the first ones.
             apart = number == 1 and self.fixed_series != self.moving_series
             if exist and not apart and Path(fixed).samefile(moving):

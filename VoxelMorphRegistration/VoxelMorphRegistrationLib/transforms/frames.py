@@ -13,6 +13,7 @@ from ..images.files import grid_from_sitk, open_image, read_image, set_sitk_geom
 from ..images.grid import Grid, check_right_angles
 from ..images.image import Image
 from ..images.nifti import NiftiContent, is_nifti_name, read_nifti, write_nifti
+from ..images.places import check_place
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +49,7 @@ def read_frames(path: str | Path, name: str | None = None) -> Frames:
     """Raises InputError for what is no image, sheared, or complex."""
     path = Path(path)
     label = name or path.name
-    if not path.exists():
-        raise InputError(f"The {label} cannot be read: there is no file {path}.")
+    check_place(path, label)
     if path.is_dir() or is_dicom_file(path):
         image = read_image(path, label)
         return replace(Frames.of(image), told=image.told)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..images.grid import Grid, check_matrix
+from ..images.places import check_place
 from . import itk, lta, matrices, vectors, voxelmorph
 from .chain import Chain
 from .parts import Matrix
@@ -77,8 +78,9 @@ def read_transform(
     path = Path(path)
     if convention not in CONVENTIONS:
         raise InputError(f"There is no convention '{convention}': use one of {', '.join(CONVENTIONS)}.")
-    if not path.is_file():
-        raise InputError(f"The transform cannot be read: there is no file {path}.")
+    check_place(path, "transform")
+    if path.is_dir():
+        raise InputError(f"The transform cannot be read: {path} is a folder.")
     name = path.name.lower()
     if name.endswith(".lta"):
         return lta.read(path)

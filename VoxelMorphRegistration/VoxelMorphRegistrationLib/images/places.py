@@ -1,0 +1,54 @@
+"""What a name leads to: a file that can be read, and not a pipe or a device, which may never end.
+
+NRRD and MetaImage heads may name other files with the voxels; ITK opens those, whatever they are.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from pathlib import Path
+
+from ..errors import InputError
+
+# Where a head names its data files. Teem, "NRRD file format", "data file:"; ITK, "MetaIO", ElementDataFile. What
+# follows LIST are names, one a line.
+_HEAD = 1 << 20
+_NAMED = re.compile(rb"^\s*(?:data ?file:|ElementDataFile\s*=)[ \t]*([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
+_HEADS = (b"NRRD", b"ObjectType", b"Comment", b"NDims")
+
+
+def check_place(path: Path, label: str) -> None:
+    """Raise InputError unless there is a folder, or a file that can be read."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        absent = isinstance(error, FileNotFoundError | NotADirectoryError | ValueError)
+        why = "" if absent else f" ({getattr(error, 'strerror', error)})"
+        raise InputError(f"The {label} cannot be read: there is no file {path}{why}.") from error
+    if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+        raise InputError(f"The {label} cannot be read: {path} is a pipe or a device, and no file.")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"The {label} cannot be read: {path} may not be read. Ask for the right to.")
+
+
+def check_data_files(path: Path, label: str) -> None:
+    """Raise InputError where a head names a pipe or a device as the file of its voxels. Other files pass."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    if not head.lstrip().startswith(_HEADS):
+        return
+    found = _NAMED.search(head)
+    if found is None:
+        return
+    names = [found.group(1)]
+    if names[0].split()[:1] == [b"LIST"]:
+        names = head[found.end() :].split(b"\n")
+    for name in {name.strip() for name in names} - {b"", b"LOCAL", b"Local", b"local"}:
+        other = path.parent / os.fsdecode(name)
+        # Patterns with numbers are no names.
+        if os.path.exists(other) and not other.is_file():  # noqa: PTH110 - never raises
+            raise InputError(
+                f"The {label} cannot be read from {path}: it says that its voxels are in {other}, which is no file."
+            )
