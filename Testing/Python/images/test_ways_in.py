@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bz2
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,6 @@ from VoxelMorphRegistrationLib.transforms.frames import read_frames
 from VoxelMorphRegistrationLib.transforms.reading import read_transform
 
 READERS = (read_image, read_frames, read_points, read_transform)
-devices = pytest.mark.skipif(sys.platform == "win32", reason="no devices among the files")
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -30,7 +28,6 @@ def test_names_of_nothing_are_a_sentence(reader, name, tmp_path):
         reader(tmp_path / name)
 
 
-@devices
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("ending", ["", ".nii", ".nrrd", ".dcm", ".h5", ".csv", ".tfm"])
 def test_pipes_and_devices_are_not_opened(reader, ending, tmp_path):
@@ -54,7 +51,6 @@ META += "ElementDataFile = {}\n"
 HEADS = [("a.nhdr", NRRD, "{}"), ("a.mhd", META, "{}"), ("b.nhdr", NRRD, "LIST\n{}"), ("b.mhd", META, "LIST\n{}")]
 
 
-@devices
 @pytest.mark.parametrize(("name", "head", "way"), HEADS)
 def test_heads_that_lead_to_a_device_are_refused(name, head, way, tmp_path):
     (tmp_path / name).write_text(head.format(way.format("/dev/zero")))
