@@ -266,3 +266,18 @@ def test_a_voxel_that_is_not_finite_spoils_only_its_surroundings():
     half = np.diag([1.5, 1.5, 1.5, 1.0])
     found = resample(Image(array, Grid((8, 8, 8), np.eye(4))), Grid((5, 5, 5), half)).array
     assert 0 < np.isnan(found).sum() <= 8
+
+
+def test_voxels_of_very_unlike_sizes_make_a_grid_and_flat_ones_do_not():
+    grid = make_grid((3, 3, 3), (0.001, 1.0, 1000.0), (20, 30, 40))
+    assert grid.spacing == pytest.approx((0.001, 1.0, 1000.0))
+    flat = grid.ijk_to_ras.copy()
+    flat[:3, 2] = flat[:3, 0] + flat[:3, 1]
+    with pytest.raises(InputError):
+        Grid((3, 3, 3), flat)
+
+
+def test_a_two_dimensional_file_is_as_thick_as_its_pixels_are_wide():
+    image = sitk.Image([4, 5], sitk.sitkFloat32)
+    image.SetSpacing((2.0, 4.0))
+    assert grid_from_sitk(image).spacing == pytest.approx((2.0, 4.0, 3.0))

@@ -189,7 +189,10 @@ def test_start_is_kept_when_nothing_better_is_found(monkeypatch):
     assert report.largest_displacement_mm == 0 and not report.refinement["improved"]
     # By itself, before anybody checks what it made of the images.
     pair = Pair(image, image, np.eye(4), ((0.0, 1e-3), (0.0, 1e-3)), np.ones(image.grid.shape, bool))
-    assert not refine(pair, None, Options("fast")).improved
+    kept = refine(pair, None, Options("fast"))
+    assert not kept.improved and not kept.field.displacement_ras.any()
+    start = DisplacementField(np.full((*image.grid.shape, 3), 0.1, np.float32), image.grid)
+    assert refine(pair, start, Options("fast")).field is start
     # Nobody misses a deformation between images that are alike.
     assert report.warnings == []
 

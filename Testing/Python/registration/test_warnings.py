@@ -43,6 +43,8 @@ def test_good_result_has_no_warning():
     assert told({"network": ALIKE}, after=(0.9, 0.9), aligned=(1.38, 1.36)) == []
     # Two crops of one image that show half of each other, surely aligned.
     assert told(covered=56.0, evidence=46.0) == []
+    # Where edges were looked at, the alignment has weighed this itself.
+    assert told(aligned=(0.5, 0.4)) == []
 
 
 @pytest.mark.parametrize(
