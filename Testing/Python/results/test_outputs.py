@@ -168,3 +168,37 @@ def test_transforms_written_at_different_times_are_the_same_bytes(tmp_path):
         write_field(field, tmp_path / name)
         assert (tmp_path / name).read_bytes() == expected
         np.testing.assert_allclose(read_field(tmp_path / name).displacement_ras, values, atol=1e-6)
+
+
+@pytest.mark.parametrize("way", ["name", "former", "new", "place"])
+def test_what_only_looks_like_a_cut_off_run_moves_nothing_elsewhere(way, tmp_path):
+    """A folder that came from a stranger, given as the output."""
+    others, folder = tmp_path / "others", tmp_path / "out"
+    place = folder / ".voxelmorph-x"
+    for path in (others, place, folder / "kept"):
+        path.mkdir(parents=True)
+    fill(others, "mine")
+    (place / "new").mkdir()
+    (place / "former").mkdir()
+    (place / "swap").write_text({"name": "../others/a\n../others/b"}.get(way, "a"))
+    if way in ("former", "new"):
+        (place / way).rmdir()
+        (place / way).symlink_to(others)
+    elif way == "place":
+        place.rename(others / "x")
+        place.symlink_to(others / "x")
+    with Staging(folder) as stage:
+        fill(stage, "new")
+    assert contents_of_files(others) == dict.fromkeys(NAMES, "mine")
+    assert not contents_of_files(folder)
+
+
+def contents_of_files(folder) -> dict[str, str]:
+    return {p.name: p.read_text() for p in sorted(folder.iterdir()) if p.is_file()}
+
+
+def test_a_lock_is_never_taken_through_a_link(tmp_path):
+    (tmp_path / "lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="lock"):
+        Lock(tmp_path / "lock").acquire()
+    assert not (tmp_path / "elsewhere").exists()

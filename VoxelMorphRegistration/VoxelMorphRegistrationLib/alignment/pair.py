@@ -41,7 +41,7 @@ class Pair:
     how large the voxels are (of a head it is 1 mm). after: (4, 4) in RAS, follows the map sought. fixed, moving: on
     grids with right angles in the frame, values 0 to 1, NaN where unknown. mask: (K, J, I) bool, where fixed is
     compared. fixed_center, moving_center: of the fields of view, in the frame. spacing: of the reduced copies, in
-    units of the frame. at_scale: the reduced copies and samples for another part of the voxels.
+    units of the frame. sample_coarsely: makes the samples for the coarse search.
     In 2D the frame's third axis is the common normal, and every position in both images has 0 there.
     """
 
@@ -54,7 +54,7 @@ class Pair:
     mask: np.ndarray
     spacing: float
     samples: Samples
-    at_scale: Callable[[float, int, int], tuple[Image, Image, np.ndarray, float, Samples]]
+    sample_coarsely: Callable[[], Samples]
 
     @staticmethod
     def of(fixed: Image, moving: Image, start: np.ndarray, mask: Image | None, seed: int) -> Pair:
@@ -87,13 +87,13 @@ class Pair:
             fixed_grid.center_ras,
             moving_grid.center_ras,
             *at_scale(1.0, SAMPLES, BINS),
-            at_scale,
+            lambda: at_scale(COARSE_PART, COARSE_SAMPLES, COARSE_BINS)[-1],
         )
 
     @cached_property
     def coarse_samples(self) -> Samples:
         """For the coarse search."""
-        return self.at_scale(COARSE_PART, COARSE_SAMPLES, COARSE_BINS)[-1]
+        return self.sample_coarsely()
 
     @property
     def dimension(self) -> int:

@@ -26,7 +26,9 @@ class Lock:
     def acquire(self) -> bool:
         """Whether it is held now; False when another process, or another Lock of this one, has it. Raises OSError."""
         while True:
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+            # Not what a link of a stranger leads to.
+            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+            file = os.open(self.path, flags, 0o644)
             try:
                 if not _locked(file):
                     os.close(file)

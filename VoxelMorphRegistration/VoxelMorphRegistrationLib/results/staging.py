@@ -92,14 +92,17 @@ class Staging:
 def recover(folder: Path) -> None:
     """Undo the unfinished swaps of runs that ended, and remove what they left. The folder's lock must be held."""
     for place in sorted(folder.glob(f"{_PREFIX}*")):
-        if not place.is_dir():
-            continue
         swap, former, new = place / _SWAP, place / _FORMER, place / _NEW
+        # A folder of a stranger may hold what only looks like a swap, and leads elsewhere: nothing out there is moved.
+        if not place.is_dir() or any(path.is_symlink() for path in (place, swap, former, new)):
+            continue
         if swap.is_file():
-            for name in swap.read_text(encoding="utf-8").splitlines():
+            for name in swap.read_text(encoding="utf-8", errors="replace").splitlines():
+                if Path(name).name != name:
+                    continue
                 if not os.path.lexists(new / name) and os.path.lexists(folder / name):
                     (folder / name).replace(new / name)
-            for path in sorted(former.iterdir()):
+            for path in sorted(former.iterdir()) if former.is_dir() else ():
                 path.replace(folder / path.name)
             swap.unlink()
         shutil.rmtree(place, ignore_errors=True)
