@@ -10,14 +10,23 @@ import numpy as np
 import pytest
 
 from grids import make_grid
-from VoxelMorphRegistrationLib.errors import InputError
+from VoxelMorphRegistrationLib.batch.table import read_table
+from VoxelMorphRegistrationLib.errors import InputError, ModelError
+from VoxelMorphRegistrationLib.fields.files import read_field
 from VoxelMorphRegistrationLib.images import nifti
 from VoxelMorphRegistrationLib.images.files import read_image
 from VoxelMorphRegistrationLib.images.landmarks import read_points
+from VoxelMorphRegistrationLib.images.segmentations import read_labels, read_mask
+from VoxelMorphRegistrationLib.networks.importers import import_keras
+from VoxelMorphRegistrationLib.networks.shelf import find_model
+from VoxelMorphRegistrationLib.training.config import load_config
 from VoxelMorphRegistrationLib.transforms.frames import read_frames
 from VoxelMorphRegistrationLib.transforms.reading import read_transform
 
-READERS = (read_image, read_frames, read_points, read_transform)
+READERS = (
+    *(read_image, read_frames, read_points, read_transform, read_field, load_config, read_table),
+    *(lambda path: read_labels(path, "labels"), lambda path: read_mask(path, "mask")),
+)
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -26,6 +35,12 @@ def test_names_of_nothing_are_a_sentence(reader, name, tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(InputError, match="there is no file"):
         reader(tmp_path / name)
+
+
+@pytest.mark.parametrize("reader", [find_model, import_keras])
+def test_names_that_are_too_long_are_no_models(reader):
+    with pytest.raises(ModelError, match="There is no"):
+        reader("a" * 300)
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -13,6 +13,7 @@ from itertools import combinations, permutations
 from pathlib import Path
 
 from ..errors import InputError, VoxelMorphError
+from ..images.places import check_place
 from ..registration.settings import Settings
 from .pair import Pair, check_columns, column, pair_of, with_ids
 
@@ -36,6 +37,7 @@ class Table:
 def read_table(path: str | Path, settings: Settings | None = None, inverse: bool = False) -> Table:
     """The pairs of a file; names in it are relative to its folder. Raises InputError where it is no table at all."""
     path = Path(path)
+    check_place(path, "table")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

@@ -12,6 +12,7 @@ from ..errors import InputError
 from .files import grid_from_sitk, open_image, read_image
 from .image import Image
 from .labels import inside, whole_numbers
+from .places import check_place
 
 _SEGMENT = re.compile(r"Segment(\d+)_(Name|LabelValue|Layer|ID)")
 
@@ -45,6 +46,7 @@ def read_mask(path: str | Path, name: str) -> LabelFile:
 
 def _segmentation(path: Path, name: str) -> LabelFile | None:
     """None for a file that is none."""
+    check_place(path, name)
     if not (path.is_file() and path.name.lower().endswith((".nrrd", ".nhdr"))):
         return None
     image = open_image(path, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,7 @@ def import_keras(path: str | Path, name: str | None = None) -> tuple[torch.nn.Mo
     from .unet import UNet
 
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 - never raises
         raise ModelError(f"There is no file {path}.")
     config, kernels, biases = read_layers(path)
     levels = sum(layer.startswith("enc_conv_") for layer in kernels)
@@ -107,7 +108,7 @@ def import_foreign(
     UntrustedModelError for a program with operators that networks do not need, unless it is trusted.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 - never raises
         raise ModelError(f"There is no file {path}.")
     card = ModelCard.from_dict({"name": name or path.stem, **facts}, f"the facts given for {path.name}")
     if name:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ..errors import ModelError
@@ -26,10 +27,11 @@ def model_names() -> list[str]:
 def find_model(name_or_path: str | Path) -> Path:
     """The file of a shipped model's name or of a path. Raises ModelError."""
     path = Path(name_or_path)
-    if path.is_file():
+    # A name of any length is none of a file, and no error.
+    if os.path.isfile(path):  # noqa: PTH113
         return path
     shipped = models_folder() / f"{name_or_path}.pt"
-    if path.name == str(name_or_path) and shipped.is_file():
+    if path.name == str(name_or_path) and os.path.isfile(shipped):  # noqa: PTH113
         return shipped
     names = ", ".join(model_names()) or "none"
     raise ModelError(f"There is no model file or shipped model '{name_or_path}'. Shipped models: {names}.")

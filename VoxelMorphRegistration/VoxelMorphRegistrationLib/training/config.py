@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, SettingsError
+from ..images.places import check_place
 from ..networks.facts import MOST_FEATURES, MOST_LEVELS
 from ..networks.unet import DEFAULT_DECODER, DEFAULT_ENCODER
 from .anatomy import AnatomySection, AnatomySource
@@ -237,6 +238,7 @@ class TrainingConfig:
 def load_config(path: Path | str) -> TrainingConfig:
     """Read the TOML file at `path`. InputError: unreadable; SettingsError: unknown or wrong values."""
     path = Path(path)
+    check_place(path, "training configuration")
     try:
         with path.open("rb") as file:
             values = tomllib.load(file)
