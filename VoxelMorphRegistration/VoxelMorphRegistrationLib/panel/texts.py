@@ -107,7 +107,6 @@ def templates(_: Callable[[str], str]) -> tuple[str, ...]:
         _("The deformation folds in {inside} voxels ({inside2} by the stricter count). Look at the Jacobian map, and do not trust the result there."),
         _("The disk of {root} is full. Free some space and start again: what is done stays."),
         _("The displacement field cannot be inverted: {bad} % of the points have no stable inverse. It folds there; use a smoother field."),
-        _("The displacement field cannot be read: there is no file {path}."),
         _("The displacement field could not be written to {path}: check the folder's permissions and the free space."),
         _("The displacement field holds numbers that are not finite."),
         _("The error is expected to stay under 5 mm in {sure} % of the anatomy only: jump to the least certain place and look at the map."),
