@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from grids import KINDS, make_grid
-from VoxelMorphRegistrationLib.alignment.reduced import WORK_PIXELS, WORK_VOXELS, extent, reduced, work_spacing
+from VoxelMorphRegistrationLib.alignment.reduced import (
+    WORK_PIXELS,
+    WORK_VOXELS,
+    _foreground,
+    extent,
+    reduced,
+    work_spacing,
+)
 from VoxelMorphRegistrationLib.images.image import Image
 
 SLOPE = np.array([3.0, -2.0, 1.5])
@@ -66,3 +73,20 @@ def test_the_smaller_image_has_the_voxels_asked_for_and_the_larger_at_most_four_
     assert extent(huge) / work_spacing(small, huge, 0.5) ** 3 == pytest.approx(4 * 0.5 * WORK_VOXELS)
     flat = make_grid((300, 200, 1), (1.0, 1.0, 5.0))
     assert extent(flat) / work_spacing(flat, flat, 1.0) ** 2 == pytest.approx(WORK_PIXELS)
+
+
+@pytest.mark.parametrize("bright", [0.1, 0.5, 0.9])
+def test_the_foreground_is_what_otsus_threshold_tells_from_the_rest(bright):
+    rng = np.random.default_rng(0)
+    array = np.where(rng.uniform(size=(16, 16, 16)) < bright, 0.7, 0.3) + rng.normal(0, 0.08, (16, 16, 16))
+    array = array.clip(0, 1).astype(np.float32)
+    array[0] = np.nan
+    found = _foreground(Image(array, make_grid((16, 16, 16)), "image"))
+    known = array[1:].ravel()
+
+    def between(threshold: float) -> float:
+        above = known > threshold
+        return above.mean() * (1 - above.mean()) * (known[above].mean() - known[~above].mean()) ** 2
+
+    best = max(between(n / 128) for n in range(30, 98))
+    assert between(float(known[~found[1:].ravel()].max())) == pytest.approx(best, rel=1e-3) and not found[0].any()

@@ -69,6 +69,7 @@ RIGHT = {
         '"label","l","p","s","defined","selected","visible","locked","description"',
         *with_numbers('"F-{n}",{l},{p},{z},1,1,1,0,""'),
     ),
+    "trailing commas": lines("x,y,z", ROWS[0], ROWS[1] + ",", ROWS[2] + ",,"),
     "exponents": lines("x,y,z", "1e1,2.0E+01,30", *ROWS[1:]),
 }
 

@@ -374,3 +374,26 @@ def test_places_that_a_written_file_cannot_hold_are_told(spacing, center, lost, 
     assert bool(lost_places(grid)) is lost is bool(off > 0.01 * min(spacing))
     # What was read from such a file is held by another one.
     assert lost_places(back) == ""
+
+
+@pytest.mark.parametrize("beyond", [0, 5, -1])
+def test_sizes_beyond_the_number_of_dimensions_mean_nothing(beyond, tmp_path):
+    path = save(tmp_path / "a.nii")
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<h", data, 48, beyond)
+    path.write_bytes(bytes(data))
+    check(path)
+
+
+def test_a_missing_voxel_size_is_the_mean_of_the_others_and_told(tmp_path):
+    path = save(tmp_path / "a.nii", codes=(1, 0), pixdim=(1, 2.0, 2.5, 0, 0, 0, 0, 0))
+    image = read_image(path)
+    assert "no voxel size along its axis k; 2.25 was used" in image.told[0]
+    np.testing.assert_allclose(image.grid.spacing, (2.0, 2.5, 2.25), rtol=1e-6)
+
+
+@pytest.mark.parametrize("quaternion", [(np.nan, 0, 0), (0, 3, 0)])
+def test_a_quaternion_that_is_none_gives_no_place(quaternion, tmp_path):
+    path = save(tmp_path / "a.nii", codes=(1, 0), quaternion=quaternion)
+    with pytest.raises(InputError, match="not finite or singular"):
+        read_image(path)

@@ -94,6 +94,8 @@ def test_padding_in_unsigned_numbers_is_found():
         ct(),
         np.where(beyond_the_circle(), -1000, ct()),
         np.where(beyond_the_circle(), -1024, ct()),
+        # Near the values of air, for the width of the others.
+        np.where(beyond_the_circle(), -1030, np.where(tissue() > 0, 1500.0, -1000.0)),
         brain(),
         brain(900, 1000),
         brain(1e4, 1.1e4),

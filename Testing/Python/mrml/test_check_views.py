@@ -411,3 +411,17 @@ def test_volumes_that_are_not_shown_or_show_nothing_lend_no_window(scene):
     assert not display.show_with_one_window(warped, hidden)
     assert not display.show_with_one_window(other, flat)
     assert other.GetDisplayNode().GetWindow() != 123.0
+
+
+def test_squares_of_a_checkerboard_are_cubes_in_space(scene):
+    grid = cases.centred_grid((8, 20, 30), (1.0, 2.0, 4.0))
+    fixed, warped = (cases.add_volume(np.full(grid.shape, value), grid, f"volume {value:g}") for value in (0.0, 1.0))
+    for node in (fixed, warped):
+        node.CreateDefaultDisplayNodes()
+        node.GetDisplayNode().SetAutoWindowLevel(False)
+        node.GetDisplayNode().SetWindowLevelMinMax(0.0, 1.0)
+    squares = slicer.util.arrayFromVolume(check_views.show_checkerboard(fixed, warped, square_mm=8.0))
+    changes = [
+        np.flatnonzero(np.diff(line.astype(int))) for line in (squares[0, 0], squares[0, :, 0], squares[:, 0, 0])
+    ]
+    assert [found.tolist() for found in changes] == [[7, 15, 23], [3, 7, 11, 15], [1, 3, 5]]

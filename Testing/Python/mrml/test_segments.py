@@ -323,3 +323,25 @@ def test_volume_removed_between_the_steps_is_told(scene):
     scene.RemoveNode(moving_node)
     with pytest.raises(InputError, match="'Moving' is not in the scene"):
         finish(reading)
+
+
+def geometry_of(text: str) -> tuple[np.ndarray, list[int]]:
+    """The matrix (4, 4) and the extent of a geometry as conversions take it."""
+    numbers = [float(part) for part in text.replace(";", " ").split()]
+    return np.array(numbers[:16]).reshape(4, 4), [int(n) for n in numbers[16:22]]
+
+
+def test_conversions_are_told_the_grid_or_one_with_right_angles_that_covers_it():
+    grid = cases.centred_grid((4, 6, 9), (2.0, 1.5, 2.5), cases.rotation(20, -15, 35))
+    matrix, extent = geometry_of(segments_in._geometry(grid))
+    np.testing.assert_allclose(matrix, grid.ijk_to_ras, atol=1e-5)
+    assert extent == [0, 8, 0, 5, 0, 3]
+    sheared = grid.ijk_to_ras.copy()
+    sheared[:3, 2] += 0.5 * sheared[:3, 0]
+    sheared = Grid(grid.shape, sheared)
+    matrix, extent = geometry_of(segments_in._geometry(sheared))
+    assert np.array_equal(matrix[:3, :3], np.diag([sheared.spacing.min()] * 3))
+    corners = (sheared.corners() - matrix[:3, 3]) / sheared.spacing.min()
+    assert corners.min() >= -1e-6
+    for axis, last in enumerate(extent[1::2]):
+        assert corners[:, axis].max() <= last < corners[:, axis].max() + 2
