@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from ..errors import InputError
+from ..images.blocks import block_means
 from ..images.grid import Grid, working_grid
 from ..images.image import Image, resample
 
@@ -33,7 +34,7 @@ def reduced(image: Image, spacing: float) -> Image:
     limits, NaN outside.
     """
     # Means over whole blocks first: much cheaper than smoothing every voxel.
-    image = _block_means(image, spacing)
+    image = block_means(image, spacing)
     flat = -1 if image.grid.dimension == 3 else image.grid.across
     wanted = [s if axis == flat else max(s, spacing) for axis, s in enumerate(image.grid.spacing)]
     small = resample(image, working_grid(image.grid, tuple(wanted)), background=math.nan, smooth=True)
@@ -42,34 +43,6 @@ def reduced(image: Image, spacing: float) -> Image:
         low, high = np.nanmin(small.array), np.nanmax(small.array)
     scale = 1.0 / (high - low) if high > low else 0.0
     return small.with_array(np.clip((small.array - low) * np.float32(scale), 0.0, 1.0))
-
-
-def _block_means(image: Image, spacing: float) -> Image:
-    """Means over blocks of whole voxels that stay finer than `spacing` mm; the last block repeats the border."""
-    factors = np.maximum(np.floor(spacing / image.grid.spacing + 1e-6).astype(int), 1)
-    factors = np.where(image.grid.size == 1, 1, factors)
-    if factors.max() == 1:
-        return image
-    array = image.array
-    for axis, factor in enumerate(factors[::-1].tolist()):
-        array = _means_along(array, axis, factor)
-    matrix = image.grid.ijk_to_ras.copy()
-    matrix[:3, :3] *= factors
-    matrix[:3, 3] = image.grid.to_ras((factors - 1) / 2)
-    return Image(array, Grid(array.shape, matrix), image.name)
-
-
-def _means_along(array: np.ndarray, axis: int, factor: int) -> np.ndarray:
-    """Means (K, J, I) of so many neighbours along an axis, float32. A sum of slices: many times faster than numpy's own
-    over an axis of a few."""
-    missing = -array.shape[axis] % factor
-    if missing:
-        array = np.pad(array, [(0, missing if n == axis else 0) for n in range(3)], mode="edge")
-    lines = np.moveaxis(array, axis, 0)
-    total = lines[::factor].astype(np.float32)
-    for start in range(1, factor):
-        total += lines[start::factor]
-    return np.moveaxis(total if factor == 1 else np.divide(total, np.float32(factor), out=total), 0, axis)
 
 
 def usable_voxels(fixed: Image, mask: Image | None, frame: np.ndarray) -> np.ndarray:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..images.blocks import block_means
 from ..images.grid import Grid, bounding_box, working_grid
 from ..images.image import Image
 from .descriptors import LABEL_CHANNELS
@@ -63,6 +64,21 @@ def region_grid(grid: Grid, mask: np.ndarray) -> Grid:
     axes = int(used.sum())
     spacing = max(float(np.prod(cropped.spacing[used])) ** (1 / axes), (extent / LARGEST_GRID) ** (1 / axes))
     return working_grid(cropped, spacing)
+
+
+def thinned(pair: Pair, spacing: float) -> Pair:
+    """The pair with means over blocks in place of voxels far finer than `spacing` mm, the finest that will be looked
+    at: each level would have to smooth all of them.
+    """
+    fixed = block_means(pair.fixed, spacing)
+    mask = pair.mask
+    if fixed is not pair.fixed:
+        mask = block_means(Image(mask.astype(np.uint8), pair.fixed.grid), spacing).array >= 0.5
+    further = tuple(
+        replace(one, fixed=block_means(one.fixed, spacing), moving=block_means(one.moving, spacing))
+        for one in pair.further
+    )
+    return replace(pair, fixed=fixed, moving=block_means(pair.moving, spacing), mask=mask, further=further)
 
 
 def mean_extent(grid: Grid) -> float:

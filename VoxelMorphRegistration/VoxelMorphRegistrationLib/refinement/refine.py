@@ -35,7 +35,7 @@ from ..images.grid import working_grid
 from ..images.slabs import Box, boxes_of, each, grown, within
 from ..images.smoothing import Smoother
 from .levels import stages_of
-from .pair import region_grid
+from .pair import region_grid, thinned
 from .problem import Problem
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def refine(
     the last, when a tenth of the work has been done since it was called before.
     """
     region = region_grid(pair.fixed.grid, pair.mask)
+    seen = thinned(pair, float(np.min(region.spacing[region.size > 1])))
     stages = stages_of(options, region)
     own = [n for n, stage in enumerate(stages) if stage.similarity == options.similarity and stage.level.steps]
     judge = own[-2] if len(own) > 1 else own[-1]
@@ -97,7 +98,7 @@ def refine(
             made.append(0)
             continue
         share = (1.0 - done) * costs[0] / sum(costs)
-        problem = Problem(pair, region, stage, detailed, options, device, unlike, problem)
+        problem = Problem(seen, region, stage, detailed, options, device, unlike, problem)
         if number == judge:
             scores = problem
         flow = problem.flow_of(field)
