@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from grids import make_grid
+from grids import KINDS, make_grid
 from VoxelMorphRegistrationLib.images.image import Image
 from VoxelMorphRegistrationLib.refinement import refine
-from VoxelMorphRegistrationLib.refinement.pair import Pair, mean_extent, region_grid
+from VoxelMorphRegistrationLib.refinement.pair import Channel, Pair, mean_extent, region_grid, thinned
 from VoxelMorphRegistrationLib.refinement.problem import _ends_in_background
 
 
@@ -31,6 +31,28 @@ def test_a_large_region_has_larger_voxels(monkeypatch):
     grid = make_grid((40, 40, 40))
     assert region_grid(grid, np.ones(grid.shape, bool)).spacing == pytest.approx([4.0] * 3)
     assert mean_extent(make_grid((10, 20, 1), (4, 2, 9))) == pytest.approx(40.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_voxels_far_finer_than_those_compared_are_averaged_in_their_place(kind):
+    fixed_grid, moving_grid = (make_grid(**{**KINDS[kind], "size_ijk": size}) for size in ((20, 18, 16), (40, 12, 20)))
+    slope = np.array([3.0, -2.0, 1.5])
+    fixed, moving = (Image(grid.positions() @ slope, grid, "ramp") for grid in (fixed_grid, moving_grid))
+    # Whole blocks only, since one that is not repeats the border.
+    mask = np.zeros(fixed_grid.shape, bool)
+    mask[:8] = True
+    windows = ((0.0, 1.0),) * 2
+    pair = Pair(fixed, moving, np.eye(4), windows, mask, further=(Channel(moving, fixed, windows),))
+    whole = float(fixed_grid.spacing.max())
+    found = thinned(pair, 2.0 * whole)
+    for one in found.channels:
+        for image in (one.fixed, one.moving):
+            assert (image.grid.spacing > whole - 1e-6).all() and (image.grid.spacing <= 2.0 * whole + 1e-6).all()
+            np.testing.assert_allclose(image.array, image.grid.positions() @ slope, atol=2e-3)
+    rows = fixed_grid.to_ijk(found.fixed.grid.positions())[..., 2]
+    np.testing.assert_array_equal(found.mask, rows < 8)
+    same = thinned(pair, 1.5 * float(fixed_grid.spacing.min()))
+    assert same.fixed is fixed and same.moving is moving and same.mask is mask
 
 
 @pytest.mark.parametrize(("value", "ends"), [(-95.0, True), (-85.0, True), (-70.0, False)])
