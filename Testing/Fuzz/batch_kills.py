@@ -88,9 +88,11 @@ def kill_batch(kills: int, seed: int) -> None:
             _end(run)
         done = subprocess.run([*command, "--retry"], env=_environment(), capture_output=True, text=True, check=False)
         state = whole(out, {"transform.h5"})
-        if done.returncode or len(state) != len(rows) or not all(state.values()) or list((out / "failed").iterdir()):
+        failed = {path.name: path.read_text() for path in (out / "failed").iterdir()}
+        if done.returncode or len(state) != len(rows) or not all(state.values()) or failed:
             raise SystemExit(
-                f"{done.stderr}\n{len(state)} of {len(rows)} pairs; not whole: {[n for n in state if not state[n]]}"
+                f"{done.stderr}\n{len(state)} of {len(rows)} pairs; not whole: {[n for n in state if not state[n]]}; "
+                f"failed: {failed}; exit status {done.returncode}"
             )
     told = ", ".join(f"{number} of a {what}" for what, number in killed.items())
     print(f"{kills} kills ({told}): each of {len(rows)} pairs is there once and whole, and nothing else is left.")

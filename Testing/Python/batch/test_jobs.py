@@ -45,6 +45,10 @@ def test_a_pair_is_done_once_and_whole(places, pair):
     before = (places.folder("m00") / "job.json").stat().st_mtime_ns
     assert job.do(pair, places).state == job.ALREADY
     assert (places.folder("m00") / "job.json").stat().st_mtime_ns == before
+    # Another batch gave it up as this one did it.
+    places.fail("m00", places.standing(pair).key, "Twice its process was ended.")
+    assert standing(pair, places, retry=False).state == job.ALREADY
+    assert not places.failure("m00").exists()
 
 
 def test_all_results_are_written_unless_some_are_asked_for(tmp_path, pair):

@@ -64,6 +64,8 @@ class Places:
         former = {path: (stamp, content) for path, stamp, content in job.get("inputs", [])}
         key = key_of(pair, self.kept, former)
         if job.get("key") == key.digest and not unfinished(self.folder(pair.id)):
+            # Who gave it up, or did it and was ended, may have left a failure of before.
+            self.succeeded(pair.id)
             return Standing(DONE, key)
         failure = read_json(self.failure(pair.id))
         if failure.get("key") == key.digest:
