@@ -55,6 +55,10 @@ def test_matrix_and_field_together_are_the_start(size):
     points = grid.to_ras(np.minimum([[4, 5, 6], [20, 11, 9]], grid.size - 1))
     found = field.transform_points(points) @ matrix[:3, :3].T + matrix[:3, 3]
     np.testing.assert_allclose(found, curved(points), atol=1e-3)
+    if 1 in size:
+        # Across the slice nothing is turned over, and distances stay.
+        across = grid.directions[:, size.index(1)]
+        np.testing.assert_allclose(matrix[:3, :3] @ across, across, atol=1e-6)
     assert np.linalg.norm(field.displacement_ras, axis=-1).max() < 6
 
 
