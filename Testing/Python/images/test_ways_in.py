@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dicom_cases import SIZE, new_dataset, set_pixels
 from grids import make_grid
 from VoxelMorphRegistrationLib.batch.table import read_table
 from VoxelMorphRegistrationLib.errors import InputError, ModelError
@@ -79,6 +80,14 @@ def test_heads_that_lead_to_a_file_are_read(name, head, tmp_path):
     (tmp_path / "a b.raw").write_bytes(bytes(range(64)))
     (tmp_path / name).write_text(head.format("a b.raw"))
     np.testing.assert_array_equal(read_image(tmp_path / name).array.ravel(), np.arange(64))
+
+
+def test_a_dicom_file_that_states_more_frames_than_it_can_hold_is_refused_at_once(tmp_path):
+    data = new_dataset("1.2.840.10008.5.1.4.1.1.481.2", NumberOfFrames=10**9)
+    set_pixels(data, np.zeros((SIZE[1], SIZE[0])))
+    data.save_as(tmp_path / "a.dcm")
+    with pytest.raises(InputError, match="it states 1000000000 frames, more than it can hold"):
+        read_image(tmp_path / "a.dcm")
 
 
 def packed(path: Path, behind: int, offset: int = 352) -> Path:

@@ -237,6 +237,9 @@ def _number(value) -> float | None:
 
 def _frames(path: Path, header) -> list[Frame]:
     count = max(1, int(header.get("NumberOfFrames", 1) or 1))
+    # The least of a packed one; else a small file would be read for hours.
+    if count > 1 and 8 * count > path.stat().st_size:
+        raise DamagedDicom(path, f"is damaged: it states {count} frames, more than it can hold")
     per_frame = header.get("PerFrameFunctionalGroupsSequence")
     if per_frame is not None and len(per_frame) != count:
         raise DamagedDicom(path, f"is damaged: it has {count} frames and describes {len(per_frame)}")
