@@ -14,6 +14,7 @@ import panel_cases as press
 import qt
 import worker_cases
 from VoxelMorphRegistrationLib.mrml.names import SETTINGS_ATTRIBUTE
+from VoxelMorphRegistrationLib.mrml.writer import writing_outputs
 from VoxelMorphRegistrationLib.panel.choices import INPUT_NODES, OUTPUT_NODES
 from VoxelMorphRegistrationLib.panel.run import whole_fraction
 from VoxelMorphRegistrationLib.registration.settings import Settings
@@ -278,6 +279,24 @@ def test_unexpected_error_while_writing_ends_the_run(swift_panel, model_file, mo
     assert "could not be read or written (ZeroDivisionError" in widget.ui.statusLabel.text
     assert "ZeroDivisionError" in qt.slot_errors.pop()
     assert widget.ui.registerButton.enabled
+
+
+def test_a_transform_that_is_removed_as_it_is_written_leaves_no_stale_result(
+    swift_panel, scene, model_file, monkeypatch
+):
+    widget, *_ = swift_panel
+    press.choose_quick(widget, model_file)
+
+    def removed(*given):
+        outputs = yield from writing_outputs(*given)
+        scene.RemoveNode(outputs.transform)
+        return outputs
+
+    monkeypatch.setattr("VoxelMorphRegistrationLib.panel.run.writing_outputs", removed)
+    press.press_and_wait(widget)
+    assert "was removed from the scene as soon as it was written" in widget.ui.statusLabel.text
+    assert widget.ui.progressBar.value < 100
+    assert widget.ui.verdictLabel.text == "" and widget.ui.resultsTable.rowCount == 0
 
 
 def test_progress_of_the_whole_only_grows():

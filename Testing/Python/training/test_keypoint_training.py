@@ -87,6 +87,13 @@ def test_the_loss_of_points_is_their_distance_from_the_true_motion(tmp_path, hal
     _, values = trainer._loss(pair)
     assert values.total == pytest.approx(0.1 * values.displacement + values.heatmap, rel=1e-5)
     assert math.isnan(values.dice) and math.isnan(values.landmarks)
+    # Beside them those of the fitted field, whose distance from the truth stands back behind that of the points.
+    both = Trainer(points_config(network={"half_resolution": half}, shape=[32, 32], loss={"smoothness": 0.3}), tmp_path)
+    both.network.load_state_dict(trainer.network.state_dict())
+    _, found = both._loss(pair)
+    assert (found.displacement, found.heatmap) == pytest.approx((values.displacement, values.heatmap), rel=1e-5)
+    assert found.smoothness > 0
+    assert found.total == pytest.approx(values.total + 0.3 * found.smoothness, rel=1e-5)
 
 
 def test_points_that_are_out_of_sight_or_out_of_reach_teach_nothing(tmp_path):

@@ -236,6 +236,15 @@ class NodeRun:
 
     def _finish(self, outputs: Outputs) -> None:
         self._end()
+        if outputs.transform is not None and not self._scene.IsNodePresent(outputs.transform):
+            # In the moment between the writing and this one.
+            self._tell.error(
+                InputError(
+                    "The transform was removed from the scene as soon as it was written, and the report with it. "
+                    "Register again to have both."
+                )
+            )
+            return
         self._tell.finished(outputs)
 
 
