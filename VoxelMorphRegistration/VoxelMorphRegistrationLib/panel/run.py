@@ -240,8 +240,10 @@ class NodeRun:
             # In the moment between the writing and this one.
             self._tell.error(
                 InputError(
-                    "The transform was removed from the scene as soon as it was written, and the report with it. "
-                    "Register again to have both."
+                    _(
+                        "The transform was removed from the scene as soon as it was written, and the report with it. "
+                        "Register again to have both."
+                    )
                 )
             )
             return
