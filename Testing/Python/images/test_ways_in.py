@@ -54,10 +54,12 @@ def test_pipes_and_devices_are_not_opened(reader, ending, tmp_path):
             reader(tmp_path / f"{name}{ending}")
 
 
-@pytest.mark.parametrize("reader", [read_points, read_transform])
+@pytest.mark.parametrize("reader", [read_points, read_transform, read_field])
 def test_a_folder_is_no_list_and_no_transform(reader, tmp_path):
-    with pytest.raises(InputError, match="is a folder"):
-        reader(tmp_path)
+    (tmp_path / "field.nii.gz").mkdir()
+    for path in (tmp_path, tmp_path / "field.nii.gz"):
+        with pytest.raises(InputError, match="is a folder"):
+            reader(path)
 
 
 NRRD = "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 4 4 4\nencoding: raw\nspace: left-posterior-superior\n"

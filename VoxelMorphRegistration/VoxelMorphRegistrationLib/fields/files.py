@@ -11,7 +11,7 @@ from ..errors import InputError, OutputError
 from ..images.files import grid_from_sitk, set_sitk_geometry
 from ..images.grid import Grid
 from ..images.nifti import DISPLACEMENT_INTENT, NiftiContent, is_nifti_name, read_nifti, write_nifti
-from ..images.places import check_place
+from ..images.places import check_file
 from .displacement import DisplacementField
 from .hdf5 import remove_times
 from .packed_hdf5 import has_hdf5, holds, write_packed
@@ -78,7 +78,7 @@ def read_field(path: str | Path) -> DisplacementField:
     Raises InputError.
     """
     path = Path(path)
-    check_place(path, "displacement field")
+    check_file(path, "displacement field")
     if is_nifti_name(path):
         return field_of_nifti(read_nifti(path, f"displacement field {path.name}"), path.name)
     # libhdf5 may crash on a damaged file, or never come back.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -93,8 +92,3 @@ def _drawn(
         view[axis] = -1
         affine = affine + ((line - middle[axis]) / extent).reshape(view) * slopes[1 + axis]
     return (planes + affine.float()).movedim(-1, 0)
-
-
-def memory_bytes(count: int, shape: tuple[int, ...]) -> int:
-    """What a fit of so many points takes at most."""
-    return 8 * 4 * (count + len(shape) + 1) ** 2 + 4 * 4 * count * math.prod(shape[1:])

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import InputError
 from .landmark_tables import read_table
-from .places import check_place
+from .places import check_file
 
 # vtkMRMLMarkupsNode::PositionDefined, as .fcsv files hold it behind the associated node.
 _DEFINED, _STATUS_COLUMN = 2, 14
@@ -52,9 +52,7 @@ def read_landmarks(path: str | Path, name: str = "landmarks") -> Landmarks:
     the directions in which they grow (r, a, s or l, p, s).
     """
     path = Path(path)
-    check_place(path, name)
-    if path.is_dir():
-        raise InputError(f"The {name} cannot be read: {path} is a folder.")
+    check_file(path, name)
     try:
         text = decoded(path.read_bytes())
         found = _found(text, path.suffix.lower())

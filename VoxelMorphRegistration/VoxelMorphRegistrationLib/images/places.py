@@ -33,6 +33,13 @@ def check_place(path: Path, label: str) -> None:
         raise InputError(f"The {label} cannot be read: {path} may not be read. Ask for the right to.")
 
 
+def check_file(path: Path, label: str) -> None:
+    """Raise InputError unless there is a file that can be read."""
+    check_place(path, label)
+    if path.is_dir():
+        raise InputError(f"The {label} cannot be read: {path} is a folder.")
+
+
 def check_data_files(path: Path, label: str) -> None:
     """Raise InputError where a head names a pipe or a device as the file of its voxels. Other files pass."""
     with path.open("rb") as file:

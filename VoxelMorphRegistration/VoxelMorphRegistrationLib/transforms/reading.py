@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..images.grid import Grid, check_matrix
-from ..images.places import check_place
+from ..images.places import check_file
 from . import itk, lta, matrices, vectors, voxelmorph
 from .chain import Chain
 from .parts import Matrix
@@ -78,9 +78,7 @@ def read_transform(
     path = Path(path)
     if convention not in CONVENTIONS:
         raise InputError(f"There is no convention '{convention}': use one of {', '.join(CONVENTIONS)}.")
-    check_place(path, "transform")
-    if path.is_dir():
-        raise InputError(f"The transform cannot be read: {path} is a folder.")
+    check_file(path, "transform")
     name = path.name.lower()
     if name.endswith(".lta"):
         return lta.read(path)
