@@ -45,7 +45,8 @@ class qMRMLWidget(QtWidgets.QWidget):
 class qMRMLNodeComboBox(QtWidgets.QComboBox):
     """Lists the nodes of the types in `nodeTypes`; without `noneEnabled` the first one is chosen by itself.
 
-    Like the real one it goes on to the next node when the chosen one is about to be removed.
+    Those of derived classes as well, unless `showChildNodeTypes` or `hideChildNodeTypes` says otherwise. Like the real
+    one it goes on to the next node when the chosen one is about to be removed.
     """
 
     currentNodeChanged = QtCore.Signal(object)
@@ -84,7 +85,7 @@ class qMRMLNodeComboBox(QtWidgets.QComboBox):
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def _on_node(self, scene, event, node) -> None:
         # Of a scene that closes, what is left is listed at the end.
-        if node.GetClassName() in self._types and not scene.IsClosing():
+        if self._lists(node) and not scene.IsClosing():
             self._refresh()
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
@@ -94,6 +95,13 @@ class qMRMLNodeComboBox(QtWidgets.QComboBox):
             del self._nodes[index]
             # Which chooses the next item, or the one before the last.
             self.removeItem(index)
+
+    def _lists(self, node) -> bool:
+        if node.GetClassName() in self._types:
+            return True
+        if self.property("showChildNodeTypes") is False or not any(node.IsA(one) for one in self._types):
+            return False
+        return not any(node.IsA(one) for one in self.property("hideChildNodeTypes") or ())
 
     def currentNode(self):
         index = self.currentIndex
@@ -108,12 +116,12 @@ class qMRMLNodeComboBox(QtWidgets.QComboBox):
             self.setCurrentIndex(self._nodes.index(node))
 
     def _refresh(self) -> None:
-        old, types = self.currentNode(), self._types
+        old = self.currentNode()
         none_enabled = bool(self.property("noneEnabled"))
         nodes = [None] if none_enabled else []
         for n in range(self._scene.GetNumberOfNodes() if self._scene else 0):
             node = self._scene.GetNthNode(n)
-            if node.GetClassName() in types and not node.GetHideFromEditors():
+            if self._lists(node) and not node.GetHideFromEditors():
                 nodes.append(node)
         self._updating = True
         self.clear()

@@ -186,3 +186,30 @@ def test_all_frames_of_a_sequence_take_as_many_times_as_long(swift_panel, scene)
     widget._parameterNode.movingVolume = proxy
     widget._parameterNode.frames = "all, onto their mean"
     assert widget.ui.hintLabel.text.startswith(f"All {sequence.GetNumberOfDataNodes()} frames take about")
+
+
+# --- transforms of Slicer's older classes ----------------------------------------------------------------------------
+
+
+def test_linear_transforms_as_slicer_makes_and_loads_them_are_offered_as_a_start(swift_panel, standin, scene):
+    """Until Slicer drops them, its Transforms module and its readers make nodes of derived classes."""
+    widget, _, moving_node = swift_panel
+    linear = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "By hand")
+    linear.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(cases.affine(shift=(3.0, 0.0, 0.0))))
+    widget.ui.initialTransformSelector.setCurrentNode(linear)
+    assert widget._parameterNode.initialTransform is linear
+    # No place for a deformation.
+    widget.ui.outputTransformSelector.setCurrentNode(linear)
+    assert widget._parameterNode.outputTransform is None
+    press.press_and_wait(widget)
+    assert standin.jobs[-1].keywords["initial_transform"][:3, 3] == pytest.approx((-3.0, 0.0, 0.0))
+
+
+def test_transform_of_the_first_version_is_shown_as_the_output_and_written_again(swift_panel, scene):
+    widget, *_ = swift_panel
+    old = scene.AddNewNodeByClass("vtkMRMLGridTransformNode", "Moving to Fixed")
+    widget.ui.outputTransformSelector.setCurrentNode(old)
+    assert widget._parameterNode.outputTransform is old
+    press.press_and_wait(widget)
+    assert widget._parameterNode.outputTransform is old
+    assert widget.ui.outputTransformSelector.currentNode() is old
