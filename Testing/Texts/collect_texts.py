@@ -109,6 +109,11 @@ def _docstrings(tree: ast.AST) -> set[int]:
     }
 
 
+def _is_looked_up(node: ast.AST) -> bool:
+    """Whether it is a text of the page of a report, which panel/report_words.py translates."""
+    return isinstance(node, ast.Call) and ast.unparse(node.func) == "words.text"
+
+
 def collected() -> list[str]:
     """The templates, sorted, each once."""
     found: set[str] = set()
@@ -120,6 +125,8 @@ def collected() -> list[str]:
         for node in ast.walk(tree):
             if id(node) in skipped:
                 continue
+            if _is_looked_up(node):
+                skipped.update(id(part) for part in ast.walk(node))
             if isinstance(node, ast.JoinedStr):
                 # Its constant parts are no texts of their own.
                 skipped.update(id(part) for part in node.values)

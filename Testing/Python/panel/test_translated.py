@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import ast
+import html
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
 
 import panel_cases as press
+import qt
+import worker_cases
 from standin_client import known_report
 from VoxelMorphRegistrationLib.errors import InputError
 from VoxelMorphRegistrationLib.registration.report import Report
 from VoxelMorphRegistrationLib.registration.settings import Settings
+from VoxelMorphRegistrationLib.results.html import html_report
 from VoxelMorphRegistrationLib.results.table import rows
 from VoxelMorphRegistrationLib.results.verdict import verdict
 
@@ -32,20 +37,35 @@ def collector():
     return module
 
 
+def forget() -> None:
+    """What is looked up once is looked up anew, as after a restart of Slicer."""
+    from VoxelMorphRegistrationLib.panel import measures, report_words, translated
+
+    for one in (
+        translated._translating,
+        translated._patterns,
+        measures.groups,
+        measures.names,
+        measures.gains,
+        measures._notes,
+        report_words.texts,
+    ):
+        one.cache_clear()
+
+
 @pytest.fixture
 def german(slicer_app, monkeypatch):
-    """A few sentences have a translation."""
+    """A few sentences have a translation, by the context that Slicer's tools give to their file."""
+    import slicer.i18n
     from VoxelMorphRegistrationLib.panel import translated
 
     known = set(translated.templates(str))
     assert GERMAN.keys() <= known, GERMAN.keys() - known
-    monkeypatch.setattr(translated, "tr", lambda text: GERMAN.get(text, text))
-    for one in (translated._translating, translated._patterns):
-        one.cache_clear()
+    monkeypatch.setattr(slicer.i18n, "translations", {("panel.texts", text): one for text, one in GERMAN.items()})
+    forget()
     yield translated.translated
     monkeypatch.undo()
-    for one in (translated._translating, translated._patterns):
-        one.cache_clear()
+    forget()
 
 
 def test_list_of_sentences_is_that_of_the_code():
@@ -109,11 +129,14 @@ def test_panel_shows_errors_warnings_and_the_verdict_translated(german, swift_pa
 @pytest.fixture
 def everywhere(slicer_app, monkeypatch):
     """All that is translated stands in brackets."""
-    from VoxelMorphRegistrationLib.panel import measures, run
+    from VoxelMorphRegistrationLib.panel import measures, pictures, report_words, run
 
-    for module in (measures, run):
+    for module in (measures, pictures, report_words, run):
         monkeypatch.setattr(module, "_", lambda text: f"[{text}]")
-    return measures
+    forget()
+    yield measures
+    monkeypatch.undo()
+    forget()
 
 
 def whole_report() -> dict:
@@ -182,3 +205,40 @@ def test_table_of_the_panel_shows_them(everywhere, swift_panel):
     texts = [table.item(row, 0).text() for row in range(table.rowCount)]
     assert {"[Similarity]", "[Correlation]", "[folded voxels]", "[largest displacement] (mm)"} <= set(texts)
     assert "[Good]" in widget.ui.verdictLabel.text and "[no folds]" in widget.ui.verdictLabel.text
+
+
+# --- the page of a report ------------------------------------------------------------------------------------------
+
+
+def cells_of(page: str) -> list[str]:
+    """The texts of a page, one for each element."""
+    body = re.sub(r"<(title|pre)[^>]*>.*?</\1>", "", page, flags=re.DOTALL)
+    body = re.sub("</?b>", "", body)
+    return [html.unescape(one).strip() for one in re.split(r"</?[^<>]+>", body) if one.strip()]
+
+
+def test_page_of_a_report_says_nothing_in_english_that_has_a_translation(everywhere):
+    from VoxelMorphRegistrationLib.panel.report_words import report_words
+
+    report = whole_report()
+    page = html_report(report, words=report_words())
+    settings = {str(value) for value in report["settings"].values()} | set(report["settings"])
+    plain = {row.name for row in rows(report) if row.structure} | settings | {"automatic", "mean", "Correlation"}
+    left = [one for one in cells_of(page) if "[" not in one and one not in plain and re.search("[A-Za-z]{3}", one)]
+    # Names of images, of the model and the device; a unit.
+    assert set(left) <= {"fixed volume", "moving volume", "general-3d", "cpu", "nat"}
+    for text in ("[Registration report]", "[Similarity]", "[Correlation]", "[Structures]", "[Dice before]", "[Before]"):
+        assert text in cells_of(page)
+    assert {"[fast, 3 steps]", "[T2 now and T2 then]", "[2x2x2 voxels]", "[voxels]", "[measuring]"} <= set(cells_of(page))
+
+
+def test_saved_report_is_in_the_language_of_the_panel(everywhere, swift_panel, tmp_path):
+    widget, *_ = swift_panel
+    press.press_and_wait(widget)
+    qt.FileDialog.answers = [str(tmp_path / "report.html")]
+    widget.ui.saveReportButton.click()
+    worker_cases.spin(lambda: widget.ui.saveReportButton.enabled)
+    texts = cells_of((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert {"[Registration report]", "[Deformation]", "[folded voxels]"} <= set(texts)
+    assert "[Fixed, moving and warped volume, comparison before and after, Jacobian map]" in texts
+    assert any(one.startswith("[Good]") for one in texts)

@@ -1,21 +1,27 @@
 """The names of what was measured, and what speaks for a result, in the language of Slicer.
 
-The library speaks English, and its table in the scene and the saved report stay as they are: scripts and other people
-read them. Names of structures and of settings are never translated; the latter are those of the console.
+The library speaks English, and its table in the scene stays as it is: scripts read it. Names of structures and of
+settings are never translated; the latter are those of the console. Each translation costs a look at the caller, so
+that the lists are made once: Slicer changes its language by a restart.
 """
 
 from __future__ import annotations
 
+import re
+from functools import lru_cache
+
 from slicer.i18n import tr as _
 
 from ..results.table import Row
-from ..results.verdict import Gain
+from ..results.verdict import AFTER_ALL, Gain, Verdict
 from .run import stage_title
+from .translated import translated
 
 # Groups whose rows are structures, besides their mean.
 _OF_STRUCTURES = ("Dice", "Surface distance (95 %)", "Volume change")
 
 
+@lru_cache(maxsize=1)
 def groups() -> dict[str, str]:
     """The headings of the table."""
     return {
@@ -32,6 +38,7 @@ def groups() -> dict[str, str]:
     }
 
 
+@lru_cache(maxsize=1)
 def names() -> dict[str, str]:
     """The rows that are no structures, settings or stages."""
     return {
@@ -66,6 +73,7 @@ def names() -> dict[str, str]:
     }
 
 
+@lru_cache(maxsize=1)
 def gains() -> dict[str, str]:
     """What speaks for a result."""
     return {
@@ -102,6 +110,35 @@ def row_title(row: Row) -> str:
     if point == "point" and number.isdigit():
         return _("point {number}").format(number=number)
     return names().get(row.name) or stage_title(row.name)
+
+
+@lru_cache(maxsize=1)
+def _notes() -> tuple[tuple[re.Pattern, str], ...]:
+    """What rows of a run say in words, as patterns with their translations."""
+    return (
+        (re.compile(r"(?P<preset>\w+), (?P<count>\d+) steps"), _("{preset}, {count} steps")),
+        (re.compile(r"(?P<preset>\w+), (?P<count>\d+) steps, start kept"), _("{preset}, {count} steps, start kept")),
+        (re.compile(r"(?P<first>.+) and (?P<second>.+)"), _("{first} and {second}")),
+        (re.compile(r"(?P<size>[\dx]+) voxels"), _("{size} voxels")),
+        (re.compile("off"), _("off")),
+    )
+
+
+def row_note(row: Row) -> str:
+    """What a row says in words. Names of images, models and settings, and the settings' values, stay."""
+    if row.group != "Run" or row.name not in ("refinement", "further images", "working grid"):
+        return row.text
+    for pattern, translation in _notes():
+        match = pattern.fullmatch(row.text)
+        if match is not None:
+            return translation.format(**match.groupdict())
+    return row.text
+
+
+def verdict_texts(found: Verdict) -> tuple[str, str]:
+    """The title and the reason of a verdict."""
+    reason = f"{gains_text(found.gains)} {translated(AFTER_ALL)}" if found.gains else translated(found.reason)
+    return level_title(found.title), reason
 
 
 def gains_text(found: tuple[Gain, ...]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from slicer.i18n import tr as _
+
 from ..errors import InputError
 from ..mrml.applying import stored
 from ..mrml.records import report_of
@@ -10,7 +12,10 @@ from ..registration.report import Report
 from ..trust.error_map import ErrorMap
 from ..worker.messages import Task
 
-CAPTION = "Fixed, moving and warped volume, comparison before and after, Jacobian map"
+
+def caption() -> str:
+    """What stands above the picture; the texts in it are the worker's, in English, whose fonts are everywhere."""
+    return _("Fixed, moving and warped volume, comparison before and after, Jacobian map")
 
 
 def overview_task(transform, warped_node, jacobian_node, error_node=None) -> Task | None:

@@ -15,13 +15,14 @@ from ..mrml.records import report_of
 from ..mrml.table import write_results
 from ..results.html import html_report, write_html_report
 from ..results.table import Row, rows
-from ..results.verdict import AFTER_ALL, BAD, LOOK, verdict
+from ..results.verdict import BAD, LOOK, verdict
 from .colours import FORMER, box, head, is_dark
-from .measures import gains_text, group_title, level_title, row_title
+from .measures import group_title, row_note, row_title, verdict_texts
 from .messages import tell, told
-from .pictures import CAPTION, overview_task
+from .pictures import caption, overview_task
 from .plain import plain
 from .remembered import recalled, remember
+from .report_words import report_words
 from .run import shared_client
 from .shown import shown_result
 from .translated import translated
@@ -88,11 +89,8 @@ class ResultsSection:
             _show(self._ui.warningsLabel, "", LOOK)
             return
         found = verdict(report)
-        reason = translated(found.reason)
-        if found.gains:
-            reason = f"{gains_text(found.gains)} {translated(AFTER_ALL)}"
-        text = f"<b>{escape(level_title(found.title))}:</b> {escape(reason)}"
-        _show(self._ui.verdictLabel, text, found.level)
+        title, reason = verdict_texts(found)
+        _show(self._ui.verdictLabel, f"<b>{escape(title)}:</b> {escape(reason)}", found.level)
         warnings = [line for line in report.get("warnings", []) if line != found.reason]
         _show(self._ui.warningsLabel, "<br>".join(f"\u2022 {escape(translated(line))}" for line in warnings), LOOK)
 
@@ -135,8 +133,9 @@ class ResultsSection:
         if kept is not None:
             self._add_number(number, _KEPT_COLUMN, kept.number("after"))
         if row.text and not any(numbers):
-            item = qt.QTableWidgetItem(row.text)
-            item.setToolTip(plain(row.text))
+            note = row_note(row)
+            item = qt.QTableWidgetItem(note)
+            item.setToolTip(plain(note))
             table.setItem(number, 1, item)
             table.setSpan(number, 1, 1, 3)
             return
@@ -185,7 +184,7 @@ class ResultsSection:
             try:
                 shared_client().submit(
                     task,
-                    on_result=lambda octets: self._on_drawn(path, report, {CAPTION: octets.tobytes()}),
+                    on_result=lambda octets: self._on_drawn(path, report, {caption(): octets.tobytes()}),
                     on_error=self._on_failed,
                     on_cancelled=lambda: self._set_saving(False),
                 )
@@ -220,11 +219,11 @@ def write_table(transform):
 
 def _write(path: str | Path, report: dict, pictures: dict[str, bytes]) -> None:
     """Raises OutputError."""
-    title = _("Registration report")
+    words = report_words()
     if str(path).lower().endswith(".pdf"):
-        _print_pdf(html_report(report, pictures, title=title, on_paper=True), str(path))
+        _print_pdf(html_report(report, pictures, words=words, on_paper=True), str(path))
     else:
-        write_html_report(path, report, pictures, title=title, overwrite=True)
+        write_html_report(path, report, pictures, words=words, overwrite=True)
     slicer.util.showStatusMessage(_("The report was saved to {path}").format(path=path), 5000)
 
 

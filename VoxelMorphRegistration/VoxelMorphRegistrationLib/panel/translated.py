@@ -24,8 +24,11 @@ def translated(text: str) -> str:
 
 @lru_cache(maxsize=1)
 def _translating() -> bool:
-    """Whether there is a translation at all: else nothing has to be looked for."""
-    return any(tr(one) != one for one in templates(str))
+    """Whether there is a translation at all: else nothing has to be looked for.
+
+    Slicer knows a text by the file that calls its function, which is that of the templates.
+    """
+    return any(one != other for one, other in zip(templates(str), templates(tr), strict=True))
 
 
 @lru_cache(maxsize=1)

@@ -6,18 +6,18 @@ import base64
 import html
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import OutputError
-from .table import COLUMNS, EXPECTED_ERROR, NUMBERS, label_names, number_text, plain_report, rows
+from .table import COLUMNS, EXPECTED_ERROR, NUMBERS, Row, label_names, number_text, plain_report, rows
 from .verdict import BAD, GOOD, LOOK, Verdict, verdict
 
 if TYPE_CHECKING:
     from ..registration.report import Report
-    from .table import Row
 
 
 _WIDTH, _PICTURE_WIDTH = 680, 630
@@ -25,7 +25,26 @@ _FONT = "font-family: 'Segoe UI', Helvetica, Arial, sans-serif"
 _HEAD_COLOR, _STRIPE, _LINE = "#1f4e79", "#f3f6fa", "#c9d3df"
 # Background and ink of each kind of verdict.
 _VERDICTS = {GOOD: ("#e9f5ec", "#2e7d43"), LOOK: ("#fdf0e3", "#b35900"), BAD: ("#fbe5e5", "#b3261e")}
+TITLE = "Registration report"
 _KINDS = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg"}
+
+
+@dataclass(frozen=True)
+class Words:
+    """How a page says what it says: in English, unless the caller knows another language.
+
+    text: headings and other fixed texts, some with named values; name and note: of a row of the table; sentence:
+    warnings; verdict: its title and its reason.
+    """
+
+    text: Callable[[str], str] = str
+    name: Callable[[Row], str] = lambda row: row.name
+    note: Callable[[Row], str] = lambda row: row.text
+    sentence: Callable[[str], str] = str
+    verdict: Callable[[Verdict], tuple[str, str]] = lambda found: (found.title, found.reason)
+
+
+_ENGLISH = Words()
 
 
 def write_html_report(
@@ -34,7 +53,8 @@ def write_html_report(
     pictures: Mapping[str, str | Path | bytes] | None = None,
     names: Mapping[int, str] | None = None,
     *,
-    title: str = "Registration report",
+    title: str = "",
+    words: Words = _ENGLISH,
     overwrite: bool = False,
 ) -> Path:
     """Write one self-contained HTML page: warnings, results, pictures, settings. Returns its path.
@@ -46,7 +66,7 @@ def write_html_report(
     path = Path(path)
     if path.exists() and not overwrite:
         raise OutputError(f"There is already a file {path}. Choose another name, or allow it to be replaced.")
-    page = html_report(report, pictures, names, title=title)
+    page = html_report(report, pictures, names, title=title, words=words)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         part.write_text(page, encoding="utf-8", newline="\n")
@@ -64,24 +84,25 @@ def html_report(
     pictures: Mapping[str, str | Path | bytes] | None = None,
     names: Mapping[int, str] | None = None,
     *,
-    title: str = "Registration report",
+    title: str = "",
+    words: Words = _ENGLISH,
     on_paper: bool = False,
 ) -> str:
     """The page of write_html_report as text. on_paper: pictures come last, each on a page of its own."""
-    plain = plain_report(report)
+    plain, title = plain_report(report), title or words.text(TITLE)
     lines = rows(plain, names)
     shown = [_picture(caption, source, on_paper) for caption, source in (pictures or {}).items()]
     parts = [
         f'<h1 style="color: {_HEAD_COLOR}; font-size: 20pt; margin-bottom: 0">{html.escape(title)}</h1>',
-        _subtitle(plain),
-        _verdict(verdict(plain)),
-        _warnings(plain.get("warnings") or []),
-        *_group_tables(lines, ("Similarity",)),
-        _segment_table(plain, label_names(plain, names)),
-        *_group_tables(lines, ("Landmark error", EXPECTED_ERROR, "Deformation")),
+        _subtitle(plain, words),
+        _verdict(verdict(plain), words),
+        _warnings(plain.get("warnings") or [], words),
+        *_group_tables(lines, ("Similarity",), words),
+        _segment_table(plain, label_names(plain, names), words),
+        *_group_tables(lines, ("Landmark error", EXPECTED_ERROR, "Deformation"), words),
         *([] if on_paper else shown),
-        *_group_tables(lines, ("Run", "Time", "Settings")),
-        _heading("Settings as JSON"),
+        *_group_tables(lines, ("Run", "Time", "Settings"), words),
+        _heading(words.text("Settings as JSON")),
         f'<pre style="font-size: 8pt; white-space: pre-wrap">{html.escape(json.dumps(plain["settings"]))}</pre>',
         *(shown if on_paper else []),
     ]
@@ -94,29 +115,37 @@ def html_report(
     )
 
 
-def _subtitle(plain: dict) -> str:
-    inputs = plain.get("inputs", {})
-    pair = ""
+def _subtitle(plain: dict, words: Words) -> str:
+    def escaped(text) -> str:
+        return html.escape(str(text or ""))
+
+    inputs, parts = plain.get("inputs", {}), []
     if inputs:
-        moving, fixed = html.escape(inputs.get("moving", "")), html.escape(inputs.get("fixed", ""))
-        pair = f"<b>{moving}</b> (moving) onto <b>{fixed}</b> (fixed)<br>"
-    model = html.escape(plain.get("model", {}).get("name", ""))
-    written = datetime.now().strftime("%Y-%m-%d %H:%M")
-    facts = f"Model {model} on {html.escape(plain.get('device', ''))}"
-    if "total" in plain["seconds"]:
-        facts += f", {plain['seconds']['total']:.1f} s"
-    version = html.escape(plain.get("version", ""))
-    return f'<p style="color: #444444">{pair}{facts}. VoxelMorph {version}, report of {written}.</p>'
+        pair = words.text("<b>{moving}</b> (moving) onto <b>{fixed}</b> (fixed)")
+        parts.append(pair.format(moving=escaped(inputs.get("moving")), fixed=escaped(inputs.get("fixed"))))
+    model, device = escaped(plain.get("model", {}).get("name")), escaped(plain.get("device"))
+    timed = "total" in plain["seconds"]
+    seconds = f"{plain['seconds']['total']:.1f}" if timed else ""
+    facts = words.text("Model {model} on {device}, {seconds} s." if timed else "Model {model} on {device}.")
+    written = words.text("VoxelMorph {version}, report of {date}.")
+    parts.append(
+        facts.format(model=model, device=device, seconds=seconds)
+        + " "
+        + written.format(version=escaped(plain.get("version")), date=datetime.now().strftime("%Y-%m-%d %H:%M"))
+    )
+    return f'<p style="color: #444444">{"<br>".join(parts)}</p>'
 
 
-def _verdict(found: Verdict) -> str:
-    return _box(*_VERDICTS[found.level], [f"<b>{html.escape(found.title)}:</b> {html.escape(found.reason)}"])
+def _verdict(found: Verdict, words: Words) -> str:
+    title, reason = words.verdict(found)
+    return _box(*_VERDICTS[found.level], [f"<b>{html.escape(title)}:</b> {html.escape(reason)}"])
 
 
-def _warnings(warnings: list[str]) -> str:
+def _warnings(warnings: list[str], words: Words) -> str:
     if not warnings:
         return ""
-    return _box("#fdf0e3", "#b35900", [f"<b>Warning:</b> {html.escape(text)}" for text in warnings])
+    head = html.escape(words.text("Warning:"))
+    return _box("#fdf0e3", "#b35900", [f"<b>{head}</b> {html.escape(words.sentence(text))}" for text in warnings])
 
 
 def _box(color: str, ink: str, lines: list[str]) -> str:
@@ -155,43 +184,55 @@ def _table(headings: list[str], lines: list[list[str]], numeric: set[int]) -> st
     )
 
 
-def _group_tables(lines: list[Row], groups: tuple[str, ...]) -> list[str]:
+def _group_tables(lines: list[Row], groups: tuple[str, ...], words: Words) -> list[str]:
     """A heading and a table for each group that has rows; columns that are empty throughout are left out."""
     parts = []
     for group in groups:
         chosen = [row for row in lines if row.group == group]
-        used = [c for c in COLUMNS if c != "group" and any(row.cells()[list(COLUMNS).index(c)] for row in chosen)]
         if not chosen:
             continue
+        cells = [dict(zip(COLUMNS, row.cells(), strict=True)) for row in chosen]
+        used = [c for c in COLUMNS if c != "group" and any(cell[c] for cell in cells)]
         single = "before" not in used
-        headings = [("Value" if single and c in ("after", "text") else COLUMNS[c]) for c in used]
-        cells = [[dict(zip(COLUMNS, row.cells(), strict=True))[c] for c in used] for row in chosen]
+        headings = [words.text("Value" if single and c in ("after", "text") else COLUMNS[c]) for c in used]
+        for row, cell in zip(chosen, cells, strict=True):
+            cell.update(name=words.name(row), unit=words.text(row.unit), text=words.note(row))
         numeric = {n for n, c in enumerate(used) if c in NUMBERS}
-        parts += [_heading(group), _table(headings, cells, numeric)]
+        table = _table(headings, [[cell[c] for c in used] for cell in cells], numeric)
+        parts += [_heading(words.text(group)), table]
     return parts
 
 
-def _segment_table(plain: dict, named: dict[str, str]) -> str:
+def _segment_table(plain: dict, named: dict[str, str], words: Words) -> str:
     """One line a structure: Dice, surface distance and volume change side by side."""
     columns: list[tuple[str, dict]] = []
-    for title, key, digits in (("Dice {}", "dice", 3), ("HD95 {} (mm)", "hd95_mm", 2)):
+    for titles, key, digits in (
+        (("Dice before", "Dice after"), "dice", 3),
+        (("HD95 before (mm)", "HD95 after (mm)"), "hd95_mm", 2),
+    ):
         part = plain.get(key)
         if part:
-            columns += [(title.format(stage), _texts(part[stage], digits)) for stage in ("before", "after")]
+            stages = zip(titles, ("before", "after"), strict=True)
+            columns += [(words.text(title), _texts(part[stage], digits)) for title, stage in stages]
     changes = plain.get("volume_change_percent")
     if changes:
-        columns.append(("Volume change", {k: "" if v is None else f"{v:+.1f} %" for k, v in changes.items()}))
+        texts = {k: "" if v is None else f"{v:+.1f} %" for k, v in changes.items()}
+        columns.append((words.text("Volume change"), texts))
     if not columns:
         return ""
     lines = [[name, *(texts.get(label, "") for _, texts in columns)] for label, name in named.items()]
     if plain.get("dice"):
-        lines.insert(0, ["mean", *(texts.get("mean", "") for _, texts in columns)])
-    note = (
-        '<p style="color: #444444; font-size: 8pt">HD95: 95 % symmetric surface distance. Volume change: how much '
-        "larger the structure is in the moving image than in the fixed one, from the Jacobian determinant.</p>"
+        lines.insert(0, [words.text("mean"), *(texts.get("mean", "") for _, texts in columns)])
+    note = words.text(
+        "HD95: 95 % symmetric surface distance. Volume change: how much larger the structure is in the moving image "
+        "than in the fixed one, from the Jacobian determinant."
     )
-    headings = ["Structure", *(title for title, _ in columns)]
-    return _heading("Structures") + _table(headings, lines, set(range(1, len(headings)))) + note
+    headings = [words.text("Structure"), *(title for title, _ in columns)]
+    return (
+        _heading(words.text("Structures"))
+        + _table(headings, lines, set(range(1, len(headings))))
+        + f'<p style="color: #444444; font-size: 8pt">{html.escape(note)}</p>'
+    )
 
 
 def _texts(part: dict, digits: int) -> dict[str, str]:
