@@ -188,6 +188,32 @@ def test_several_images_at_each_place_are_named(name, values, words, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "values", "words"),
+    [
+        ("EchoTime", ("10", "90"), "echo time 10 and 90"),
+        ("TemporalPositionIdentifier", (1, 2), "time position 1 and 2"),
+        ("DiffusionBValue", (0.0, 1000.0), "b-value 0 and 1e.03"),
+    ],
+)
+@pytest.mark.parametrize("aside", [0.5, 0.3])
+def test_images_whose_slices_lie_between_each_other_are_named(name, values, words, aside, tmp_path):
+    for n, value in enumerate(values):
+        for k in range(5):
+            position = place(0, directions()) + directions()[:, 2] * SPACING[2] * (k + n * aside)
+            write(tmp_path, k, name=f"{n}-{{}}.dcm", position=position, kind=MR, **{name: value})
+    with pytest.raises(InputError, match=rf"between each other \({words}\): 0-0\.dcm, 1-0\.dcm, 0-1\.dcm"):
+        read_image(tmp_path)
+
+
+def test_what_may_differ_from_slice_to_slice_makes_no_several_images(tmp_path):
+    for k in range(8):
+        write(
+            tmp_path, k, kind=MR, AcquisitionNumber=1 + k % 2, EchoTime=f"{10 + 1e-3 * (k % 3):.4f}", TriggerTime=k % 3
+        )
+    check(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("change", "words"),
     [
         (lambda d: setattr(d, "ImageOrientationPatient", [0, 1, 0, 0, 0, -1]), "004.dcm has another orientation"),

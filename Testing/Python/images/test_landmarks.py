@@ -96,6 +96,10 @@ UNCLEAR = {
     "two numbers": (lines("x,y", "1,2"), "no columns x, y, z"),
     "voxels": (lines("i,j,k", *ROWS), "voxel numbers"),
     "centimetres": (lines("x (cm),y (cm),z (cm)", *ROWS), "positions are in cm"),
+    "ANTs, whose x and y are those of LPS": (
+        lines("x,y,z,t,label", *with_numbers("{l},{p},{z},0,{n}")),
+        "name them l, p, s",
+    ),
     "two frames": (lines("x_ras,y_lps,z_ras", *ROWS), "different frames"),
     "columns twice": (lines("x,y,z,x", *with_numbers("{x},{y},{z},{x}")), "several columns"),
     "half a point": (lines("x,y,z", ROWS[0], "1,,3"), "row 3 lacks a coordinate"),
@@ -124,6 +128,9 @@ def test_points_that_are_not_placed_are_gaps(tmp_path):
     assert found.labels == ("a", "b", "c", "d")
     text = lines('"label","l","p","s","defined"', *with_numbers('"F-{n}",{l},{p},{z},{n}'))
     assert read_landmarks(table(tmp_path, text)).placed.tolist() == [False, True, True]
+    for head in ("status", "Status", "positionStatus", "position_status"):
+        text = lines(f"label,x,y,z,{head}", f"a,{ROWS[0]},defined", "b,0,0,0,undefined", "c,0,0,0,preview")
+        assert read_landmarks(table(tmp_path, text)).placed.tolist() == [True, False, False], head
 
 
 def markups(tmp_path, name="a.mrk.json", system="LPS", unset=(), order=range(3), **parts):

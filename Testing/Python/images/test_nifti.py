@@ -178,6 +178,22 @@ def test_a_neighbour_of_the_same_name_is_not_read(tmp_path):
     check(tmp_path / "a.nii", values() + 1000)
 
 
+def test_the_other_half_of_a_pair_is_the_one_that_is_packed_alike(tmp_path):
+    nibabel.save(nibabel.Nifti1Pair(values(size=(9, 5, 4)), place()), tmp_path / "a.img")
+    nibabel.save(nibabel.Nifti1Pair(values(), place()), tmp_path / "b.img")
+    for ending in (".hdr", ".img"):
+        (tmp_path / f"a{ending}.gz").write_bytes(gzip.compress((tmp_path / f"b{ending}").read_bytes()))
+    for ending in (".hdr.gz", ".img.gz"):
+        check(tmp_path / f"a{ending}")
+    for ending in (".hdr", ".img"):
+        check(tmp_path / f"a{ending}", values(size=(9, 5, 4)))
+    # Only one half is packed.
+    (tmp_path / "b.img.gz").write_bytes(gzip.compress((tmp_path / "b.img").read_bytes()))
+    (tmp_path / "b.img").unlink()
+    check(tmp_path / "b.hdr")
+    check(tmp_path / "b.img.gz")
+
+
 @pytest.mark.parametrize("codes", [(1, 1), (1, 2), (2, 1), (1, 4)])
 def test_two_places_that_disagree_are_told_and_the_sform_is_used(codes, tmp_path):
     other = place()

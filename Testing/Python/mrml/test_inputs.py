@@ -46,6 +46,8 @@ def bad_nodes(scene) -> dict:
     sheared.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(shear))
     singular.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(same))
     cases.add_parent(scene, flat, np.diag([1.0, 0, 1, 1]))
+    lost = cases.add_volume(array, small, "Lost")
+    cases.add_parent(scene, lost, np.diag([1.0, np.nan, 1, 1]))
     return {
         "nothing": (None, "No moving volume is chosen"),
         "bent": (bent, "'Bent' is under a non-linear transform .'Bend'.*Harden"),
@@ -56,6 +58,7 @@ def bad_nodes(scene) -> dict:
         "sheared": (sheared, "'Sheared' has sheared axes"),
         "singular": (singular, "'Singular' cannot be placed in space.*singular"),
         "flattening parent": (flat, "transform 'parent of Flattened' of the moving volume 'Flattened' is singular"),
+        "a parent of no numbers": (lost, "transform 'parent of Lost', or one above it, is not linear or holds numbers"),
         "no volume": (scene.AddNewNodeByClass("vtkMRMLModelNode", "Shape"), "'Shape' is a Model node"),
     }
 
@@ -70,6 +73,7 @@ BAD = (
     "sheared",
     "singular",
     "flattening parent",
+    "a parent of no numbers",
     "no volume",
 )
 

@@ -51,7 +51,9 @@ def test_images_without_overlap_are_refused(model):
 def test_labels_on_another_grid_are_refused(model):
     fixed, moving = pair()
     other = ball_labels(ball(make_grid((10, 10, 10), (1.5, 1.5, 1.5))))
-    with pytest.raises(InputError, match="The moving labels .labels. are on another grid than the moving image"):
+    with pytest.raises(
+        InputError, match="The voxels of the moving labels .labels. are on another grid than the moving image"
+    ):
         register(fixed, moving, settings=settings(model), moving_labels=other)
     with pytest.raises(InputError, match="fixed mask"):
         register(fixed, moving, settings=settings(model), fixed_mask=other)

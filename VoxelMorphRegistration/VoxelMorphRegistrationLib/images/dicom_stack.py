@@ -31,6 +31,11 @@ _SPACING = 1e-3
 # Of the range of values: air in a CT is within 30 of 3000, with its noise.
 _BACKGROUND = 0.02
 _NAMED = 4
+# What all slices of one volume share; other distinctions (times, numbers of acquisitions) may differ between them.
+_SHARED = (
+    *("EchoTime", "EffectiveEchoTime", "EchoNumbers", "TemporalPositionIdentifier", "TemporalPositionIndex"),
+    *("DiffusionBValue", "InversionTime"),
+)
 
 
 class NoStack(Exception):
@@ -75,6 +80,7 @@ def stack_of(frames: list[Frame]) -> Stack:
     distances = positions @ normal
     shifts = np.stack([positions @ columns, positions @ rows], -1)
     _refuse_doubled(order, distances, shifts)
+    _refuse_mixed(order)
     _refuse_missing(order, distances)
     count = len(order)
     even = np.linspace(0, distances[-1], count) if count > 1 else distances
@@ -159,6 +165,28 @@ def _refuse_doubled(order: list[Frame], distances: np.ndarray, shifts: np.ndarra
     more = f"; and {len(pairs) - _NAMED} more places" if len(pairs) > _NAMED else ""
     how = _difference([order[n] for n in pairs[0]])
     raise NoStack(f"several slices lie at one place{how}: {named}{more}; keep one of each")
+
+
+def _refuse_mixed(order: list[Frame]) -> None:
+    """Slices of several images that lie between each other, such as two echoes half a gap apart."""
+    for name in _SHARED:
+        known = [frame for frame in order if name in frame.distinct]
+        kinds = [_rounded(frame.distinct[name]) for frame in known]
+        changes = [n for n in range(1, len(kinds)) if kinds[n] != kinds[n - 1]]
+        if len(changes) >= len(set(kinds)) > 1:
+            named = _listed([known[n].name for n in [changes[0] - 1, *changes]])
+            raise NoStack(
+                f"slices of several images lie between each other ({DISTINCTIONS[name]} "
+                f"{_listed(list(dict.fromkeys(kinds)))}): {named}; give the files of one"
+            )
+
+
+def _rounded(value: str) -> str:
+    """A number to the digits in which slices of one image agree; any other value as it is."""
+    try:
+        return f"{float(value):.3g}"
+    except ValueError:
+        return value
 
 
 def _difference(frames: list[Frame]) -> str:

@@ -53,8 +53,9 @@ def on_image(extra: Image, image: Image, what: str, whose: str) -> Image:
     to_extra = _lattice_map(extra.grid, image.grid)
     if to_extra is None:
         raise InputError(
-            f"The {what} ({extra.name}) are on another grid than the {whose}: {_sizes(extra.grid)} against "
-            f"{_sizes(image.grid)} voxels, or another position. Resample them onto the image's grid."
+            f"The voxels of the {what} ({extra.name}) are on another grid than the {whose}: "
+            f"{_sizes(extra.grid)} against {_sizes(image.grid)} voxels, or another position. "
+            "Resample them onto the image's grid."
         )
     array = lattice_copy(extra.array, to_extra, image.grid.shape, 0, extra.array.dtype)
     return Image(array, image.grid, extra.name, extra.told)

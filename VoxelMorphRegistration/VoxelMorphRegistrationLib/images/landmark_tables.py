@@ -19,7 +19,7 @@ _DELIMITERS = ("\t", ";", "|", ",", " ")
 _DIRECTIONS = {"r": (0, 1), "l": (0, -1), "a": (1, 1), "p": (1, -1), "s": (2, 1), "i": (2, -1)}
 _PLAIN = {"x": (0, 1), "y": (1, 1), "z": (2, 1)}
 _LABELS = ("label", "name", "landmark", "point", "id")
-_STATUS = ("defined", "placed")
+_STATUS = ("defined", "placed", "status", "positionstatus")
 _EMPTY = ("", "nan", "na", "n/a", "none", "null", "-")
 _NOT_PLACED = ("0", "false", "no", "undefined", "missing", "preview")
 _LENGTHS = {"mm": 1.0, "millimeter": 1.0, "millimetre": 1.0, "millimeters": 1.0, "millimetres": 1.0}
@@ -196,11 +196,17 @@ def _head_columns(row: list[str]) -> _Columns | None:
             frame = {words[columns[0]][1] for columns in found}
             if len(frame) > 1:
                 raise _NoTable("its columns are of different frames or units")
-            lps = frame.pop() == "lps" and names == ["x", "y", "z"]
+            stated_frame = frame.pop()
+            lps = stated_frame == "lps" and names == ["x", "y", "z"]
             axes = [(0, 0)] * 3
             for name, columns in zip(names, found, strict=True):
                 axis, sign = signs[name]
                 axes[axis] = (columns[0], -sign if lps and axis < 2 else sign)
+            if not stated_frame and names == ["x", "y", "z"] and "t" in {word[0] for word in words}:
+                raise _NoTable(
+                    "its columns x, y, z, t are those of ANTs, whose positions are LPS: name them l, p, s, or leave t "
+                    "out where they are RAS"
+                )
             stated = lps or names != ["x", "y", "z"] or "ras" in {words[column][1] for column, _ in axes}
             return _Columns(axes, _first(words, _LABELS), _first(words, _STATUS), stated)
     if {"i", "j", "k"} <= {word[0] for word in words}:

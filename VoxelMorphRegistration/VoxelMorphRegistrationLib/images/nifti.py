@@ -145,7 +145,9 @@ def _files_of(path: Path) -> tuple[Path, Path]:
         return path, path
     other = {".img": ".hdr", ".hdr": ".img"}[_suffix(path)]
     stem = path.name[: path.name.lower().rindex(_suffix(path))]
-    endings = [other, other.upper(), *(other + packed for packed in _PACKED)]
+    # The one that is packed in the same way first: a.img and a.img.gz may be different images.
+    packing = path.name[len(stem) + len(other) :]
+    endings = [other + packing, other.upper() + packing, other, other.upper(), *(other + packed for packed in _PACKED)]
     partner = next((p for ending in endings if (p := path.with_name(stem + ending)).is_file()), None)
     if partner is None:
         raise DamagedFile(f"there is no {stem}{other} beside it, and only both together are an image")

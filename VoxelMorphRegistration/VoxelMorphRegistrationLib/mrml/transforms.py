@@ -12,7 +12,7 @@ from vtk.util.numpy_support import create_vtk_array, get_vtk_array_type, vtk_to_
 
 import slicer
 
-from ..errors import FieldError
+from ..errors import FieldError, InputError
 from ..fields.displacement import DisplacementField
 from ..results.written import Fields
 from .names import APPLIED_ROLE, DIRECTION_ATTRIBUTE, FORMER_ROLE, INVERSE_ROLE, LINEAR_ROLE, PARENT_ATTRIBUTE
@@ -97,7 +97,12 @@ def is_linear(node) -> bool:
 
 def is_identity(node) -> bool:
     """Whether a transform node does nothing, as a new one."""
-    return is_linear(node) and np.allclose(matrix_between(node, node.GetParentTransformNode()), np.eye(4), atol=1e-9)
+    try:
+        return is_linear(node) and np.allclose(
+            matrix_between(node, node.GetParentTransformNode()), np.eye(4), atol=1e-9
+        )
+    except InputError:
+        return False
 
 
 def oriented_grid(node):
@@ -141,7 +146,7 @@ def matrix_between(source, target) -> np.ndarray:
     """(4, 4), the linear transform from below one transform node to below another; None is the world.
 
     Slicer's own GetMatrixTransformToWorld gives the identity for a linear transform of several parts, as files of
-    other programs hold. Raises ValueError when the transform is not linear.
+    other programs hold. Raises InputError when the transform is not linear, as one with NaN in it.
     """
     general = vtk.vtkGeneralTransform()
     slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(source, target, general)
@@ -151,7 +156,11 @@ def matrix_between(source, target) -> np.ndarray:
     matrix[:3, 3] = ends[3]
     expected = matrix[:3, :3] @ [70.0, -90.0, 110.0] + matrix[:3, 3]
     if not np.allclose(expected, ends[4], rtol=1e-6, atol=1e-6):
-        raise ValueError("not linear")
+        name = (source or target).GetName()
+        raise InputError(
+            f"The transform '{name}', or one above it, is not linear or holds numbers that are not finite. Correct it, "
+            "or take its nodes out of it in the Transforms module."
+        )
     return matrix
 
 
