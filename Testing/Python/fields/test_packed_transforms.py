@@ -133,6 +133,8 @@ def test_folds_of_a_flow_are_those_of_its_field(shape):
     found = folded_voxels(torch.from_numpy(flow))
     assert expected.any() and not expected.all()
     np.testing.assert_array_equal(found.reshape(expected.shape), expected)
+    half = torch.from_numpy(rng.random(shape) < 0.5)
+    np.testing.assert_array_equal(folded_voxels(torch.from_numpy(flow), half.squeeze()), expected & half.numpy())
 
 
 @pytest.mark.parametrize("scale", [0.05, 0.4, 1.0])

@@ -229,7 +229,9 @@ def test_page_of_a_report_says_nothing_in_english_that_has_a_translation(everywh
     assert set(left) <= {"fixed volume", "moving volume", "general-3d", "cpu", "nat"}
     for text in ("[Registration report]", "[Similarity]", "[Correlation]", "[Structures]", "[Dice before]", "[Before]"):
         assert text in cells_of(page)
-    assert {"[fast, 3 steps]", "[T2 now and T2 then]", "[2x2x2 voxels]", "[voxels]", "[measuring]"} <= set(cells_of(page))
+    assert {"[fast, 3 steps]", "[T2 now and T2 then]", "[2x2x2 voxels]", "[voxels]", "[measuring]"} <= set(
+        cells_of(page)
+    )
 
 
 def test_saved_report_is_in_the_language_of_the_panel(everywhere, swift_panel, tmp_path):

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..images.files import itk_geometry
 from ..images.grid import Grid
-from ..images.packed import in_order, packer
+from ..images.packed import in_order, packer, unpacker
 
 if TYPE_CHECKING:
     from .displacement import DisplacementField
@@ -98,7 +98,12 @@ def _packed(values: np.ndarray) -> bytes:
 
 
 def _unpacked(data: bytes) -> np.ndarray:
-    planes = np.frombuffer(zlib.decompress(data), np.uint8).reshape(4, -1)
+    make, damaged = unpacker()
+    stream = make(zlib.MAX_WBITS)
+    try:
+        planes = np.frombuffer(stream.decompress(data), np.uint8).reshape(4, -1)
+    except damaged as error:
+        raise OSError(errno.EIO, "a part does not decompress") from error
     return np.ascontiguousarray(planes.T).reshape(-1).view("<f4")
 
 

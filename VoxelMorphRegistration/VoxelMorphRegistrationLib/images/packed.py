@@ -102,14 +102,14 @@ def unpacked(path: Path) -> Iterator[Content]:
 
 def _gzip(file: BinaryIO) -> Iterator[bytes]:
     """Members one after the other, as gzip itself unpacks them; zeros or other bytes behind them do not count."""
-    unpacker, damaged = _unpacker()
+    make, damaged = unpacker()
     whole = False
     data = file.read(_PART)
     while data:
         if whole and data[:2] != b"\x1f\x8b"[: len(data)]:
             return
         whole = False
-        member = unpacker(16 + zlib.MAX_WBITS)
+        member = make(16 + zlib.MAX_WBITS)
         while not member.eof:
             if not data:
                 raise DamagedFile("it ends early: the compressed data stop before their end")
@@ -162,7 +162,7 @@ def threads() -> int:
     return int(named) if named.isdigit() and int(named) > 0 else os.cpu_count() or 1
 
 
-def _unpacker():
+def unpacker():
     """What makes a decompressor, as zlib.decompressobj, and the error that it raises of damaged data."""
     try:
         from isal import isal_zlib

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from ..errors import InputError
-from ..images.grid import SAME_VOXELS
+from ..images.grid import SAME_VOXELS, bounding_box
 from ..images.image import Image
 
 # How far beyond the quartiles values count, in distances between these.
@@ -168,6 +168,8 @@ def local_correlation(fixed: np.ndarray, moving: np.ndarray, mask: np.ndarray) -
     mask = mask & np.isfinite(fixed) & np.isfinite(moving)
     if np.count_nonzero(mask) < 2:
         return 0.0
+    box = bounding_box(mask)
+    fixed, moving, mask = fixed[box], moving[box], mask[box]
     volumes = []
     for values in (fixed, moving):
         low, high = _limits(values[mask].astype(np.float64))
