@@ -82,6 +82,16 @@ def test_interpolated_border_of_padding_goes_with_it():
     assert filled(Image(array, GRID, "CT")).image.array.min() > -1100
 
 
+@pytest.mark.parametrize("noise", [lambda rng, n: rng.integers(-6, 7, n), lambda rng, n: rng.normal(0, 4, n)])
+def test_padding_that_lossy_compression_made_uneven_is_found(noise):
+    outside = beyond_the_circle()
+    array = ct().astype(np.float32)
+    array[outside] = -3024 + noise(np.random.default_rng(1), outside.sum())
+    found = filled(Image(array, GRID, "CT"))
+    np.testing.assert_array_equal(~found.known, outside)
+    assert "(-3024" in found.sentence() or "(-3023" in found.sentence()
+
+
 def test_padding_in_unsigned_numbers_is_found():
     array = np.rint(ct() + 1024).clip(0).astype(np.uint16)
     array[beyond_the_circle()] = 2**16 - 2000

@@ -32,6 +32,8 @@ FEWEST, SMALLEST_PART, SECOND_PART = 8, 1e-4, 1e-3
 # without data are near it (this part of the spread, in this part of them), the image was cut out of its background:
 # that is then assumed to be this part of the spread darker.
 DARKEST, NEAR, NEAR_PART, DARKER = 0.05, 0.1, 0.1, 0.25
+# Lossy compression and interpolation leave a filling within this part of its value, in this part of the image at least.
+NOISE, NOISY_PART = 0.01, 0.01
 # Different fillings in one image, the most looked for.
 FILLINGS = 4
 
@@ -107,7 +109,13 @@ def _padding(array: np.ndarray, known: np.ndarray | None) -> tuple[list[float], 
             if len(rest) < 2:
                 break
             with np.errstate(over="ignore"):
-                border = _border(array, values, extreme, rest)
+                border = _border(array, np.count_nonzero(values == extreme), extreme, rest)
+                if border is None and sign > 0 and len(tried) == 1:
+                    noisy = few <= extreme + NOISE * abs(extreme)
+                    part = float(np.mean(noisy))
+                    if NOISY_PART <= part < 1:
+                        border = _border(array, round(part * values.size), extreme, few[~noisy])
+                        tried = tried if border is None else [float(np.median(few[noisy]))]
             if border is not None:
                 return tried, array <= border if sign > 0 else array >= border
             # Behind one filling, another may lie.
@@ -117,14 +125,17 @@ def _padding(array: np.ndarray, known: np.ndarray | None) -> tuple[list[float], 
     return None
 
 
-def _border(array: np.ndarray, values: np.ndarray, extreme: float, rest: np.ndarray) -> float | None:
-    """The value beyond which voxels have no data, because the extreme one is padding; None where it is not."""
+def _border(array: np.ndarray, count: int, extreme: float, rest: np.ndarray) -> float | None:
+    """The value beyond which voxels have no data, because the extreme one is padding; None where it is not.
+
+    count: how many voxels have it. rest: the other values.
+    """
     first, last = (float(v) for v in np.percentile(rest, OTHERS))
     usual = np.abs(rest[rest != 0])
     if len(usual) and abs(extreme) > ABSURD * (scale := float(np.percentile(usual, 99.0))):
         return float(np.copysign(ABSURD * scale, extreme))
     spread = last - first
-    if np.count_nonzero(values == extreme) < max(FEWEST, SMALLEST_PART * array.size) or spread <= 0:
+    if count < max(FEWEST, SMALLEST_PART * array.size) or spread <= 0:
         return None
     if extreme < HU_BELOW_AIR and first >= HU_AIR and last <= HU_HIGHEST and first - extreme > 0.25 * spread:
         return max(HU_AIR, extreme)
