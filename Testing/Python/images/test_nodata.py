@@ -82,6 +82,16 @@ def test_interpolated_border_of_padding_goes_with_it():
     assert filled(Image(array, GRID, "CT")).image.array.min() > -1100
 
 
+@pytest.mark.parametrize("value", [-500, -1000, -1024])
+def test_what_a_resampling_tool_left_negative_in_magnetic_resonance_is_found(value):
+    outside = beyond_the_circle()
+    array = np.where(tissue(), brain(100, 900), 0) + np.random.default_rng(1).normal(0, 8, GRID.shape)
+    array[outside] = value
+    found = filled(Image(array.astype(np.float32), GRID, "MR"))
+    np.testing.assert_array_equal(~found.known, outside)
+    assert abs(found.value) < 40 and f"({value})" in found.sentence()
+
+
 @pytest.mark.parametrize("noise", [lambda rng, n: rng.integers(-6, 7, n), lambda rng, n: rng.normal(0, 4, n)])
 def test_padding_that_lossy_compression_made_uneven_is_found(noise):
     outside = beyond_the_circle()
@@ -113,6 +123,9 @@ def test_padding_in_unsigned_numbers_is_found():
         (brain(60, 200) - 100) / 50,
         (brain(100, 200) - 100) / 50,
         brain() - 32768,
+        brain() - 100,
+        # Air that was made even, in front of fat and muscle.
+        np.where(tissue(), np.random.default_rng(0).choice([-100.0, 40.0, 60.0, 900.0], GRID.shape), -1000.0),
         255 - brain(),
         tissue().astype(np.uint8),
         np.where(tissue(), 50.0, -1000.0),

@@ -19,6 +19,10 @@ LOOKED_AT = 1_000_000
 # A negative value is padding when it lies this many times the spread of the others (between their percentiles `OTHERS`)
 # below them. Backgrounds of stripped brains, with any offset, come to 1.0 at most. Zero is never taken for padding.
 FAR, OTHERS = 2.0, (5.0, 95.0)
+# Half of it is enough where nothing else is negative (all but a percent of the others lie above -LOW of their spread)
+# and the image's own background, a fifth of the others, is still there: tools that resample fill magnetic resonance,
+# too, with the -1000 or -1024 of air in a CT.
+ALONE_FAR, LOW, LOWEST, GROUND_PART = 0.5, 0.05, 1.0, 0.2
 # A value that exceeds the others this many times is none of the image's, however few voxels have it.
 ABSURD = 1e6
 # Computed tomography in Hounsfield units: nothing is darker than air, at -1000; scanners and tools fill with -1500 to
@@ -141,6 +145,10 @@ def _border(array: np.ndarray, count: int, extreme: float, rest: np.ndarray) -> 
         return max(HU_AIR, extreme)
     if extreme < 0 and first - extreme > FAR * spread:
         return first - FAR * spread
+    if extreme < 0 and first - extreme > ALONE_FAR * spread and count >= SECOND_PART * array.size:
+        low = float(np.percentile(rest, LOWEST))
+        if low >= -LOW * spread and np.mean(rest < low + 2 * LOW * spread) > GROUND_PART:
+            return low - 2 * LOW * spread
     if extreme >= WRAPPED and extreme - last > FAR * spread and _in_corners(array, extreme):
         return last + FAR * spread
     return None
