@@ -82,6 +82,17 @@ def test_interpolated_border_of_padding_goes_with_it():
     assert filled(Image(array, GRID, "CT")).image.array.min() > -1100
 
 
+@pytest.mark.parametrize("kind", [np.int16, np.float32])
+def test_a_tomogram_filled_with_the_value_of_water_has_no_data_there(kind):
+    outside = beyond_the_circle()
+    array = np.rint(ct()).astype(kind)
+    array[outside] = 0
+    array[10, 12, 12] = 0
+    found = filled(Image(array, GRID, "CT"))
+    np.testing.assert_array_equal(~found.known, outside)
+    assert found.value == pytest.approx(-1000, abs=60) and "(0)" in found.sentence()
+
+
 @pytest.mark.parametrize("value", [-500, -1000, -1024])
 def test_what_a_resampling_tool_left_negative_in_magnetic_resonance_is_found(value):
     outside = beyond_the_circle()
@@ -124,6 +135,8 @@ def test_padding_in_unsigned_numbers_is_found():
         (brain(100, 200) - 100) / 50,
         brain() - 32768,
         brain() - 100,
+        np.rint(ct()) * (np.arange(24) > 2),
+        np.where(beyond_the_circle(), 0, brain(60, 200) - 100),
         # Air that was made even, in front of fat and muscle.
         np.where(tissue(), np.random.default_rng(0).choice([-100.0, 40.0, 60.0, 900.0], GRID.shape), -1000.0),
         255 - brain(),

@@ -17,7 +17,7 @@ from .image import Image
 # Values are looked at in about this many voxels, evenly spread.
 LOOKED_AT = 1_000_000
 # A negative value is padding when it lies this many times the spread of the others (between their percentiles `OTHERS`)
-# below them. Backgrounds of stripped brains, with any offset, come to 1.0 at most. Zero is never taken for padding.
+# below them. Backgrounds of stripped brains, with any offset, come to 1.0 at most.
 FAR, OTHERS = 2.0, (5.0, 95.0)
 # Half of it is enough where nothing else is negative (all but a percent of the others lie above -LOW of their spread)
 # and the image's own background, a fifth of the others, is still there: tools that resample fill magnetic resonance,
@@ -28,6 +28,8 @@ ABSURD = 1e6
 # Computed tomography in Hounsfield units: nothing is darker than air, at -1000; scanners and tools fill with -1500 to
 # -32768 what they did not see. Air is noisy, so that single voxels reach below -1100.
 HU_BELOW_AIR, HU_AIR, HU_HIGHEST = -1024.5, -1100.0, 5000.0
+# Or with 0, the value of water, which has no corner of a volume, nor this part of it, where there is as much air.
+HU_NEAR_AIR, WATER_PART = -900.0, 0.05
 # Negative padding in numbers without a sign: from here on.
 WRAPPED = 32767
 # Padding fills more voxels than noise has at one value; a second one behind it, a clear part of the image.
@@ -82,6 +84,10 @@ def filled(image: Image) -> Filled:
             break
         kinds += [f"{value:g}" for value in padding[0]]
         known = ~padding[1] if known is None else known & ~padding[1]
+    water = _water(array)
+    if water is not None:
+        kinds.append("0")
+        known = ~water if known is None else known & ~water
     if known is None:
         return Filled(replace(image, complete=True))
     if not known.any():
@@ -152,6 +158,29 @@ def _border(array: np.ndarray, count: int, extreme: float, rest: np.ndarray) -> 
     if extreme >= WRAPPED and extreme - last > FAR * spread and _in_corners(array, extreme):
         return last + FAR * spread
     return None
+
+
+def _water(array: np.ndarray) -> np.ndarray | None:
+    """The voxels (K, J, I) of a CT that a tool filled with 0 beyond what the scanner saw; None if there are none.
+
+    Single voxels of tissue that happens to have this value stay.
+    """
+    if array.dtype.kind not in "if" or not _in_corners(array, 0):
+        return None
+    values = _few(array)
+    rest = values[values != 0].astype(np.float64)
+    if len(values) - len(rest) < WATER_PART * len(values) or np.mean(rest < HU_NEAR_AIR) < WATER_PART:
+        return None
+    if np.percentile(rest, LOWEST) < HU_AIR or np.percentile(rest, OTHERS[1]) > HU_HIGHEST:
+        return None
+    zero = array == 0
+    found = _shrunk(zero)
+    for _ in range(max(array.shape)):
+        more = zero & ~_shrunk(~found)
+        if np.count_nonzero(more) == np.count_nonzero(found):
+            break
+        found = more
+    return found
 
 
 def _in_corners(array: np.ndarray, value: float) -> bool:
