@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
+import torch
 
 from refinement_cases import GRIDS, deformed, displacement, inner, refined, textured
 from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
 from VoxelMorphRegistrationLib.images.image import Image
+from VoxelMorphRegistrationLib.refinement import refine as refinement
+from VoxelMorphRegistrationLib.refinement import unmatched
 from VoxelMorphRegistrationLib.refinement.pair import Pair
 from VoxelMorphRegistrationLib.refinement.unmatched import left_out, without_counterpart
 
@@ -64,3 +68,25 @@ def test_what_is_left_out_joins_the_mask_of_the_moving_image():
     half.array[20:] = -1
     both = left_out(Pair(**{**vars(pair), "moving_mask": half}), region).moving_mask.array
     assert np.array_equal(both != 0, (half.array != 0) & ~region)
+
+
+@pytest.mark.parametrize(("too_small", "devices"), [(1, ["gpu", "cpu", "cpu"]), (2, ["gpu", "gpu", "cpu"])])
+def test_a_gpu_too_small_for_either_refinement_hands_it_to_the_cpu(too_small, devices, monkeypatch):
+    used = []
+    refine = refinement.refine
+
+    def limited(*arguments, device="cpu", **told):
+        used.append(device)
+        if device != "cpu" and len(used) == too_small:
+            raise torch.OutOfMemoryError("out of memory")
+        return refine(*arguments, **told)
+
+    room = "VoxelMorphRegistrationLib.registration"
+    monkeypatch.setattr(refinement, "refine", limited)
+    monkeypatch.setattr(unmatched, "without_counterpart", lambda *_: from_place(MOVING) < RADIUS)
+    monkeypatch.setattr(f"{room}.register.choose_device", lambda name: "gpu")
+    monkeypatch.setattr(f"{room}.device.available_memory", lambda device: None)
+    report = refined(deformed(FIXED), textured(MOVING), "fast").report
+    assert used == devices
+    assert sum("the refinement ran on the CPU" in text for text in report.warnings) == 1
+    assert sum("were left out of the comparison" in text for text in report.warnings) == 1

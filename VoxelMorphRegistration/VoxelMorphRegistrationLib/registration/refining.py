@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +17,9 @@ from .result import Preview
 if TYPE_CHECKING:
     from ..fields.displacement import DisplacementField
     from ..images.grid import Grid
+    from ..refinement.levels import Options
     from ..refinement.pair import Pair
+    from ..refinement.refine import Refined
     from .guard import Checks
     from .inputs import Inputs
     from .progress import Run
@@ -68,7 +70,7 @@ def refine_pair(
     from ..refinement.choice import choose_similarity
     from ..refinement.levels import Options
     from ..refinement.pair import memory_bytes
-    from ..refinement.refine import Enough, refine
+    from ..refinement.refine import Enough
     from ..refinement.unmatched import left_out, without_counterpart
 
     if device == "mps":
@@ -93,18 +95,11 @@ def refine_pair(
         def show(field: DisplacementField) -> None:
             show_preview(work, field, settings.background, run)
 
-    try:
-        result = refine(work, start, options, device=device, progress=report, preview=show)
-    except RuntimeError as error:
-        if device == "cpu" or not is_out_of_memory(error):
-            raise
-        run.warnings.append("The GPU has too little memory for this pair; the refinement ran on the CPU.")
-        device = "cpu"
-        result = refine(work, start, options, progress=report, preview=show)
+    result, device = _refined(work, start, options, device, run, progress=report, preview=show)
     region = without_counterpart(work, result.field) if result.improved and not result.stopped else None
     if region is not None:
         others = left_out(work, region)
-        without = refine(others, start, options, device=device, progress=lambda _: report(1.0))
+        without, _ = _refined(others, start, options, device, run, progress=lambda _: report(1.0))
         if without.improved and not without.stopped:
             result = without
             run.warnings.append(_told_of(region, work.moving.grid))
@@ -131,6 +126,21 @@ def refine_pair(
         "guided_by": guides,
         "channels": facts_of(work),
     }
+
+
+def _refined(
+    pair: Pair, start: DisplacementField | None, options: Options, device: str, run: Run, **told: Any
+) -> tuple[Refined, str]:
+    """The refinement on a device, or on the CPU where the GPU is too small for it, and which of them it was."""
+    from ..refinement.refine import refine
+
+    try:
+        return refine(pair, start, options, device=device, **told), device
+    except RuntimeError as error:
+        if device == "cpu" or not is_out_of_memory(error):
+            raise
+    run.warnings.append("The GPU has too little memory for this pair; the refinement ran on the CPU.")
+    return refine(pair, start, options, **told), "cpu"
 
 
 def _told_of(region: np.ndarray, grid: Grid) -> str:
