@@ -12,6 +12,7 @@ import pytest
 
 # Where tests run beside each other, each process and its children keep to one core.
 if "PYTEST_XDIST_WORKER" in os.environ:
+    assert "torch" not in sys.modules, "torch is imported too early: it would go on with all cores, and wait for them"
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "1")
 
