@@ -49,10 +49,12 @@ def _parser() -> argparse.ArgumentParser:
     add_demo(commands)
     add_models(commands)
     from .commands import experiment as experiment_commands
+    from .commands import teach as teach_commands
     from .commands import train as training_commands
 
     training_commands.add_train_parser(commands)
     training_commands.add_export_parser(commands)
+    teach_commands.add_teach_parser(commands)
     experiment_commands.add_experiment_parser(commands)
     return parser
 

@@ -37,6 +37,7 @@ def add_train_parser(commands) -> None:
     )
     parser.add_argument("--data", metavar="DIR", help="folder of the training data, instead of the configuration's")
     parser.add_argument("--scans", metavar="DIR", help="folder of the scans of [scans], likewise")
+    parser.add_argument("--teacher", metavar="DIR", help="folder of the displacement fields of [teacher], likewise")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="default: auto")
     parser.set_defaults(run=train)
 
@@ -66,7 +67,7 @@ def add_export_parser(commands) -> None:
 def train(args: argparse.Namespace) -> int:
     """Run `voxelmorph train`."""
     from ..training.beginnings import is_model_file
-    from ..training.config import load_config, with_data, with_scans
+    from ..training.config import load_config, with_data, with_scans, with_teacher
     from ..training.trainer import CHECKPOINT_NAME, Trainer
 
     config = load_config(args.config)
@@ -80,6 +81,7 @@ def train(args: argparse.Namespace) -> int:
         args.start, args.weights = None, args.start
     config = with_data(config, args.data) if args.data else config
     config = with_scans(config, args.scans) if args.scans else config
+    config = with_teacher(config, args.teacher) if args.teacher else config
     output = Path(args.output) if args.output else Path("runs") / config.name
     checkpoint = output / CHECKPOINT_NAME
     device = device_of(args.device)

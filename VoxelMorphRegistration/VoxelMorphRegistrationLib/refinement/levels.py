@@ -33,6 +33,8 @@ PRESETS = {
 }
 # For the ensemble behind the expected error: from a start nearby, at one level.
 PRESETS["return"] = (Level(2, 1, 16),)
+# Of label maps drawn alike, after the images: at the finest level alone.
+PRESETS["labels"] = (Level(1, 1, 25),)
 SIMILARITIES = ("lncc", "mind", "mi", "mse")
 # How many voxels around a voxel a similarity looks at.
 REACH = {"lncc": WINDOW_RADIUS, "mind": PATCH_RADIUS + NEIGHBOUR_DISTANCE, "mi": 0, "mse": 0}

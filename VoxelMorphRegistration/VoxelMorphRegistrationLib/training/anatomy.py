@@ -22,6 +22,7 @@ from ..images.files import read_image
 from ..images.grid import Grid, bounding_box, rotation
 from ..images.image import Image
 from ..images.sampling import voxel_positions
+from .files import stem_of
 from .pairs import TRAINING_STREAM, StepSizes, TrainingPair
 from .shapes import ShapeRecipe, Source, finish_image, half_resolution_labels, two_warps
 from .supervision import Supervision
@@ -76,13 +77,16 @@ class AnatomySection:
 
 @dataclass(frozen=True)
 class LabelMap:
-    """labels: (K, J, I) indices into `AnatomySource.names`, uint8.
+    """labels: (K, J, I) indices into `AnatomySource.names`, uint8. name: of the file, without its ending.
 
-    from_common: (4, 4), position in the common space (RAS mm of the first map) to voxels (i, j, k).
+    from_common, to_own: (4, 4), position in the common space (RAS mm of the first map) to voxels (i, j, k), and to RAS
+    mm of the map itself.
     """
 
     labels: torch.Tensor
     from_common: np.ndarray
+    to_own: np.ndarray
+    name: str
     _copies: dict[torch.device, torch.Tensor] = field(default_factory=dict, repr=False)
 
     def on(self, device: torch.device) -> torch.Tensor:
@@ -140,18 +144,34 @@ class AnatomySource:
         maps = self._split[0 if stream == TRAINING_STREAM else 1]
         first, second = source.numbers.choice(len(maps), 2, replace=False)
         same = source.chance(section.same)
-        recipe = self.recipe if same else _calmer(self.recipe, section.different_warp)
+        recipe = self.recipe if same else calmer(self.recipe, section.different_warp)
         to_common = placement(section, self._box, shape, source)
         fixed_warp, moving_warp, truth = two_warps(recipe, shape, source)
         if len(shape) == 2 and not same:
             apart = source.within((-section.through_plane_mm, section.through_plane_mm))
         else:
             apart = 0.0
-        fixed = self._labels(maps[first], fixed_warp, to_common, 0.0)
-        moving = self._labels(maps[first if same else second], moving_warp, to_common, apart)
-        return self._finished(torch.cat([fixed, moving]), truth if same else None, source)
+        fixed = self.seen_labels(maps[first], fixed_warp, to_common)
+        moving = self.seen_labels(maps[first if same else second], moving_warp, to_common, apart)
+        return self.finished(torch.cat([fixed, moving]), truth if same else None, source)
 
-    def _labels(self, source: LabelMap, warp: torch.Tensor, to_common: np.ndarray, apart: float) -> torch.Tensor:
+    @property
+    def training_maps(self) -> list[LabelMap]:
+        """Those that are not kept for validation."""
+        return self._split[0]
+
+    @property
+    def box(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where the organ is in the common space, RAS mm (lowest, highest)."""
+        return self._box
+
+    def inner(self, labels: torch.Tensor) -> torch.Tensor:
+        """Whether label indices of any shape are those of the organ: neither background nor outside."""
+        return (labels > 0) & ~self._outside.to(labels.device)[labels]
+
+    def seen_labels(
+        self, source: LabelMap, warp: torch.Tensor, to_common: np.ndarray, apart: float = 0.0
+    ) -> torch.Tensor:
         """Label indices (1, 1, *S) of a map seen through a warp (1, d, *S) in voxels of the step's grid."""
         ijk = seen_voxels(source.from_common, warp, to_common, apart).round_().long()
         labels = source.on(warp.device)
@@ -162,7 +182,7 @@ class AnatomySource:
         drawn = labels.reshape(-1)[(k * labels.shape[1] + j) * labels.shape[2] + i]
         return torch.where(seen, drawn, 0).long()[None, None]
 
-    def _finished(self, labels: torch.Tensor, truth: torch.Tensor | None, source: Source) -> TrainingPair:
+    def finished(self, labels: torch.Tensor, truth: torch.Tensor | None, source: Source) -> TrainingPair:
         """Images and probabilities of both label maps (2, 1, *S)."""
         device = source.device
         gone = torch.zeros(len(self.names), dtype=torch.bool, device=device)
@@ -245,7 +265,7 @@ def placement(
     return np.concatenate([linear, (centre - linear @ middle)[:, None]], 1)
 
 
-def _calmer(recipe: ShapeRecipe, factor: float) -> ShapeRecipe:
+def calmer(recipe: ShapeRecipe, factor: float) -> ShapeRecipe:
     low, high = recipe.displacement
     return replace(recipe, displacement=(factor * low, factor * high))
 
@@ -295,7 +315,7 @@ def _aligned_maps(
             image.name,
         )
         indices = np.searchsorted(np.array(names), image.array).astype(np.uint8)
-        maps.append(LabelMap(torch.from_numpy(indices), image.grid.ras_to_ijk @ affine))
+        maps.append(LabelMap(torch.from_numpy(indices), image.grid.ras_to_ijk @ affine, affine, stem_of(image.name)))
     assert box is not None, "no image"
     return maps, box
 

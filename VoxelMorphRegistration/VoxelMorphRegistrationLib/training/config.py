@@ -21,6 +21,7 @@ from .pairs import PairSource, StepSizes
 from .scans import ScanSource, ScansSection, WithScans
 from .shapes import ShapeRecipe, ShapeSource
 from .supervision import Supervision, SupervisionSection
+from .teacher import TeacherSection, TeacherSource, WithTeacher
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -30,6 +31,14 @@ else:
 # No setting is larger; NaN and infinity are none.
 LARGEST_NUMBER = 1e12
 PRECISIONS = ("float32", "bfloat16")
+# What names a place.
+FOLDERS = (
+    ("anatomy", "folder"),
+    ("scans", "folder"),
+    ("teacher", "folder"),
+    ("images", "folder"),
+    ("images", "table"),
+)
 SOURCES = ("shapes", "anatomy", "images")
 CHOICES = {
     "network.kind": ("flow", "keypoints"),
@@ -130,6 +139,7 @@ class TrainingConfig:
     shapes: ShapeRecipe = field(default_factory=ShapeRecipe)
     anatomy: AnatomySection = field(default_factory=AnatomySection)
     scans: ScansSection = field(default_factory=ScansSection)
+    teacher: TeacherSection = field(default_factory=TeacherSection)
     images: ImagesSection = field(default_factory=ImagesSection)
     supervision: SupervisionSection = field(default_factory=SupervisionSection)
     loss: LossSection = field(default_factory=LossSection)
@@ -217,18 +227,24 @@ class TrainingConfig:
         """The source of the pairs; relative folders start at `base`. Reads the data: InputError says what is wrong."""
         sizes = StepSizes(self.shape, self.smallest, self.stride)
         if self.source == "anatomy":
-            maps = AnatomySource(self.anatomy, self.shapes, self._supervision(base), sizes, self.seed, base)
-            return WithScans(maps, ScanSource(self.scans, maps, base)) if self.scans.folder else maps
+            maps = self.label_maps(base)
+            people = WithTeacher(maps, TeacherSource(self.teacher, maps, base)) if self.teacher.folder else maps
+            return WithScans(people, ScanSource(self.scans, maps, base)) if self.scans.folder else people
         if self.source == "images":
             return ImageSource(self.images, sizes, self.seed, self._supervision(base), base, report)
         return ShapeSource(self.shapes, sizes, self.seed)
+
+    def label_maps(self, base: Path = Path()) -> AnatomySource:
+        """The label maps of "anatomy", without scans and teacher."""
+        sizes = StepSizes(self.shape, self.smallest, self.stride)
+        return AnatomySource(self.anatomy, self.shapes, self._supervision(base), sizes, self.seed, base)
 
     def to_dict(self) -> dict:
         """Plain values, lists for tuples, as in the TOML file; of absolute paths, which belong to one computer, the
         last part only.
         """
         values = json.loads(json.dumps(asdict(self)))
-        for section, key in (("anatomy", "folder"), ("scans", "folder"), ("images", "folder"), ("images", "table")):
+        for section, key in FOLDERS:
             path = Path(values[section][key])
             if path.is_absolute():
                 values[section][key] = path.name
@@ -305,6 +321,13 @@ def with_scans(config: TrainingConfig, folder: Path | str) -> TrainingConfig:
     if config.source != "anatomy" or not config.scans.folder:
         raise SettingsError("--scans was given, but the configuration has no section [scans] that uses any.")
     return replace(config, scans=replace(config.scans, folder=str(Path(folder).resolve())))
+
+
+def with_teacher(config: TrainingConfig, folder: Path | str) -> TrainingConfig:
+    """The configuration with its teacher's fields in another `folder`. SettingsError where it uses none."""
+    if config.source != "anatomy" or not config.teacher.folder:
+        raise SettingsError("--teacher was given, but the configuration has no section [teacher] that uses any fields.")
+    return replace(config, teacher=replace(config.teacher, folder=str(Path(folder).resolve())))
 
 
 def with_data(config: TrainingConfig, folder: Path | str) -> TrainingConfig:

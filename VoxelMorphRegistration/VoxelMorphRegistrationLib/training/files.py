@@ -16,6 +16,11 @@ SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".tif",
 PAIR_COLUMNS = ("fixed_labels", "moving_labels", "fixed_points", "moving_points")
 
 
+def stem_of(name: str) -> str:
+    """A file's name without the ending of its format."""
+    return next((name[: -len(end)] for end in SUFFIXES if name.lower().endswith(end)), name)
+
+
 @dataclass(frozen=True)
 class Case:
     """One image. name: what messages and the list of held-out images call it."""

@@ -21,6 +21,7 @@ from .anatomy import AnatomySource, grid_of_box, placement, seen_voxels
 from .files import SUFFIXES
 from .pairs import TRAINING_STREAM, TrainingPair
 from .shapes import Source, degraded, two_warps
+from .teacher import WithTeacher
 
 # Grey values that become 0 and 1, and the deviations in voxels of the blur: real scans have their own.
 PERCENTILES, BLUR = (0.2, 99.8), (0.0, 0.6)
@@ -101,7 +102,7 @@ class ScanSource:
 class WithScans:
     """Pairs from label maps, and a share of them from scans. Validation has label maps only."""
 
-    def __init__(self, maps: AnatomySource, scans: ScanSource) -> None:
+    def __init__(self, maps: AnatomySource | WithTeacher, scans: ScanSource) -> None:
         self.maps, self.scans = maps, scans
 
     @property

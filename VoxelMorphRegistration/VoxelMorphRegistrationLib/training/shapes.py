@@ -229,13 +229,20 @@ def two_warps(recipe: ShapeRecipe, shape: tuple[int, ...], source: Source) -> tu
     With fixed(x) = map(A exp(v)(x)) and moving(x) = map(exp(w)(x)), fixed(x) = moving(exp(-w) A exp(v)(x)). The
     truth is (1, d, *shape/2) in half-resolution voxels.
     """
+    fixed, moving, moving_inverse = half_warps(recipe, shape, source)
+    truth = compose(moving_inverse, fixed)
+    return doubled(fixed, shape), doubled(moving, shape), truth
+
+
+def half_warps(recipe: ShapeRecipe, shape: tuple[int, ...], source: Source) -> tuple[torch.Tensor, ...]:
+    """Random displacements of the fixed and of the moving copy, and the inverse of the latter, (1, d, *shape/2) each in
+    half-resolution voxels.
+    """
     half = tuple(-(-s // 2) for s in shape)
     fixed_velocity, moving_velocity = (random_velocity(recipe, half, source) for _ in range(2))
     fields = torch.cat([fixed_velocity, moving_velocity, -moving_velocity])
     fixed, moving, moving_inverse = integrate(fields, INTEGRATION_STEPS).split(1)
-    fixed = then_affine(recipe, fixed, source)
-    truth = compose(moving_inverse, fixed)
-    return doubled(fixed, shape), doubled(moving, shape), truth
+    return then_affine(recipe, fixed, source), moving, moving_inverse
 
 
 def random_velocity(recipe: ShapeRecipe, half: tuple[int, ...], source: Source) -> torch.Tensor:
