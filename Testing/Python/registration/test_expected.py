@@ -14,6 +14,7 @@ from VoxelMorphRegistrationLib.registration.expected import (
     PASS_UNITS,
     REFINED_UNITS,
     USUAL_PART,
+    WRITTEN_LARGE,
     WRITTEN_UNITS,
     expected_seconds,
     in_words,
@@ -30,6 +31,20 @@ def test_alignment_refinement_and_results_add_up_by_the_speed_of_the_device():
     units = ALIGNMENT_UNITS["rigid"] + (WRITTEN_UNITS + REFINED_UNITS["fast"] * USUAL_PART) * MILLIONS
     assert expected_seconds(PLAIN, GRID, 0.1) == pytest.approx(0.1 * units)
     assert expected_seconds(PLAIN, GRID, 0.3) == pytest.approx(0.3 * units)
+
+
+def test_what_is_written_of_large_images_costs_less_a_voxel():
+    nothing = np.zeros((4000, 100, 100), bool)
+
+    def of(size: int) -> float:
+        # Anatomy of one voxel: nothing is refined.
+        region = nothing[:size].copy()
+        region[0, 0, 0] = True
+        settings = PLAIN.replace(alignment="none")
+        return expected_seconds(settings, make_grid((100, 100, size)), 1.0, region) - ALIGNMENT_UNITS["none"]
+
+    assert of(500) == pytest.approx(5 * WRITTEN_UNITS, rel=1e-3)
+    assert of(4000) == pytest.approx(10 * WRITTEN_UNITS + 30 * WRITTEN_LARGE, rel=1e-3)
 
 
 def test_only_the_box_around_the_anatomy_is_refined():

@@ -17,7 +17,7 @@ from VoxelMorphRegistrationLib.images.image import Image
 from VoxelMorphRegistrationLib.images.sampling import gaussian_smooth
 from VoxelMorphRegistrationLib.refinement.levels import LARGEST_GRID
 from VoxelMorphRegistrationLib.registration.choice import resolved
-from VoxelMorphRegistrationLib.registration.expected import MOST_REFINED, WRITTEN_UNITS, expected_seconds, in_words
+from VoxelMorphRegistrationLib.registration.expected import MOST_REFINED, WRITTEN_LARGE, expected_seconds, in_words
 from VoxelMorphRegistrationLib.registration.progress import STOP_HERE
 
 GRID = make_grid((36, 36, 36))
@@ -141,7 +141,7 @@ def test_expected_seconds_grow_with_the_work():
     assert MOST_REFINED == LARGEST_GRID / 1e6
     huge = [make_grid((size, 400, 400)) for size in (400, 800)]
     more = expected_seconds(best, huge[1], 0.1) - expected_seconds(best, huge[0], 0.1)
-    assert more == pytest.approx(0.1 * WRITTEN_UNITS * 64)
+    assert more == pytest.approx(0.1 * WRITTEN_LARGE * 64)
     assert [in_words(s) for s in (0.2, 7.6, 43.0, 600.0)] == [
         "about 1 s",
         "about 8 s",

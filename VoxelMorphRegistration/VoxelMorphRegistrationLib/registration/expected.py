@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 
 PROBE_SIZE, PROBE_ROUNDS = 64, 3
 # Units of the probe: what the alignment takes, reduced to a fixed size; a million voxels of the box around the anatomy
-# refined; a million voxels of a network's pass; a million voxels of the fixed image read, warped, measured and written.
-# Those of affine, coarse, default and what is written are of whole commands between brains of two people at 1 mm
-# (`best` of two pairs, `preview` of one): 87 to 105, 3, 71 to 75, 15 to 29; docs/quality.md has what is told by these.
-# The others are scaled by what a bent ball at 64 and 128 voxels a side took; those of a pass are a guess.
-ALIGNMENT_UNITS = {"none": 3.0, "centers": 3.0, "mass": 3.0, "rigid": 63.0, "similarity": 95.0, "affine": 95.0}
+# refined; a million voxels of a network's pass; a million voxels of the fixed image read, warped, measured and written,
+# the first ten and those behind: large images are measured on the voxels of the displacement. By whole commands on an
+# idle processor, brains of two people at 1 mm and a smooth motion in a CT of 73 million voxels: affine 28 and 131, the
+# latter searched for, default 61 and 143, written 12 and 4; docs/quality.md has what is told by
+# these. The others are scaled by what a bent ball at 64 and 128 voxels a side took; those of a pass are a guess.
+ALIGNMENT_UNITS = {"none": 3.0, "centers": 3.0, "mass": 3.0, "rigid": 40.0, "similarity": 60.0, "affine": 60.0}
 REFINED_UNITS = {"off": 0.0, "coarse": 3.0, "fast": 21.0, "default": 75.0, "accurate": 112.0}
-PASS_UNITS, WRITTEN_UNITS = 6.0, 22.0
+PASS_UNITS, WRITTEN_UNITS, WRITTEN_LARGE, LARGE_MILLIONS = 6.0, 11.0, 4.0, 10.0
 # A million voxels of the box around the anatomy for the expected error: as parts of the default refinement, which took
 # some 30 CPU seconds of a pair of brains where the full map took 25 and the quick one 2.2.
 ERROR_UNITS = {"off": 0.0, "quick": 4.5, "full": 50.0}
@@ -81,7 +82,8 @@ def expected_seconds(
     if region is not None and region.any():
         part = math.prod(side.stop - side.start for side in bounding_box(region)) / region.size
     millions = fixed.voxel_count / 1e6
-    units = ALIGNMENT_UNITS[settings.alignment] + WRITTEN_UNITS * millions
+    written = min(millions, LARGE_MILLIONS)
+    units = ALIGNMENT_UNITS[settings.alignment] + WRITTEN_UNITS * written + WRITTEN_LARGE * (millions - written)
     refined = min(millions * part, MOST_REFINED)
     refining = REFINED_UNITS[settings.refinement] * (1 + FURTHER_PART * further)
     units += (refining + ERROR_UNITS[settings.expected_error]) * refined
