@@ -333,6 +333,7 @@ class VoxelMorphRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationM
 
     def startRun(self, callbacks):
         parameters = self._parameterNode
+        self._pins.leave()
         self._presets.remember()
         sequence, _onto = all_frames(parameters)
         if sequence is not None:

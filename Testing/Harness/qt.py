@@ -229,7 +229,10 @@ class Settings:
 
 
 class InputDialog:
-    """QInputDialog's static functions; `answers` are given in turn, "" where the user cancels."""
+    """QInputDialog's static functions; `answers` are given in turn, "" where the user cancels.
+
+    Qt then returns the choice that was there at first, and PythonQt does not tell that it was cancelled.
+    """
 
     answers: ClassVar[list[str]] = []
 
@@ -239,7 +242,9 @@ class InputDialog:
 
     @classmethod
     def getItem(cls, parent, title: str, label: str, items: list, current: int = 0, editable: bool = True) -> str:
-        return cls.answers.pop(0)
+        answer = cls.answers.pop(0)
+        assert answer in ("", *items), items
+        return answer or items[current]
 
 
 @lru_cache

@@ -235,13 +235,21 @@ def test_what_is_downloaded_is_said_with_its_size(module, without_torch, monkeyp
 @pytest.mark.parametrize("works", [True, False])
 def test_missing_extension_is_installed_where_the_user_wants_it(module, without_torch, monkeypatch, consent, works):
     installed, restarts = [], []
-    manager = types.SimpleNamespace(installExtensionFromServer=lambda name: bool(installed.append(name) or works))
+    manager = types.SimpleNamespace(interactive=True)
+
+    def install(name, restart=True, update=False):
+        # What the manager would do by itself: ask once more, and restart at once.
+        installed.append((name, manager.interactive, restart))
+        return works
+
+    manager.installExtensionFromServer = install
     monkeypatch.setattr(slicer.app, "extensionsManagerModel", lambda: manager, raising=False)
     monkeypatch.setattr(slicer.util, "restart", lambda: restarts.append(1))
     expected = "Restart Slicer, then press Register" if works else "could not be installed: is Slicer connected"
     with pytest.raises(VoxelMorphError, match=expected):
         module.VoxelMorphRegistrationLogic().ensureTorch()
-    assert installed == ["PyTorch"] and restarts == [1] * works
+    assert installed == [("PyTorch", False, False)] and restarts == [1] * works
+    assert len(consent) == 1 + works and manager.interactive
 
 
 def test_intel_macs_are_told_plainly(module, without_torch, monkeypatch):

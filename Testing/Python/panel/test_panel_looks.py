@@ -7,6 +7,7 @@ import vtk
 from PySide6 import QtCore
 from PySide6.QtTest import QTest
 
+import mrml_cases as cases
 import panel_cases as press
 import qt
 import slicer
@@ -54,15 +55,69 @@ def test_panel_takes_the_width_that_it_is_given_before_and_after_a_run(swift_pan
         assert columns <= table.viewport().width
 
 
-def test_buttons_show_their_whole_text_at_300_pixels(swift_panel):
+def missing_pixels(one) -> int:
+    """By how much the text of a widget is wider than the room that it has."""
+    kind, ink = type(one).__name__, one.fontMetrics()
+    if kind in ("QPushButton", "QToolButton", "QCheckBox"):
+        return one.minimumSizeHint().width() - one.width
+    if kind == "QLabel":
+        return 0 if one.wordWrap else one.sizeHint().width() - one.width
+    if kind in ("QSpinBox", "QDoubleSpinBox"):
+        return ink.horizontalAdvance(one.text) + 4 - one.lineEdit().width
+    if kind == "ctkCollapsibleButton":
+        return ink.horizontalAdvance(f"\u25be  {one.text}") + 6 - one.width
+    # The arrow and the frame of a list of choices. Of nodes, whose names are as long as people make them, none alone.
+    choices = range(1 if kind == "qMRMLNodeComboBox" else one.count)
+    return max(ink.horizontalAdvance(one.itemText(n)) for n in choices) + 30 - one.width
+
+
+@pytest.mark.parametrize("width", [300, 420])
+def test_no_text_of_the_panel_is_cut(swift_panel, scene, width):
     widget, *_ = swift_panel
-    widget.parent.area.resize(300, 700)
+    sequence, _browser, proxy = cases.add_sequence(scene, cases.FIXED_GRIDS["axis aligned"], [(0.0, 0, 0)] * 3)
+    worker_cases.spin(lambda: not widget._nodesTimer.active)
+    widget._parameterNode.movingVolume = proxy
+    widget.parent.area.resize(width, 700)
     press.press_and_wait(widget)
+    for one in vars(widget.ui).values():
+        if type(one).__name__ == "ctkCollapsibleButton":
+            one.collapsed = False
     settle()
-    names = [name for name, one in vars(widget.ui).items() if type(one).__name__ == "QPushButton" and one.visible]
-    assert len(names) > 8
-    cut = [name for name in names if (one := getattr(widget.ui, name)).width < one.minimumSizeHint().width()]
-    assert cut == []
+    kinds = ("QPushButton", "QToolButton", "QCheckBox", "QComboBox", "QSpinBox", "QDoubleSpinBox", "QLabel")
+    shown = {
+        name: one
+        for name, one in vars(widget.ui).items()
+        if type(one).__name__ in (*kinds, "ctkCollapsibleButton", "qMRMLNodeComboBox") and one.visible
+    }
+    assert len(shown) > 60
+    # One pixel is the rounding of a style.
+    assert {name: missing_pixels(one) for name, one in shown.items() if missing_pixels(one) > 1} == {}
+    right = {name for name, one in shown.items() if one.mapTo(widget.parent, QtCore.QPoint(one.width, 0)).x() > width}
+    assert right == set()
+    table, ink = widget.ui.resultsTable, widget.ui.resultsTable.fontMetrics()
+    # Names of settings are those of the console, and have tooltips.
+    words = {word for n in range(table.rowCount) for word in table.item(n, 0).text().split() if "_" not in word}
+    assert [word for word in words if ink.horizontalAdvance(word) + 8 > table.columnWidth(0)] == []
+    assert table.isColumnHidden(2) is (width == 300)
+
+
+def test_table_makes_room_for_its_names_in_a_narrow_panel_and_shows_all_in_a_wide_one(swift_panel):
+    widget, *_ = swift_panel
+    press.press_and_wait(widget)
+    table, area = widget.ui.resultsTable, widget.parent.area
+    titles = ("Measure", "Before", "Aligned", "After", "After, A")
+
+    def columns(width: int) -> list[str]:
+        area.resize(width, 700)
+        settle()
+        return [title for n, title in enumerate(titles) if not table.isColumnHidden(n)]
+
+    for width, expected in ((420, titles[:4]), (300, ("Measure", "Before", "After")), (420, titles[:4])):
+        assert columns(width) == [*expected]
+    widget.ui.keepButton.click()
+    press.press_and_wait(widget)
+    assert columns(420) == ["Measure", "Before", "After", "After, A"]
+    assert columns(300) == ["Measure", "After", "After, A"]
 
 
 # --- focus ----------------------------------------------------------------------------------------------------------

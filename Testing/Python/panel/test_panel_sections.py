@@ -325,13 +325,30 @@ def test_results_themselves_are_not_offered(done):
     assert names == {"Fixed (inverse)", "Moving", "Fixed segments (inverse)", "Moving segments"}
 
 
+def test_closing_the_question_for_the_side_puts_a_node_under_nothing(done, scene):
+    """Qt answers with the first choice then, as if that had been meant."""
+    widget, _ = done
+    # Names tell nothing.
+    widget._parameterNode.movingVolume.SetName("Fixed")
+    points = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Points")
+    points.AddControlPoint(1.0, 2.0, 3.0)
+    worker_cases.spin(lambda: widget.ui.applyList.count == 5, 5)
+    qt.InputDialog.answers = [""]
+    item_of(widget, "Points").setCheckState(qt.Qt.Checked)
+    assert points.GetParentTransformNode() is None
+    assert item_of(widget, "Points").checkState() == qt.Qt.Unchecked
+    qt.InputDialog.answers = ["Fixed (moving)"]
+    item_of(widget, "Points").setCheckState(qt.Qt.Checked)
+    assert points.GetParentTransformNode() is widget._parameterNode.outputTransform
+
+
 def test_hardening_asks_first(done, scene, monkeypatch):
     widget, _ = done
     points = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Points")
     points.AddControlPoint(1.0, 2.0, 3.0)
     worker_cases.spin(lambda: widget.ui.applyList.count == 5, 5)
     # Nothing tells on which side points lie that were not given to the registration.
-    qt.InputDialog.answers = ["Moving"]
+    qt.InputDialog.answers = ["Moving (moving)"]
     item_of(widget, "Points").setCheckState(qt.Qt.Checked)
     widget.ui.hardenButton.click()
     assert points.GetParentTransformNode() is widget._parameterNode.outputTransform

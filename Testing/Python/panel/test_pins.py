@@ -61,6 +61,41 @@ def test_pin_that_is_given_up_leaves_no_half(in_check):
     assert widget.ui.pinLabel.text == ""
 
 
+def test_undo_takes_back_a_half_pin_first_and_never_tears_pairs_apart(in_check):
+    widget, (fixed, moving) = in_check, (None, None)
+    press.place_pin(widget, (1.0, 2.0, 3.0), (4.0, 2.0, 3.0))
+    fixed, moving = widget._parameterNode.fixedPoints, widget._parameterNode.movingPoints
+    widget.ui.pinButton.click()
+    fixed.AddControlPointWorld(9.0, 9.0, 9.0)
+    worker_cases.spin(lambda: "registered volume" in widget.ui.pinLabel.text, 5)
+    widget.ui.undoButton.click()
+    assert not widget.ui.pinButton.checked
+    assert (fixed.GetNumberOfControlPoints(), moving.GetNumberOfControlPoints()) == (1, 1)
+    assert tuple(fixed.GetNthControlPointPositionWorld(0)) == (1.0, 2.0, 3.0)
+    # Other landmarks than the pin stay.
+    for points in (fixed, moving):
+        points.AddControlPointWorld(5.0, 5.0, 5.0)
+    widget.ui.undoButton.click()
+    for points in (fixed, moving):
+        assert points.GetNumberOfControlPoints() == 1
+        assert tuple(points.GetNthControlPointPositionWorld(0)) == (5.0, 5.0, 5.0)
+    assert not widget.ui.undoButton.enabled
+
+
+@pytest.mark.parametrize("button", ["registerButton", "improveButton"])
+def test_run_in_the_midst_of_a_pin_goes_without_its_half(in_check, standin, button):
+    widget = in_check
+    press.place_pin(widget, (1.0, 2.0, 3.0), (4.0, 2.0, 3.0))
+    widget.ui.pinButton.click()
+    widget._parameterNode.fixedPoints.AddControlPointWorld(9.0, 9.0, 9.0)
+    worker_cases.spin(lambda: "registered volume" in widget.ui.pinLabel.text, 5)
+    getattr(widget.ui, button).click()
+    press.wait(widget)
+    assert widget.ui.progressBar.value == 100, widget.ui.statusLabel.text
+    assert len(standin.jobs[-1].keywords["fixed_points"]) == 1
+    assert not widget.ui.pinButton.checked
+
+
 def test_improve_goes_on_from_the_result_with_the_pins_and_undo_goes_back(in_check, standin, scene):
     widget = in_check
     parameters = widget._parameterNode

@@ -98,6 +98,8 @@ def test_browsing_the_results_shows_their_numbers_and_keeps_the_views(breath, st
         browser.SetSelectedItemNumber(number)
         worker_cases.spin(lambda: not widget._frames._timer.active)
         texts.add(table_text(widget))
+        # What is said holds for this frame alone.
+        assert f"This is the result of frame {number + 1} of 4" in widget.ui.verdictLabel.text
     assert before and widget.ui.showFadeButton.checked
     # The stand-in's reports differ in the largest displacement.
     assert len(texts) == 4

@@ -32,6 +32,8 @@ def test_labels_of_the_panel_show_texts_as_they_are(swift_panel):
     assert len(labels) > 20
     rich = {name for name, label in labels.items() if label.textFormat != qt.Qt.PlainText}
     assert rich == {"verdictLabel", "warningsLabel"}
+    # Qt would take one line without tags for plain text, and show what was escaped: &#x27;Liver&#x27;.
+    assert {labels[name].textFormat for name in rich} == {qt.Qt.RichText}
 
 
 def test_names_in_tooltips_boxes_and_warnings_are_escaped(swift_panel, standin, caplog):

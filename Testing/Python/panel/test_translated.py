@@ -158,6 +158,7 @@ def whole_report() -> dict:
         "expected_error": {**expected, "labels": {"1": {"mean": 1.0, "max": 2.0}}},
         "label_names": {"1": "mean", "2": "Correlation"},
         "seconds": {"measuring": 1.0, "total": 2.0},
+        "inputs": {**report.inputs, "frames": {"moving": "frame 3 of 10 (time 2.5 s)"}},
         "refinement": {"preset": "fast", "steps": [3], "improved": True, "channels": [channel]},
         "working_grid": {"shape_kji": [2, 2, 2]},
         "passes": 1,

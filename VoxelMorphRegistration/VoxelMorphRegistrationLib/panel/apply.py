@@ -144,12 +144,16 @@ class ApplySection:
     def _ask_side(transform, node) -> str:
         """ "moving" or "fixed", as the user says; "" where the question is cancelled."""
         shown = results_of(transform)
+        titles = {"moving": _("{name} (moving)"), "fixed": _("{name} (fixed)")}
         sides = {
-            one.GetName(): side for side, one in (("moving", shown.moving), ("fixed", shown.fixed)) if one is not None
+            titles[side].format(name=one.GetName()): side
+            for side, one in (("moving", shown.moving), ("fixed", shown.fixed))
+            if one is not None
         }
         question = _("Nothing tells which volume '{name}' belongs to. It lies on:").format(name=node.GetName())
+        # The first choice is none: Qt gives it back when the question is closed, too.
         answer = qt.QInputDialog.getItem(
-            slicer.util.mainWindow(), _("Apply to other nodes"), plain(question), list(sides), 0, False
+            slicer.util.mainWindow(), _("Apply to other nodes"), plain(question), ["", *sides], 0, False
         )
         return sides.get(answer if isinstance(answer, str) else answer[0], "")
 

@@ -79,7 +79,14 @@ def _install_extension(error: Exception) -> None:
     question = _("Registration needs PyTorch, which Slicer's extension 'PyTorch' installs. Install that extension now?")
     if manager is None or not slicer.util.confirmOkCancelDisplay(question, _("Install the extension 'PyTorch'")):
         raise VoxelMorphError(missing) from error
-    if not manager().installExtensionFromServer("PyTorch"):
+    model = manager()
+    # It would ask the same again, and restart before anything was saved.
+    asking, model.interactive = model.interactive, False
+    try:
+        installed = model.installExtensionFromServer("PyTorch", False)
+    finally:
+        model.interactive = asking
+    if not installed:
         raise VoxelMorphError(
             _("The extension 'PyTorch' could not be installed: is Slicer connected to the internet? ") + missing
         ) from error

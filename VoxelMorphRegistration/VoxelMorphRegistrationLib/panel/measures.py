@@ -17,6 +17,8 @@ from ..results.verdict import AFTER_ALL, Gain, Verdict
 from .run import stage_title
 from .translated import translated
 
+# Rows of a run that say something in words.
+_IN_WORDS = ("refinement", "further images", "working grid", "fixed frame", "moving frame")
 # Groups whose rows are structures, besides their mean.
 _OF_STRUCTURES = ("Dice", "Surface distance (95 %)", "Volume change")
 
@@ -64,6 +66,8 @@ def names() -> dict[str, str]:
         "fixed image": _("fixed image"),
         "moving image": _("moving image"),
         "further images": _("further images"),
+        "fixed frame": _("fixed frame"),
+        "moving frame": _("moving frame"),
         "model": _("model"),
         "passes": _("passes"),
         "refinement": _("refinement"),
@@ -120,19 +124,26 @@ def _notes() -> tuple[tuple[re.Pattern, str], ...]:
         (re.compile(r"(?P<preset>\w+), (?P<count>\d+) steps, start kept"), _("{preset}, {count} steps, start kept")),
         (re.compile(r"(?P<first>.+) and (?P<second>.+)"), _("{first} and {second}")),
         (re.compile(r"(?P<size>[\dx]+) voxels"), _("{size} voxels")),
+        (
+            re.compile(r"frame (?P<number>\d+) of (?P<count>\d+) \((?P<value>.*)\)"),
+            _("frame {number} of {count} ({value})"),
+        ),
         (re.compile("off"), _("off")),
     )
 
 
 def row_note(row: Row) -> str:
     """What a row says in words. Names of images, models and settings, and the settings' values, stay."""
-    if row.group != "Run" or row.name not in ("refinement", "further images", "working grid"):
-        return row.text
+    return in_words(row.text) if row.group == "Run" and row.name in _IN_WORDS else row.text
+
+
+def in_words(text: str) -> str:
+    """A short text of a report, such as which frame of a sequence it is of."""
     for pattern, translation in _notes():
-        match = pattern.fullmatch(row.text)
+        match = pattern.fullmatch(text)
         if match is not None:
             return translation.format(**match.groupdict())
-    return row.text
+    return text
 
 
 def verdict_texts(found: Verdict) -> tuple[str, str]:

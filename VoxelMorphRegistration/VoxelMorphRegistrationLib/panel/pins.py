@@ -37,7 +37,10 @@ class PinSection:
         self._ui, self._improve, self._settings = ui, improve, settings
         self._parameters: Any = None
         self._waiting: tuple = ()
-        # What Undo takes back: ("pin",), or ("result", ID of the former transform, ID of the improved one).
+        # The ID of the fixed point of a pin that was begun.
+        self._half = ""
+        # What Undo takes back: ("pin", IDs of its two points), or ("result", ID of the former transform, ID of the
+        # improved one).
         self._done: list[tuple] = []
         self._improving: str = ""
         ui.pinButton.clicked.connect(self._on_pin)
@@ -64,7 +67,14 @@ class PinSection:
         self._ui.pinButton.enabled = possible
         self._ui.improveButton.enabled = possible and self._guides()
         self._done = [one for one in self._done if one[0] == "pin" or slicer.mrmlScene.GetNodeByID(one[1]) is not None]
-        self._ui.undoButton.enabled = bool(self._done)
+        self._enable_undo()
+
+    def leave(self) -> None:
+        """A run begins: a pin that was begun would be half a pair."""
+        self._stop()
+
+    def _enable_undo(self) -> None:
+        self._ui.undoButton.enabled = bool(self._done) or bool(self._waiting)
 
     def _possible(self) -> bool:
         """Whether there is a result to pin points in."""
@@ -98,6 +108,8 @@ class PinSection:
         self._wait_for(self._parameters.fixedPoints, self._on_fixed, _("Click the point in the fixed volume."))
 
     def _on_fixed(self) -> None:
+        points = self._parameters.fixedPoints
+        self._half = points.GetNthControlPointID(points.GetNumberOfControlPoints() - 1)
         check_views.fade(slicer.mrmlScene, 1.0)
         text = _("Now click the same point in the registered volume.")
         qt.QTimer.singleShot(0, lambda: self._wait_for(self._parameters.movingPoints, self._on_moving, text))
@@ -110,7 +122,7 @@ class PinSection:
         with told():
             points.SetNthControlPointPositionWorld(number, *carried_to_moving(transform, place))
         self._waiting_over()
-        self._done.append(("pin",))
+        self._done.append(("pin", self._half, points.GetNthControlPointID(number)))
         check_views.fade(slicer.mrmlScene, 0.5)
         self._ui.pinButton.checked = False
         self._tell(_("{count} pins. Improve refines the result with them.").format(count=number + 1))
@@ -125,6 +137,7 @@ class PinSection:
         self._waiting = (points, points.AddObserver(event, lambda *_: done()))
         _place_points_of(points)
         self._tell(text)
+        self._enable_undo()
 
     def _waiting_over(self) -> None:
         if self._waiting:
@@ -139,9 +152,10 @@ class PinSection:
         self._waiting_over()
         parameters = self._parameters
         if begun is not None and parameters is not None and begun is parameters.movingPoints and parameters.fixedPoints:
-            parameters.fixedPoints.RemoveNthControlPoint(parameters.fixedPoints.GetNumberOfControlPoints() - 1)
+            _remove_point(parameters.fixedPoints, self._half)
         self._ui.pinButton.checked = False
         self._tell("")
+        self._enable_undo()
 
     def _tell(self, text: str) -> None:
         self._ui.pinLabel.text = text
@@ -150,6 +164,7 @@ class PinSection:
     # --- improving, and the way back ---------------------------------------------------------------------------
 
     def _on_improve(self, *_unused) -> None:
+        self._stop()
         parameters, former = self._parameters, shown_result(self._parameters).transform
         labels = parameters.fixedLabels is not None and parameters.movingLabels is not None
         pins = parameters.fixedPoints is not None and parameters.fixedPoints.GetNumberOfControlPoints() > 0
@@ -175,15 +190,18 @@ class PinSection:
         self._improving = ""
 
     def _on_undo(self, *_unused) -> None:
+        if self._waiting:
+            # A pin that was begun: its half goes before whole ones do.
+            self._stop()
+            self.update()
+            return
         if not self._done:
             return
         last = self._done.pop()
         with told():
             if last[0] == "pin":
-                for name in ("fixedPoints", "movingPoints"):
-                    points = getattr(self._parameters, name)
-                    if points is not None and points.GetNumberOfControlPoints():
-                        points.RemoveNthControlPoint(points.GetNumberOfControlPoints() - 1)
+                for name, point in zip(("fixedPoints", "movingPoints"), last[1:], strict=True):
+                    _remove_point(getattr(self._parameters, name), point)
             else:
                 self._back_to(*(slicer.mrmlScene.GetNodeByID(one) for one in last[1:]))
         self.update()
@@ -199,6 +217,13 @@ class PinSection:
         for node in gone:
             if node is not None and not any(node is one for one in kept):
                 slicer.mrmlScene.RemoveNode(node)
+
+
+def _remove_point(points, identity: str) -> None:
+    """Remove a control point, where it is still there."""
+    index = points.GetNthControlPointIndexByID(identity) if points is not None else -1
+    if index >= 0:
+        points.RemoveNthControlPoint(index)
 
 
 def _leave_placing(*points) -> None:

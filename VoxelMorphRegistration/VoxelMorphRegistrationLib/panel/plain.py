@@ -22,8 +22,10 @@ def plain(text: str) -> str:
 
 
 def with_plain_texts(ui):
-    """The panel's widgets by their names; the labels among them show their texts as they are."""
+    """The panel's widgets by their names; the labels among them show their texts as they are, or as the HTML that is
+    written here."""
     for name, widget in vars(ui).items():
-        if name not in _WRITTEN_HERE and getattr(widget, "inherits", None) and widget.inherits("QLabel"):
-            widget.setTextFormat(qt.Qt.PlainText)
+        if getattr(widget, "inherits", None) and widget.inherits("QLabel"):
+            # Left to itself, Qt takes a text without tags for plain and shows what was escaped in it.
+            widget.setTextFormat(qt.Qt.RichText if name in _WRITTEN_HERE else qt.Qt.PlainText)
     return ui

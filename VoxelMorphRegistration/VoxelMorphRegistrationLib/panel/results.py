@@ -17,7 +17,7 @@ from ..results.html import html_report, write_html_report
 from ..results.table import Row, rows
 from ..results.verdict import BAD, LOOK, verdict
 from .colours import FORMER, box, head, is_dark
-from .measures import group_title, row_note, row_title, verdict_texts
+from .measures import group_title, in_words, row_note, row_title, verdict_texts
 from .messages import tell, told
 from .pictures import caption, overview_task
 from .plain import plain
@@ -27,8 +27,12 @@ from .run import shared_client
 from .shown import shown_result
 from .translated import translated
 
-# Where the numbers of the kept result stand, beside those of the present one; there is no room for both.
-_ALIGNED_COLUMN, _KEPT_COLUMN = 2, 4
+# The numbers of the kept result stand beside those of the present one, in place of the linear step's.
+_BEFORE_COLUMN, _ALIGNED_COLUMN, _KEPT_COLUMN = 1, 2, 4
+# Pixels that the longest words of the names need. Where they have less, one column of numbers makes room.
+_NAMES_WIDTH, _WIDER = 100, 10
+# Letters of a text in a line over the columns of numbers.
+_LINE = 20
 _PDF_DPI, _PDF_MARGIN = 96, 30.0
 
 
@@ -39,6 +43,8 @@ class ResultsSection:
         self._ui = ui
         self._parameters: Any = None
         self._shown: tuple = ({}, {}, "", False)
+        # The width of the table at which a column was hidden; 0 where all have room.
+        self._too_narrow = 0
         titles = [_("Measure"), _("Before"), _("Aligned"), _("After"), _("After, A")]
         ui.resultsTable.setColumnCount(len(titles))
         ui.resultsTable.setHorizontalHeaderLabels(titles)
@@ -52,6 +58,7 @@ class ResultsSection:
         header.setMinimumSectionSize(46)
         for column in range(len(titles)):
             header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents if column else qt.QHeaderView.Stretch)
+        header.sectionResized.connect(self._on_resized)
         ui.saveReportButton.clicked.connect(self._on_save)
 
     def set_parameters(self, parameters) -> None:
@@ -90,7 +97,12 @@ class ResultsSection:
             return
         found = verdict(report)
         title, reason = verdict_texts(found)
-        _show(self._ui.verdictLabel, f"<b>{escape(title)}:</b> {escape(reason)}", found.level)
+        text = f"<b>{escape(title)}:</b> {escape(reason)}"
+        frame = (report.get("inputs", {}).get("frames") or {}).get("moving")
+        if frame:
+            # Of a sequence of results the others may be different.
+            text += "<br>" + escape(_("This is the result of {frame}.").format(frame=in_words(frame)))
+        _show(self._ui.verdictLabel, text, found.level)
         warnings = [line for line in report.get("warnings", []) if line != found.reason]
         _show(self._ui.warningsLabel, "<br>".join(f"\u2022 {escape(translated(line))}" for line in warnings), LOOK)
 
@@ -100,6 +112,8 @@ class ResultsSection:
         table.setRowCount(0)
         table.setColumnHidden(_KEPT_COLUMN, not kept)
         table.setColumnHidden(_ALIGNED_COLUMN, bool(kept))
+        table.setColumnHidden(_BEFORE_COLUMN, False)
+        self._too_narrow = 0
         group = None
         others = {(row.group, row.name, row.unit): row for row in rows(kept)} if kept else {}
         for row in rows(report) if report else []:
@@ -107,6 +121,24 @@ class ResultsSection:
                 group = row.group
                 self._add_head(group_title(group))
             self._add_row(row, others.get((row.group, row.name, row.unit)))
+
+    def _on_resized(self, section: int, *_unused) -> None:
+        if section == 0:
+            # Not within the change that it is told by.
+            qt.QTimer.singleShot(0, self._make_room)
+
+    def _make_room(self) -> None:
+        """Hide a column of numbers in a narrow panel: of the linear step, or those before where two are compared."""
+        table = self._ui.resultsTable
+        column = _ALIGNED_COLUMN if table.isColumnHidden(_KEPT_COLUMN) else _BEFORE_COLUMN
+        # Not the viewport's, which changes as the table's own scroll bar comes and goes with a column.
+        width = table.width
+        if not self._too_narrow and table.columnWidth(0) < _NAMES_WIDTH:
+            self._too_narrow = width
+            table.setColumnHidden(column, True)
+        elif self._too_narrow and width > self._too_narrow + _WIDER:
+            self._too_narrow = 0
+            table.setColumnHidden(column, False)
 
     def _add_head(self, text: str) -> None:
         table, number = self._ui.resultsTable, self._ui.resultsTable.rowCount
@@ -136,6 +168,9 @@ class ResultsSection:
             note = row_note(row)
             item = qt.QTableWidgetItem(note)
             item.setToolTip(plain(note))
+            # Else Qt makes the first of the columns that it spans as wide as the text.
+            lines, height = -(-len(note) // _LINE), qt.QFontMetrics(table.font).height()
+            item.setSizeHint(qt.QSize(1, lines * height + 4))
             table.setItem(number, 1, item)
             table.setSpan(number, 1, 1, 3)
             return

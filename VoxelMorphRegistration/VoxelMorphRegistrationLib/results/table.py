@@ -184,6 +184,7 @@ def _run_rows(plain: dict) -> list[Row]:
         "fixed image": plain.get("inputs", {}).get("fixed", ""),
         "moving image": plain.get("inputs", {}).get("moving", ""),
         "further images": _further(plain.get("refinement")),
+        **{f"{side} frame": text for side, text in (plain.get("inputs", {}).get("frames") or {}).items()},
         "model": plain.get("model", {}).get("name", ""),
         "passes": str(plain.get("passes", "")),
         "refinement": _refinement(plain.get("refinement")),
