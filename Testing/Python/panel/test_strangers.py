@@ -12,6 +12,7 @@ import slicer
 from VoxelMorphRegistrationLib.errors import InputError, UntrustedModelError
 from VoxelMorphRegistrationLib.mrml.names import REPORT_ATTRIBUTE
 from VoxelMorphRegistrationLib.panel import trust
+from VoxelMorphRegistrationLib.panel.bound import wrapper_of
 from VoxelMorphRegistrationLib.panel.messages import tell
 from VoxelMorphRegistrationLib.panel.plain import plain
 
@@ -91,6 +92,40 @@ def test_a_damaged_report_of_a_scene_is_told_and_the_panel_lives(text, swift_pan
     assert "damaged" not in widget.ui.verdictLabel.text
     assert widget.ui.resultsCollapsibleButton.enabled
     assert json.loads(transform.GetAttribute(REPORT_ATTRIBUTE)).keys() == json.loads(whole).keys()
+
+
+WRONG = ["", "nan", "1e999", "-5", "9" * 5000, "abc", "[]", "<b>1</b>", "None"]
+
+
+def parameter_errors(capfd) -> str:
+    """What observers of a node raised: VTK prints it."""
+    return "".join(line for line in capfd.readouterr().err.splitlines() if "Error" in line)
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_choices_of_another_version_or_a_damaged_scene_give_way_to_the_defaults(text, swift_panel, capfd):
+    widget, *_ = swift_panel
+    parameters = widget._parameterNode
+    node = parameters.parameterNode
+    numbers = ("smoothness", "passes", "seed", "jacobianRange", "furtherWeight1", "labelWeight")
+    names = ("quality", "refinement", "similarity", "device", "alignment", "frames")
+    right = {name: parameters.default(name).value for name in (*numbers, *names)}
+    for name in right:
+        node.SetParameter(name, text)
+    widget.onSceneEndImport(None, None)
+    assert {name: getattr(parameters, name) for name in right} == right
+    assert widget.settings().smoothness == 1.0 and not widget.obstacle()
+    assert not parameter_errors(capfd)
+
+
+def test_a_stranger_s_choices_are_there_before_the_module_is_opened(module, scene):
+    node = slicer.vtkMRMLScriptedModuleNode()
+    for name in ("smoothness", "passes", "quality"):
+        node.SetParameter(name, "of another version")
+    node.SetParameter("seed", "7")
+    scene.AddNode(node)
+    parameters = wrapper_of(module.VoxelMorphRegistrationParameterNode, node)
+    assert (parameters.smoothness, parameters.passes, parameters.quality, parameters.seed) == (1.0, 0, "best", 7)
 
 
 @pytest.fixture

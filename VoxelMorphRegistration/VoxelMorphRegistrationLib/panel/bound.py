@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import typing
 from typing import Any
+
+import vtk
 
 _kept: list[Any] = []
 
@@ -13,15 +17,51 @@ def wrapper_of(wrapper_class: Any, node) -> Any:
     It observes its node for ever. Once nothing in Python but that observer refers to the two, Python's collector takes
     them apart although the node lives on in the scene, and the next change of the node crashes (seen with VTK 9.6). A
     new one at each entry of the module would make each change of a choice slower.
+
+    Values that a parameter cannot have, as scenes of other versions and damaged ones bring them, give way to the
+    default: the wrapper raises at whatever it cannot read, and does not look at choices and ranges.
     """
+    _mend(wrapper_class, node)
     for one in _kept:
         if type(one) is wrapper_class and one.parameterNode is node:
             # It holds the values of the last ModifiedEvent; nodes that a loaded scene brings come after that.
             one.Modified()
             return one
     wrapper = wrapper_class(node)
+    # Before the wrapper reads what a loaded scene has brought.
+    node.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda caller, event: _mend(wrapper_class, caller), 2.0)
     _kept.append(wrapper)
     return wrapper
+
+
+def _mend(wrapper_class: Any, node) -> None:
+    for name, kind, limits in _limited(wrapper_class):
+        # The wrapper puts a default in the place of what is missing.
+        if node.HasParameter(name) and not _fits(node.GetParameter(name), kind, limits):
+            node.UnsetParameter(name)
+
+
+@functools.cache
+def _limited(wrapper_class: Any) -> tuple[tuple[str, type, tuple], ...]:
+    """Name, type and limits of the parameters that not any text can be."""
+    found = []
+    for name, hint in typing.get_type_hints(wrapper_class, include_extras=True).items():
+        kind, *limits = typing.get_args(hint) if typing.get_origin(hint) is typing.Annotated else (hint,)
+        if kind in (int, float, str):
+            found.append((name, kind, tuple(limits)))
+    return tuple(found)
+
+
+def _fits(text: str, kind: type, limits: tuple) -> bool:
+    try:
+        value = kind(text)
+    except ValueError:
+        return False
+    return all(
+        value in getattr(limit, "choices", [value])
+        and getattr(limit, "minimum", value) <= value <= getattr(limit, "maximum", value)
+        for limit in limits
+    )
 
 
 class Binding:
