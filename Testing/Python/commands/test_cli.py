@@ -226,6 +226,14 @@ def test_output_that_is_a_file_is_refused(inputs, tmp_path, capsys):
     assert refused(capsys, "Nothing can be written to")
 
 
+@pytest.mark.parametrize("target", ["nowhere", "link"])
+def test_output_that_is_a_link_to_nothing_is_refused(target, inputs, tmp_path, capsys):
+    (tmp_path / "link").symlink_to(target)
+    assert register(inputs, tmp_path / "link") == 1
+    assert refused(capsys, "link is a link that leads nowhere")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link"]
+
+
 @pytest.mark.parametrize("limit", [2_000, 50_000, 400_000])
 def test_full_disk_is_told_and_nothing_is_half_written(inputs, tmp_path, capsys, limit):
     (tmp_path / "kept.txt").write_text("kept")

@@ -73,6 +73,8 @@ def reserved(
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"The output {folder} is a file. Give a folder.")
+    if folder.is_symlink() and not folder.exists():
+        raise OutputError(f"The output {folder} is a link that leads nowhere. Give a folder.")
     names = output_names(True, True, True)
     for path in map(Path, inputs):
         if path.is_dir() and _same(path, folder):
