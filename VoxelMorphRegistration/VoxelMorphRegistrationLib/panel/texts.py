@@ -182,6 +182,7 @@ def templates(_: Callable[[str], str]) -> tuple[str, ...]:
         _("The options of the {name} cluster do not do: {error}. Give at least cores and memory, with --dask-options or in Dask's own configuration (jobqueue.yaml)."),
         _("The output transform '{name}' moves the fixed volume '{name2}'. Choose another output transform."),
         _("The output {folder} is a file. Give a folder."),
+        _("The output {folder} is a link that leads nowhere. Give a folder."),
         _("The output {what} '{name}' is also an input or another output. Choose another node."),
         _("The output {what} '{name}' must be {KINDS}. Choose another node."),
         _("The overview could not be written to {path}: {value}. Check the folder's permissions and the free space."),
