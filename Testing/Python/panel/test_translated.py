@@ -155,6 +155,7 @@ def whole_report() -> dict:
         "hd95_mm": {stage: {"mean": 0.5, "labels": {"1": 0.5, "2": 0.6}} for stage in similar},
         "tre_mm": {**staged, "aligned": staged["after"]},
         "volume_change_percent": {"1": 2.0, "2": -1.0},
+        "displacement_mm": {"1": {"mean": 2.0, "p95": 3.0}, "2": {"mean": 1.0, "p95": 4.0}},
         "expected_error": {**expected, "labels": {"1": {"mean": 1.0, "max": 2.0}}},
         "label_names": {"1": "mean", "2": "Correlation"},
         "seconds": {"measuring": 1.0, "total": 2.0},
@@ -228,7 +229,14 @@ def test_page_of_a_report_says_nothing_in_english_that_has_a_translation(everywh
     left = [one for one in cells_of(page) if "[" not in one and one not in plain and re.search("[A-Za-z]{3}", one)]
     # Names of images, of the model and the device; a unit.
     assert set(left) <= {"fixed volume", "moving volume", "general-3d", "cpu", "nat"}
-    for text in ("[Registration report]", "[Similarity]", "[Correlation]", "[Structures]", "[Dice before]", "[Before]"):
+    for text in (
+        "[Registration report]",
+        "[Similarity]",
+        "[Correlation]",
+        "[Structures]",
+        "[Dice before]",
+        "[Displacement (mm)]",
+    ):
         assert text in cells_of(page)
     assert {"[fast, 3 steps]", "[T2 now and T2 then]", "[2x2x2 voxels]", "[voxels]", "[measuring]"} <= set(
         cells_of(page)

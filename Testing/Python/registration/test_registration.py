@@ -384,6 +384,9 @@ def test_report_tells_volume_change_coverage_and_the_worst_places(model):
     ).report
     # The deformation is a shift: all change of volume is that of the linear part.
     assert report.volume_change_percent == {1: pytest.approx(10.0, abs=0.1)}
+    # Of the deformation, which comes before the linear part.
+    length = pytest.approx(np.linalg.norm(SHIFT / [1.1, 1.0, 1.0]), abs=0.1)
+    assert report.displacement_mm == {1: {"mean": length, "p95": length}}
     assert report.covered_percent == 100.0
     assert report.worst_ras["landmark"] == [2, 0, 0]
     inside = measured_region(fixed, None)

@@ -56,6 +56,7 @@ def full_report(**changes) -> Report:
         "hd95_mm": staged(*({"mean": m, "labels": {3: m, 17: math.nan}} for m in (6.0, 4.0, 1.5))),
         "tre_mm": staged(*({"mean": m, "max": 2 * m, "each": [m, 2 * m]} for m in (5.0, 3.0, 1.0))),
         "volume_change_percent": {3: -4.2, 17: 12.5},
+        "displacement_mm": {3: {"mean": 2.34, "p95": 5.6}, 17: {"mean": 0.5, "p95": 0.9}},
         "covered_percent": 98.5,
         "seconds": {"registering": 3.2, "total": 4.5},
         "device": "cuda",
@@ -120,6 +121,7 @@ def test_what_decides_over_trust_comes_first():
         "Landmark error",
         "Deformation",
         "Volume change",
+        "Mean displacement",
         "Time",
         "Run",
         "Settings",
@@ -142,7 +144,8 @@ def test_what_was_not_measured_is_empty_and_never_nan():
     rows = results_rows(full_report())
     assert numbers(by_name(rows, "Similarity")["Mutual information"]) == (0.2, 0.3, None)
     assert by_name(rows, "Surface distance (95 %)")["Label 17"].cells()[2:5] == ("", "", "")
-    bare = full_report(dice=None, hd95_mm=None, tre_mm=None, volume_change_percent=None, refinement=None)
+    without = dict.fromkeys(("dice", "hd95_mm", "tre_mm", "volume_change_percent", "displacement_mm", "refinement"))
+    bare = full_report(**without)
     groups = {row.group for row in results_rows(bare)}
     assert not groups & {"Dice", "Surface distance (95 %)", "Landmark error", "Volume change"}
     assert all("nan" not in cell.split() for row in rows for cell in row.cells())
@@ -172,6 +175,31 @@ def test_volume_change_is_the_mean_determinant_of_each_structure():
     changes = evaluation.volume_change(Image(labels, grid, "l"), Image(determinant, grid, "d"), factor=1.1)
     assert changes == {1: pytest.approx(100 * (0.75 * 1.1 - 1)), 9: pytest.approx(120)}
     assert evaluation.volume_change(Image(0 * labels, grid, "l"), Image(determinant, grid, "d")) == {}
+
+
+@pytest.mark.parametrize("seen", [10_000, 3])
+def test_displacement_of_each_structure_is_its_own(monkeypatch, seen):
+    grid = make_grid((6, 6, 6))
+    labels, vectors = np.zeros(grid.shape, np.int64), np.zeros((*grid.shape, 3), np.float32)
+    labels[:2], labels[4:] = 1, 2**40
+    vectors[:2] = (3.0, 0.0, -4.0)
+    vectors[5] = (0.0, 2.0, 0.0)
+    monkeypatch.setattr(evaluation, "SEEN", seen)
+    found = evaluation.displacement(Image(labels, grid, "l"), DisplacementField(vectors, grid))
+    assert found[1] == {"mean": pytest.approx(5.0), "p95": pytest.approx(5.0)}
+    # Half of it stays where it is.
+    assert found[2**40] == {"mean": pytest.approx(1.0, abs=0.5), "p95": pytest.approx(2.0, abs=0.3)}
+    assert evaluation.displacement(Image(0 * labels, grid, "l"), DisplacementField(vectors, grid)) == {}
+
+
+def test_displacement_stands_in_the_table_and_on_the_page_per_structure():
+    rows = [row for row in results_rows(full_report()) if row.group == "Mean displacement"]
+    assert [(row.structure, row.number("after"), row.unit) for row in rows] == [
+        ("Label 3", "2.3", "mm"),
+        ("Label 17", "0.5", "mm"),
+    ]
+    assert rows[0].text == "95 % move less than 5.6 mm"
+    assert "Displacement (mm)" in html_report(full_report())
 
 
 # --- the page -----------------------------------------------------------------------------------------------------

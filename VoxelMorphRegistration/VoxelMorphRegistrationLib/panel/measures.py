@@ -20,7 +20,7 @@ from .translated import translated
 # Rows of a run that say something in words.
 _IN_WORDS = ("refinement", "further images", "working grid", "fixed frame", "moving frame")
 # Groups whose rows are structures, besides their mean.
-_OF_STRUCTURES = ("Dice", "Surface distance (95 %)", "Volume change")
+_OF_STRUCTURES = ("Dice", "Surface distance (95 %)", "Volume change", "Mean displacement")
 
 
 @lru_cache(maxsize=1)
@@ -34,6 +34,7 @@ def groups() -> dict[str, str]:
         "Expected error (90 %)": _("Expected error (90 %)"),
         "Deformation": _("Deformation"),
         "Volume change": _("Volume change"),
+        "Mean displacement": _("Mean displacement"),
         "Time": _("Time"),
         "Run": _("Run"),
         "Settings": _("Settings"),

@@ -38,10 +38,13 @@ def texts() -> dict[str, str]:
         "Dice after": _("Dice after"),
         "HD95 before (mm)": _("HD95 before (mm)"),
         "HD95 after (mm)": _("HD95 after (mm)"),
+        "Displacement (mm)": _("Displacement (mm)"),
         "HD95: 95 % symmetric surface distance. Volume change: how much larger the structure is in the moving image "
-        "than in the fixed one, from the Jacobian determinant.": _(
+        "than in the fixed one, from the Jacobian determinant. Displacement: the mean of the structure, without the "
+        "linear alignment.": _(
             "HD95: 95 % symmetric surface distance. Volume change: how much larger the structure is in the moving "
-            "image than in the fixed one, from the Jacobian determinant."
+            "image than in the fixed one, from the Jacobian determinant. Displacement: the mean of the structure, "
+            "without the linear alignment."
         ),
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,8 +11,14 @@ from ..errors import InputError
 from ..images.grid import SAME_VOXELS, bounding_box
 from ..images.image import Image
 
+if TYPE_CHECKING:
+    from ..fields.displacement import DisplacementField
+
 # How far beyond the quartiles values count, in distances between these.
 FENCE = 3.0
+# Voxels of a structure whose displacement is looked at: the mean is then known to a hundredth of its spread. And of all
+# structures together, which are put in order.
+SEEN, SORTED = 10_000, 4_000_000
 
 
 def label_values(*labels: Image) -> list[int]:
@@ -124,6 +131,27 @@ def volume_change(labels: Image, determinant: Image, factor: float = 1.0) -> dic
     present, index = np.unique(labels.array[inside], return_inverse=True)
     means = factor * np.bincount(index, weights=determinant.array[inside]) / np.bincount(index)
     return {int(value): 100.0 * (float(mean) - 1.0) for value, mean in zip(present, means, strict=True)}
+
+
+def displacement(labels: Image, field: DisplacementField) -> dict[int, dict[str, float]]:
+    """How far a field carries each structure, {label: {"mean": mm, "p95": mm}}; 95 % of it move less than the latter.
+
+    At up to SEEN voxels of each structure, evenly taken.
+    """
+    values = labels.array.ravel()
+    places = np.flatnonzero(values)
+    if not places.size:
+        return {}
+    places = places[:: max(1, places.size // SORTED)]
+    order = np.argsort(values[places], kind="stable")
+    present, starts = np.unique(values[places][order], return_index=True)
+    result = {}
+    for value, part in zip(present, np.split(order, starts[1:]), strict=True):
+        chosen = places[part[:: max(1, part.size // SEEN)]]
+        kji = np.stack(np.unravel_index(chosen, labels.grid.shape), -1)
+        lengths = np.linalg.norm(field.at(labels.grid.to_ras(kji[:, ::-1])), axis=1)
+        result[int(value)] = {"mean": float(lengths.mean()), "p95": float(np.quantile(lengths, 0.95))}
+    return result
 
 
 def target_registration_error(transformed_ras: np.ndarray, moving_ras: np.ndarray) -> np.ndarray:

@@ -69,8 +69,9 @@ def measured(
     errors = _landmark_errors(inputs.fixed_points, inputs.moving_points, linear, deformation)
     factor = linear_determinant(linear.matrix, fixed.grid)
     segments = inputs.fixed_labels or warped_labels
-    changes = None
+    changes = carried_by = None
     if segments is not None:
+        carried_by = evaluation.displacement(segments, deformation)
         there = determinant if grid.same_as(segments.grid) else deformation.jacobian_determinant(segments.grid)
         changes = evaluation.volume_change(segments, there, factor)
     worst = _worst_places(determinant, anatomy, inputs.fixed_points, errors)
@@ -82,6 +83,7 @@ def measured(
         "largest_displacement_mm": _longest(deformation.displacement_ras),
         "tre_mm": errors,
         "volume_change_percent": changes,
+        "displacement_mm": carried_by,
         "covered_percent": _covered_percent(fixed.grid, moving.grid, region, linear, deformation),
         "worst_ras": worst,
         **overlaps,

@@ -34,8 +34,9 @@ class Report:
     result was kept, and the measures of the images and the mean Dice of given labels before and after it. folding: of
     the deformable part, `inside` the mask or the foreground of the fixed image, and in the whole `volume`, at voxels of
     `voxel_mm`. volume_change_percent: by how much each structure is larger in the moving image, {label: percent}, from
-    the mean determinant of T over the fixed label (the warped one where there is no fixed one). covered_percent: the
-    part of the measured region that T carries into the moving image. inverse: if the inverse transform was made, its
+    the mean determinant of T over the fixed label (the warped one where there is no fixed one). displacement_mm: how
+    far the deformable part carries it, {label: {"mean", "p95"}}. covered_percent: the part of the measured region that
+    T carries into the moving image. inverse: if the inverse transform was made, its
     tolerance at its voxels, and the "mean_mm" and "max_mm" by which T(T^-1(y)) misses y over the measured region,
     between voxels, too. worst_ras: where, in fixed RAS mm, the smallest "determinant" of the measured region and the
     largest "landmark" error are. expected_error: of the bound in mm that the true error stays under with 90 %, over the
@@ -52,6 +53,7 @@ class Report:
     hd95_mm: dict | None = None
     tre_mm: dict | None = None
     volume_change_percent: dict | None = None
+    displacement_mm: dict | None = None
     covered_percent: float | None = None
     inverse: dict[str, float] | None = None
     expected_error: dict | None = None

@@ -218,6 +218,9 @@ def _segment_table(plain: dict, named: dict[str, str], words: Words) -> str:
     if changes:
         texts = {k: "" if v is None else f"{v:+.1f} %" for k, v in changes.items()}
         columns.append((words.text("Volume change"), texts))
+    lengths = plain.get("displacement_mm")
+    if lengths:
+        columns.append((words.text("Displacement (mm)"), {k: number_text(v["mean"], 1) for k, v in lengths.items()}))
     if not columns:
         return ""
     lines = [[name, *(texts.get(label, "") for _, texts in columns)] for label, name in named.items()]
@@ -225,7 +228,8 @@ def _segment_table(plain: dict, named: dict[str, str], words: Words) -> str:
         lines.insert(0, [words.text("mean"), *(texts.get("mean", "") for _, texts in columns)])
     note = words.text(
         "HD95: 95 % symmetric surface distance. Volume change: how much larger the structure is in the moving image "
-        "than in the fixed one, from the Jacobian determinant."
+        "than in the fixed one, from the Jacobian determinant. Displacement: the mean of the structure, without the "
+        "linear alignment."
     )
     headings = [words.text("Structure"), *(title for title, _ in columns)]
     return (

@@ -72,7 +72,7 @@ def label_names(report: Report | Mapping, names: Mapping[int, str] | None = None
         for label in ((part or {}).get("after") or {}).get("labels", {}):
             found[label] = known.get(label, f"Label {label}")
     expected = (plain.get("expected_error") or {}).get("labels") or {}
-    for label in (*(plain.get("volume_change_percent") or {}), *expected):
+    for label in (*(plain.get("volume_change_percent") or {}), *(plain.get("displacement_mm") or {}), *expected):
         found[label] = known.get(label, f"Label {label}")
     return found
 
@@ -89,6 +89,7 @@ def rows(report: Report | Mapping, names: Mapping[int, str] | None = None) -> li
         *_expected_rows(plain.get("expected_error"), named),
         *_deformation_rows(plain),
         *_volume_rows(plain.get("volume_change_percent"), named),
+        *_displacement_rows(plain.get("displacement_mm"), named),
         *(Row("Time", stage, after=seconds, unit="s", digits=1) for stage, seconds in plain["seconds"].items()),
         *_run_rows(plain),
         *(Row("Settings", name, text=_setting(value)) for name, value in plain["settings"].items()),
@@ -135,6 +136,22 @@ def _volume_rows(changes: dict | None, named: dict[str, str]) -> list[Row]:
     return [
         Row("Volume change", name := named[label], None, None, percent, "%", "moving against fixed", 1, name)
         for label, percent in (changes or {}).items()
+    ]
+
+
+def _displacement_rows(lengths: dict | None, named: dict[str, str]) -> list[Row]:
+    """Of the deformation, without the linear alignment."""
+    return [
+        Row(
+            "Mean displacement",
+            name := named[label],
+            after=found["mean"],
+            unit="mm",
+            text=f"95 % move less than {found['p95']:.1f} mm",
+            digits=1,
+            structure=name,
+        )
+        for label, found in (lengths or {}).items()
     ]
 
 
