@@ -73,6 +73,17 @@ def test_list_of_sentences_is_that_of_the_code():
     assert collector().main(["--check"]) == 0
 
 
+def test_errors_that_the_panel_raises_itself_are_translated():
+    """What collect_texts.py leaves to the panel: no text without _()."""
+    silent, collect = [], collector()
+    for path in sorted((collect.LIBRARY / "panel").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            text = collect.raised_text(node)
+            if isinstance(text, (ast.JoinedStr, ast.Constant)):
+                silent.append(f"{path.name}:{text.lineno}")
+    assert silent == []
+
+
 def test_text_of_an_error_is_taken_whatever_it_looks_like():
     source = """
 def fail(name, count):

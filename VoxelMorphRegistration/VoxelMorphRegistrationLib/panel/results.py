@@ -279,10 +279,11 @@ def _print_pdf(page: str, path: str) -> None:
         device.setOutputFormat(qt.QPrinter.PdfFormat)
         device.setOutputFileName(path)
     else:
-        raise OutputError("This Slicer cannot write PDF files. Save the report as a web page.")
+        raise OutputError(_("This Slicer cannot write PDF files. Save the report as a web page."))
     painter = qt.QPainter()
     if not painter.begin(device):
-        raise OutputError(f"The report could not be written to {path}. Check the folder and free space.")
+        text = _("The report could not be written to {path}. Check the folder and free space.")
+        raise OutputError(text.format(path=path))
     width, height = float(device.width()), float(device.height())
     document = _laid_out(page, device, width, height)
     for number in range(document.pageCount()):

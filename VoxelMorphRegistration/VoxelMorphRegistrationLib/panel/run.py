@@ -82,7 +82,7 @@ def stage_title(stage: str) -> str:
 def check_idle(client: WorkerClient) -> None:
     """Raise WorkerError when a registration is running."""
     if client.state in ("running", "cancelling"):
-        raise WorkerError("A registration is running. Wait for its end, or cancel it first.")
+        raise WorkerError(_("A registration is running. Wait for its end, or cancel it first."))
 
 
 class NodeRun:
@@ -202,10 +202,8 @@ class NodeRun:
             return
         for node in self.pair:
             if self._reason is None and not self._scene.IsNodePresent(node):
-                self._reason = InputError(
-                    f"'{node.GetName()}' was removed from the scene, so the registration was stopped. "
-                    "Nothing was written."
-                )
+                text = _("'{name}' was removed from the scene, so the registration was stopped. Nothing was written.")
+                self._reason = InputError(text.format(name=node.GetName()))
                 self.cancel()
 
     def _end(self) -> None:

@@ -199,9 +199,11 @@ class SequenceRun:
         """Raises WorkerError, which ends the whole, where something that all frames need is gone."""
         for node in (self._sequence, self._target, *self._nodes.results.values(), self._nodes.moving):
             if node.GetScene() is None:
-                raise WorkerError(f"'{node.GetName()}' was removed from the scene, so the registration was stopped.")
+                text = _("'{name}' was removed from the scene, so the registration was stopped.")
+                raise WorkerError(text.format(name=node.GetName()))
         if self._sequence.GetNumberOfDataNodes() != self._count:
-            raise WorkerError(f"Frames of '{self._sequence.GetName()}' came or went, so the registration was stopped.")
+            text = _("Frames of '{name}' came or went, so the registration was stopped.")
+            raise WorkerError(text.format(name=self._sequence.GetName()))
 
     def _progressed(self, stage: str, fraction: float, seconds: float) -> None:
         title = _("Frame {number} of {count}").format(number=self._frame + 1, count=self._count)
@@ -331,15 +333,16 @@ def _onto_what(sequence, fixedNode, onto) -> tuple[Any, str, int]:
     """(volume or None, kind, number of the frame or -1). onto: None and FIXED name the volume. Raises InputError."""
     if onto in (None, sequences.FIXED):
         if fixedNode is None:
-            raise InputError("No fixed volume is given. Give one, or onto='mean', or onto= the number of a frame.")
+            raise InputError(_("No fixed volume is given. Give one, or onto='mean', or onto= the number of a frame."))
         return fixedNode, sequences.FIXED, -1
     if fixedNode is not None:
-        raise InputError("A fixed volume is given and onto= as well. Leave one of the two out.")
+        raise InputError(_("A fixed volume is given and onto= as well. Leave one of the two out."))
     if onto == sequences.MEAN:
         return None, sequences.MEAN, -1
     if isinstance(onto, bool) or not isinstance(onto, int):
-        raise InputError(f"onto is {onto!r}. Give 'mean' or the number of a frame, from 0.")
+        raise InputError(_("onto is {value}. Give 'mean' or the number of a frame, from 0.").format(value=repr(onto)))
     last = sequence.GetNumberOfDataNodes() - 1
     if not 0 <= onto <= last:
-        raise InputError(f"'{sequence.GetName()}' has the frames 0 to {last}, and {onto} is none of them.")
+        text = _("'{name}' has the frames 0 to {last}, and {number} is none of them.")
+        raise InputError(text.format(name=sequence.GetName(), last=last, number=onto))
     return None, sequences.FRAME, onto

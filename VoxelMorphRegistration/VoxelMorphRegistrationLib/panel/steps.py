@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 import qt
+from slicer.i18n import tr as _
 
 from ..errors import OutputError, VoxelMorphError
 
@@ -49,7 +50,8 @@ class Steps:
         except Exception as error:
             # Told, so that nobody waits for the end.
             self._stopped = True
-            self._failed(OutputError(f"The scene could not be read or written ({type(error).__name__}: {error})."))
+            text = _("The scene could not be read or written ({name}: {error}).")
+            self._failed(OutputError(text.format(name=type(error).__name__, error=error)))
             raise
         else:
             qt.QTimer.singleShot(0, self._run)
