@@ -147,9 +147,10 @@ def test_layers_of_a_segmentation_are_merged_and_their_overlap_is_told(tmp_path)
     found = read_labels(segmentation(tmp_path / "a.seg.nrrd", layers, segments, GRID), "labels")
     assert found.image.array[1, 1, 1] == 2
     assert "overlap in 1 voxels" in found.image.told[0]
-    mask = read_mask(tmp_path / "a.seg.nrrd", "mask").image.array
-    assert mask.dtype == bool
-    assert mask.sum() == 2
+    mask = read_mask(tmp_path / "a.seg.nrrd", "mask").image
+    assert mask.array.dtype == bool
+    assert mask.array.sum() == 2
+    assert not mask.told
 
 
 def test_segments_of_two_files_are_matched_by_name(tmp_path):

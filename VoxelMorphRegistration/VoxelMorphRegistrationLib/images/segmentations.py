@@ -40,7 +40,12 @@ def read_labels(path: str | Path, name: str) -> LabelFile:
 
 def read_mask(path: str | Path, name: str) -> LabelFile:
     """Where an image is not 0, or where any segment of a segmentation is: bool. Raises InputError."""
-    labels = _segmentation(Path(path), name) or LabelFile(read_image(path, name), {})
+    labels = _segmentation(Path(path), name)
+    if labels is None:
+        labels = LabelFile(read_image(path, name), {})
+    else:
+        # Which of several segments has a voxel is no matter here.
+        labels = replace(labels, image=replace(labels.image, told=()))
     return replace(labels, image=inside(labels.image))
 
 
