@@ -4,15 +4,16 @@
 scene, subject hierarchy, sequences with their browsers, segmentations, slice views without windows.
 
 What it shows of what was once missed: where the focus goes when a widget is disabled, how the panel scrolls, how narrow
-it can be, what outlives a change of the scene, colours on dark themes.
+it can be and what is cut then, what outlives a change of the scene, colours on dark themes, which classes of nodes a
+list offers, that a closed question answers with its first choice.
 
 What it cannot show, and is tried in a real Slicer:
 - the mouse in the views: placing and dragging points, playing a sequence (only its frames are set), 3D views;
 - Slicer's own panels: Data (Edit properties, DICOM export), Sequences, Sample Data with its thumbnails, the Extensions
   Manager, the status bar;
-- PythonQt itself: its crashes, threads, what QShortcut and QInputDialog return; ctk's exact sizes, Slicer's
-  style sheets;
-- installing PyTorch, translations as Slicer's tools extract and load them, saving a sequence with its attributes;
+- PythonQt itself: its crashes, threads, what QShortcut returns; ctk's exact sizes, Slicer's style sheets;
+- installing PyTorch, translations as Slicer's tools extract them (that they are found by their context is shown), saving
+  a sequence with its attributes;
 - times: an event loop with nothing else to do is not Slicer's.
 """
 
