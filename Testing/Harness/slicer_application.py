@@ -12,8 +12,8 @@ What it cannot show, and is tried in a real Slicer:
 - Slicer's own panels: Data (Edit properties, DICOM export), Sequences, Sample Data with its thumbnails, the Extensions
   Manager, the status bar;
 - PythonQt itself: its crashes, threads, what QShortcut returns; ctk's exact sizes, Slicer's style sheets;
-- installing PyTorch, translations as Slicer's tools extract them (that they are found by their context is shown), saving
-  a sequence with its attributes;
+- installing PyTorch, translations as Slicer's tools extract them (their contexts are shown), saving a sequence with its
+  attributes;
 - times: an event loop with nothing else to do is not Slicer's.
 """
 
