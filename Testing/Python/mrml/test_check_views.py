@@ -411,6 +411,10 @@ def test_volumes_that_are_not_shown_or_show_nothing_lend_no_window(scene):
     assert not display.show_with_one_window(warped, hidden)
     assert not display.show_with_one_window(other, flat)
     assert other.GetDisplayNode().GetWindow() != 123.0
+    # The file of a loaded scene's volume is gone.
+    flat.SetAndObserveImageData(None)
+    assert not display.show_with_one_window(other, flat)
+    assert not display.show_with_one_window(flat, other)
 
 
 def test_squares_of_a_checkerboard_are_cubes_in_space(scene):

@@ -221,6 +221,23 @@ def test_every_button_works_whatever_node_of_the_result_was_deleted(done, scene,
     assert not ui.checkCollapsibleButton.enabled and not ui.applyCollapsibleButton.enabled
 
 
+@pytest.mark.parametrize("empty", ["fixedVolume", "outputVolume"])
+def test_volume_whose_file_is_gone_ends_in_no_exception_whatever_is_pressed(done, empty):
+    """A loaded scene comes without it."""
+    widget, _ = done
+    ui = widget.ui
+    ui.restoreViewsButton.click()
+    getattr(widget._parameterNode, empty).SetAndObserveImageData(None)
+    for button in (ui.flickerButton, ui.showFadeButton, ui.showCheckerboardButton, ui.showBeforeButton):
+        button.click()
+        ui.restoreViewsButton.click()
+    for button in (ui.showJacobianButton, ui.outlineFixedCheckBox, ui.worstDeterminantButton, ui.restoreViewsButton):
+        button.click()
+    ui.deformationComboBox.setCurrentIndex(1)
+    qt.application.processEvents()
+    assert qt.slot_errors == []
+
+
 def test_scene_closed_while_flickering(done, scene):
     widget, _ = done
     widget.ui.flickerButton.click()

@@ -140,6 +140,9 @@ def show_with_one_window(volume_node, other_node) -> bool:
     """
     ranges = []
     for node in (other_node, volume_node):
+        if node.GetImageData() is None or node.GetImageData().GetPointData().GetScalars() is None:
+            # As a volume of a loaded scene whose file is gone.
+            return False
         array = slicer.util.arrayFromVolume(node)
         if array.ndim != 3:
             return False
