@@ -119,7 +119,7 @@ def _padding(array: np.ndarray, known: np.ndarray | None) -> tuple[list[float], 
             if len(rest) < 2:
                 break
             with np.errstate(over="ignore"):
-                border = _border(array, np.count_nonzero(values == extreme), extreme, rest)
+                border = _border(array, int(np.count_nonzero(values == extreme)), extreme, rest)
                 if border is None and sign > 0 and len(tried) == 1:
                     noisy = few <= extreme + NOISE * abs(extreme)
                     part = float(np.mean(noisy))
