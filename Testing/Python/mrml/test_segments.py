@@ -93,7 +93,7 @@ def test_segmentation_beside_its_volume_is_refused(scene):
     fixed_node, moving_node = cases.make_nodes(scene)
     grid = cases.centred_grid((4, 4, 4), (1, 1, 1), center=(900, 0, 0))
     far = add_layers(scene, [(np.ones(grid.shape, np.uint8), grid)])
-    with pytest.raises(InputError, match="moving labels 'Layers' has no voxel inside its volume"):
+    with pytest.raises(InputError, match="No voxel of the moving labels 'Layers' lies inside its volume"):
         read_inputs(fixed_node, moving_node, moving_labels=far)
 
 

@@ -77,7 +77,7 @@ def carry_segmentation(transform_node, segmentation_node, name: str = ""):
         part = finish(building(carried, matrix_from_vtk(to_ras), table))
         made.update({value: part.GetSegment(label.identity) for value, label in table.items()})
     if not made:
-        raise InputError(f"The {what} has no voxel inside the moving volume: it is empty, or lies elsewhere.")
+        raise InputError(f"No voxel of the {what} lies inside the moving volume: it is empty, or elsewhere.")
     result = slicer.vtkSegmentation()
     result.SetSourceRepresentationName(BINARY)
     result.CopyConversionParameters(part)

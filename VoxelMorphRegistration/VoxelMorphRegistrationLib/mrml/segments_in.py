@@ -73,7 +73,7 @@ def placing(node, grid: Grid, to_world: np.ndarray, name: str) -> Generator[None
     voxels[0] = shared[0] = 0
     if not voxels.any():
         raise InputError(
-            f"The {name} has no voxel inside its volume: it is empty, or lies elsewhere. Check where it is, or leave "
+            f"No voxel of the {name} lies inside its volume: it is empty, or elsewhere. Check where it is, or leave "
             "the choice empty."
         )
     return Placed(array, ids, voxels, shared)
