@@ -169,7 +169,9 @@ def _water(array: np.ndarray) -> np.ndarray | None:
         return None
     values = _few(array)
     rest = values[values != 0].astype(np.float64)
-    if len(values) - len(rest) < WATER_PART * len(values) or np.mean(rest < HU_NEAR_AIR) < WATER_PART:
+    if not len(rest) or len(values) - len(rest) < WATER_PART * len(values):
+        return None
+    if np.mean(rest < HU_NEAR_AIR) < WATER_PART:
         return None
     if np.percentile(rest, LOWEST) < HU_AIR or np.percentile(rest, OTHERS[1]) > HU_HIGHEST:
         return None
