@@ -118,5 +118,5 @@ def _told_as_os_error() -> Iterator[None]:
     """HDF5 has errors of its own for a full disk and damaged files."""
     try:
         yield
-    except (RuntimeError, ValueError, KeyError, zlib.error) as error:
+    except (RuntimeError, ValueError, KeyError) as error:
         raise OSError(errno.EIO, str(error) or type(error).__name__) from error

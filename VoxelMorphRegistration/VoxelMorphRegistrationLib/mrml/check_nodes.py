@@ -11,6 +11,7 @@ import slicer
 from ..errors import InputError
 from .transforms import matrix_from_vtk
 from .view_state import CHECK_ATTRIBUTE, nodes_of, remove_shown
+from .volumes import has_voxels
 
 
 def plain_image(array: np.ndarray):
@@ -55,7 +56,7 @@ def check_volume(like, what: str):
 def need_voxels(*nodes) -> None:
     """Raise InputError for volumes without voxels, as one whose file is gone."""
     for node in nodes:
-        if node.GetImageData() is None or node.GetImageData().GetPointData().GetScalars() is None:
+        if not has_voxels(node):
             raise InputError(f"'{node.GetName()}' has no voxels, so there is nothing to show. Load it again.")
 
 

@@ -16,6 +16,7 @@ import slicer
 from ..errors import InputError
 from .records import recorded
 from .view_state import CHECK_ATTRIBUTE, restore_fill, restore_outline
+from .volumes import has_voxels
 
 if TYPE_CHECKING:
     from .labels import Label
@@ -140,8 +141,7 @@ def show_with_one_window(volume_node, other_node) -> bool:
     """
     ranges = []
     for node in (other_node, volume_node):
-        if node.GetImageData() is None or node.GetImageData().GetPointData().GetScalars() is None:
-            # As a volume of a loaded scene whose file is gone.
+        if not has_voxels(node):
             return False
         array = slicer.util.arrayFromVolume(node)
         if array.ndim != 3:

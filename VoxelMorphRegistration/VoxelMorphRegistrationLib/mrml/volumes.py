@@ -30,12 +30,18 @@ def image_from_node(node, role: str = "volume", replaced=None) -> Image:
     return finish(reading_image(node, role, replaced))
 
 
+def has_voxels(node) -> bool:
+    """Whether a volume holds any: one of a loaded scene whose file is gone does not."""
+    data = node.GetImageData()
+    return data is not None and data.GetPointData().GetScalars() is not None
+
+
 def reading_image(node, role: str = "volume", replaced=None) -> Generator[None, None, Image]:
     """image_from_node in steps."""
     name = named(node, role)
     _refuse_non_volumes(node, name)
     data = node.GetImageData()
-    if data is None or data.GetPointData().GetScalars() is None or min(data.GetDimensions()) < 1:
+    if not has_voxels(node) or min(data.GetDimensions()) < 1:
         raise InputError(f"The {name} is empty: it has no voxels. Load or choose another one.")
     components = data.GetNumberOfScalarComponents()
     if components != 1:
