@@ -20,6 +20,7 @@ from VoxelMorphRegistrationLib.training.networks import network_of
 from VoxelMorphRegistrationLib.training.trainer import CHECKPOINT_NAME, MOST_SKIPPED, Trainer, learning_rate
 
 CPU = torch.device("cpu")
+GRID = {2: (32, 32), 3: (16, 16, 16)}
 
 
 @pytest.mark.parametrize("shape", [[16, 32], [16, 32, 16]])
@@ -61,7 +62,7 @@ def test_sound_bfloat16_passes_its_check_which_leaves_no_trace(supported, shape)
     network = network_of(tiny(shape=shape))
     before = {name: weight.clone() for name, weight in network.state_dict().items()}
     drawn = torch.random.get_rng_state()
-    assert precision.bfloat16_fault(network, CPU) is None
+    assert precision.bfloat16_fault(network, CPU, GRID[network.dimension]) is None
     assert torch.equal(torch.random.get_rng_state(), drawn)
     for name, weight in network.state_dict().items():
         assert torch.equal(weight, before[name]), name
@@ -89,7 +90,7 @@ def test_a_faulty_kernel_is_found(supported, monkeypatch, spoil, words):
         return values
 
     monkeypatch.setattr(precision, "_gradients", gradients)
-    assert words in (precision.bfloat16_fault(network_of(tiny()), CPU) or "")
+    assert words in (precision.bfloat16_fault(network_of(tiny()), CPU, GRID[2]) or "")
 
 
 def test_memory_that_nobody_wrote_shows(supported, monkeypatch):
@@ -120,7 +121,27 @@ def test_memory_that_nobody_wrote_shows(supported, monkeypatch):
     network = network_of(tiny(shape=[16, 16, 16]))
     block = network.up[0]
     monkeypatch.setattr(block, "forward", lambda x: Unwritten.apply(block.conv(x)), raising=True)
-    assert "is not finite" in (precision.bfloat16_fault(network, CPU) or "")
+    assert "is not finite" in (precision.bfloat16_fault(network, CPU, GRID[network.dimension]) or "")
+
+
+def test_bfloat16_is_checked_on_the_grids_of_the_training_only(monkeypatch, supported):
+    """A kernel that is wrong on small grids keeps nobody from training on larger ones."""
+    tried = []
+    sound = precision._gradients
+
+    def gradients(network, images, reduced):
+        tried.append(tuple(images[0].shape[2:]))
+        values = sound(network, images, reduced)
+        if reduced and min(tried[-1]) < 8:
+            next(iter(values.values())).fill_(math.inf)
+        return values
+
+    monkeypatch.setattr(precision, "_gradients", gradients)
+    network = network_of(tiny(shape=[32, 32]))
+    assert network.stride == 4
+    assert precision.bfloat16_fault(network, CPU, (32, 16), (8, 12)) is None
+    assert set(tried) == {(8, 12), (20, 16)}
+    assert "is not finite" in (precision.bfloat16_fault(network, CPU, (32, 16), (4, 12)) or "")
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])

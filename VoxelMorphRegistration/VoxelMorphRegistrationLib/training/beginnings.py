@@ -29,6 +29,12 @@ def load_checkpoint(path: Path | str) -> dict:
     return state
 
 
+def final_weights(state: dict) -> dict[str, torch.Tensor]:
+    """What a training has come to: the running mean of its weights where it keeps one, else the weights."""
+    mean = state.get("mean")
+    return mean["weights"] if mean and mean["count"] else state["network"]
+
+
 def is_model_file(path: Path | str) -> bool:
     """Whether the file is a model (TorchScript), and not a checkpoint. False for what is neither, or missing."""
     try:

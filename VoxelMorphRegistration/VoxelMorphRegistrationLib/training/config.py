@@ -94,13 +94,15 @@ class LossSection:
 class OptimiserSection:
     """[optimiser]: Adam, gradients cut to `gradient_norm`.
 
-    The rate rises over `warm_steps`, stays, and falls to zero over the last `decay_steps`.
+    The rate rises over `warm_steps`, stays, and falls to zero over the last `decay_steps`. Validation and export take
+    the mean of the weights over about the last `average_steps` steps; with 0, the weights of the last step.
     """
 
     learning_rate: float = 1e-3
     gradient_norm: float = 1.0
     warm_steps: int = 200
     decay_steps: int = 2000
+    average_steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -184,8 +186,9 @@ class TrainingConfig:
             )
         if not min(self.optimiser.learning_rate, self.optimiser.gradient_norm) > 0:
             raise SettingsError("optimiser.learning_rate and optimiser.gradient_norm must be positive.")
-        if min(self.optimiser.warm_steps, self.optimiser.decay_steps) < 0:
-            raise SettingsError("optimiser.warm_steps and optimiser.decay_steps must not be negative.")
+        lengths = (self.optimiser.warm_steps, self.optimiser.decay_steps, self.optimiser.average_steps)
+        if min(lengths) < 0:
+            raise SettingsError("optimiser.warm_steps, decay_steps and average_steps must not be negative.")
         loss = self.loss
         weights = (loss.similarity_weight, loss.dice, loss.smoothness, loss.displacement, loss.landmarks, loss.heatmap)
         if min(weights) < 0:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import InputError
 from ..networks.card import ModelCard
 from ..networks.model import save_model
-from .beginnings import load_checkpoint
+from .beginnings import final_weights, load_checkpoint
 from .config import TrainingConfig, config_from_dict
 from .networks import network_of, unet_of, whole_of
 from .shapes import ShapeSource
@@ -35,7 +35,7 @@ def export_checkpoint(checkpoint: Path | str, output: Path | str, facts: dict | 
     state = load_checkpoint(checkpoint)
     config = config_from_dict(state["config"])
     network = network_of(config)
-    network.load_state_dict(state["network"])
+    network.load_state_dict(final_weights(state))
     voxels = 1
     for size in config.shape:
         voxels *= size

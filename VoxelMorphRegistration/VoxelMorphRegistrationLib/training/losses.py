@@ -172,3 +172,12 @@ def displacement_at(displacement: torch.Tensor, points: torch.Tensor) -> torch.T
     dims = displacement.dim() - 2
     positions = points.flip(-1).reshape(*points.shape[:2], *[1] * (dims - 1), dims)
     return sampling.sample(displacement, positions).flatten(2).transpose(1, 2)
+
+
+def similarity(kind: str, warped: torch.Tensor, fixed: torch.Tensor, window: int) -> torch.Tensor:
+    """The similarity of [loss], smaller is better."""
+    if kind == "mse":
+        return mean_squared_error(warped, fixed)
+    if kind == "ncc":
+        return local_ncc(warped, fixed, window)
+    return structural_similarity(warped, fixed, window)

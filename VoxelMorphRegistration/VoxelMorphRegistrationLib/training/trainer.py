@@ -20,7 +20,8 @@ from ..fields.folding import voxel_determinant
 from ..images.sampling import compose, integrate, warp
 from ..networks.heatmaps import KeypointNetwork
 from . import keypoints, losses
-from .beginnings import CHECKPOINT_FORMAT, is_model_file, load_checkpoint, model_weights
+from .averaging import RunningMean
+from .beginnings import CHECKPOINT_FORMAT, final_weights, is_model_file, load_checkpoint, model_weights
 from .config import TrainingConfig, config_from_dict
 from .curves import Curves
 from .networks import initialise, layout_of, network_of, unet_of, whole_of
@@ -103,7 +104,10 @@ class Trainer:
         self.model = whole_of(config, self.network)
         self.rank, self.ranks = distributed_place()
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=config.optimiser.learning_rate)
-        fault = bfloat16_fault(unet_of(self.network), self.device) if config.precision == "bfloat16" else None
+        self.mean = RunningMean(self.network, config.optimiser.average_steps)
+        fault = None
+        if config.precision == "bfloat16":
+            fault = bfloat16_fault(unet_of(self.network), self.device, config.shape, config.smallest)
         self.precision = "float32" if fault else config.precision
         self._alone: torch.nn.Module = self.model
         if isinstance(self.network, KeypointNetwork):
@@ -188,6 +192,7 @@ class Trainer:
             (total / config.batch).backward()
         if finite and self._clipped():
             self.optimiser.step()
+            self.mean.add()
             self._skipped_in_a_row = 0
         else:
             self.skipped += 1
@@ -248,7 +253,7 @@ class Trainer:
         terms = {"smoothness": penalty(velocity if weights.penalised == "velocity" else displacement)}
         if weights.similarity != "none":
             warped = warp(pair.moving, self._at_full(displacement, pair))
-            terms["similarity"] = similarity_loss(weights.similarity, warped, pair.fixed, weights.window)
+            terms["similarity"] = losses.similarity(weights.similarity, warped, pair.fixed, weights.window)
         if weights.dice and pair.fixed_labels is not None and pair.moving_labels is not None:
             terms["dice"] = losses.soft_dice(warp(pair.moving_labels, half), pair.fixed_labels)
         if weights.displacement and pair.displacement is not None:
@@ -308,7 +313,11 @@ class Trainer:
         return doubled(displacement, tuple(pair.fixed.shape[2:]))
 
     def validate(self) -> Validation:
-        """Look at the held-out pairs, after all passes; the same ones every time."""
+        """Look at the held-out pairs, after all passes; the same ones every time. With the mean weights, if any."""
+        with self.mean.in_place():
+            return self._validation()
+
+    def _validation(self) -> Validation:
         rows = []
         for number in range(self.config.validation.pairs):
             pair = self.source.pair(VALIDATION_STREAM, number, self.device)
@@ -347,6 +356,7 @@ class Trainer:
             "seconds": self.seconds,
             "facts": self.facts(),
             "network": self.network.state_dict(),
+            "mean": self.mean.state(),
             "optimiser": self.optimiser.state_dict(),
         }
         partial = path.with_suffix(".part")
@@ -374,6 +384,7 @@ class Trainer:
             raise InputError(f"The configuration has another network than the checkpoint {path}.")
         trainer.network.load_state_dict(state["network"])
         trainer.optimiser.load_state_dict(state["optimiser"])
+        trainer.mean.load(state.get("mean"))
         trainer.step, trainer.seconds = state["step"], state["seconds"]
         trainer.skipped = state.get("facts", {}).get("skipped_steps", 0)
         return trainer
@@ -384,7 +395,7 @@ class Trainer:
             weights = model_weights(path)
         else:
             state = load_checkpoint(path)
-            weights = state["network"]
+            weights = final_weights(state)
             if layout_of(config_from_dict(state["config"])) != layout_of(self.config):
                 raise InputError(f"The configuration has another network than the checkpoint {path}.")
         expected = self.network.state_dict()
@@ -439,15 +450,6 @@ def _device_name(device: torch.device, ranks: int) -> str:
         return f"{ranks} x {torch.cuda.get_device_name(device)}"
     threads = torch.get_num_threads() * ranks
     return f"{device.type.upper()}, {threads} thread{'s' if threads > 1 else ''}"
-
-
-def similarity_loss(kind: str, warped: torch.Tensor, fixed: torch.Tensor, window: int) -> torch.Tensor:
-    """The similarity of [loss], smaller is better."""
-    if kind == "mse":
-        return losses.mean_squared_error(warped, fixed)
-    if kind == "ncc":
-        return losses.local_ncc(warped, fixed, window)
-    return losses.structural_similarity(warped, fixed, window)
 
 
 def _quality(pair: TrainingPair, half: torch.Tensor, full: torch.Tensor) -> dict[str, float]:
