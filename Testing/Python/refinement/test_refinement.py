@@ -15,7 +15,7 @@ from VoxelMorphRegistrationLib.images.image import Image
 from VoxelMorphRegistrationLib.refinement.levels import REAL_DETAIL, Level, Options, Stage
 from VoxelMorphRegistrationLib.refinement.pair import Pair, memory_bytes
 from VoxelMorphRegistrationLib.refinement.problem import Problem
-from VoxelMorphRegistrationLib.refinement.refine import _unfolded, refine
+from VoxelMorphRegistrationLib.refinement.refine import refine
 from VoxelMorphRegistrationLib.registration.register import register
 from VoxelMorphRegistrationLib.registration.settings import Settings
 
@@ -275,17 +275,6 @@ def test_memory_grows_with_the_labels_that_guide():
     more = memory_bytes(replace(pair, labels=tuple(values))) - memory_bytes(pair)
     # Two float32 volumes of the larger map for each channel.
     assert count > 1 and more == 8 * count * moving.array.size
-
-
-def test_folds_are_smoothed_away():
-    grid = make_grid((32, 32, 32))
-    u = np.zeros((*grid.shape, 3), np.float32)
-    u[10:14, 10:14, 10:14, 0] = 6.0
-    image = textured(grid)
-    problem = level_of(image, image, grid)
-    flow = problem.flow_of(DisplacementField(u, grid))
-    assert problem.field_of(flow).folded_corners().any()
-    assert not problem.field_of(_unfolded(problem, flow)).folded_corners().any()
 
 
 @pytest.mark.parametrize(("similarity", "ratio"), [("lncc", 1), ("lncc", 2), ("mi", 1), ("mi", 2), ("mse", 1)])

@@ -29,9 +29,9 @@ import numpy as np
 import torch
 
 from ..fields.displacement import DisplacementField
-from ..fields.folding import POSSIBLE, change_of_pieces, folded_voxels
+from ..fields.folding import POSSIBLE, change_of_pieces
+from ..fields.unfolding import unfolded
 from ..images import sampling
-from ..images.boxes import box_sum
 from ..images.grid import working_grid
 from ..images.slabs import Box, boxes_of, each, grown, within
 from ..images.smoothing import Smoother
@@ -42,10 +42,6 @@ from .problem import Problem
 if TYPE_CHECKING:
     from .levels import Options
     from .pair import Pair
-
-
-# Part of all voxels up to which folds are looked for voxel by voxel.
-MUCH = 0.1
 
 
 class Enough(Exception):
@@ -124,7 +120,7 @@ def refine(
         if stopped:
             # Whether a trial is worth it is known at its end only.
             if stage.kind != "trial":
-                field = problem.field_of(_unfolded(problem, flow))
+                field = problem.field_of(unfolded(flow))
             scores = scores or problem
             break
         if least:
@@ -138,7 +134,7 @@ def refine(
                 detailed = worth and _possible(pair, problem.field_of(flow))
                 if not detailed:
                     continue
-        field = problem.field_of(_unfolded(problem, flow))
+        field = problem.field_of(unfolded(flow))
         if preview is not None and done < 1.0 and done - shown >= 0.1:
             shown = done
             preview(field)
@@ -223,19 +219,3 @@ def _possible(pair: Pair, field: DisplacementField) -> bool:
     """Whether a field does nothing to pieces of the anatomy that no tissue does."""
     smallest, largest = change_of_pieces(field, pair.mask, pair.fixed.grid)
     return smallest >= POSSIBLE[0] and largest <= POSSIBLE[1]
-
-
-def _unfolded(problem: Problem, flow: torch.Tensor) -> torch.Tensor:
-    """`flow` with its folds, if any, smoothed away where they are."""
-    folded = folded_voxels(flow[0])
-    for _ in range(20):
-        if not folded.any():
-            break
-        spot = torch.from_numpy(folded.astype(np.float32)).reshape(1, 1, *flow.shape[2:]).to(flow.device)
-        sigma = (2.0,) * (flow.dim() - 2)
-        near = (sampling.gaussian_smooth(spot, sigma) * 20).clamp_max(1.0)
-        flow = torch.lerp(flow, sampling.gaussian_smooth(flow, sigma), near)
-        # Elsewhere it is as it was: only what changed and its neighbours are looked at again, unless that is much.
-        changed = box_sum((near[0] > 0).float(), 1)[0] > 0
-        folded = folded_voxels(flow[0], changed if changed.float().mean() < MUCH else None)
-    return flow

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..fields.displacement import DisplacementField
 from ..fields.scattered import fitted
+from ..fields.unfolding import without_folds
 from ..fields.warp import warp_image
 from ..images.grid import Grid
 from ..images.image import Image, resample, smoothed
@@ -30,9 +31,10 @@ def deform(
     precision: str,
     run: Run,
     start: DisplacementField | None = None,
-) -> tuple[DisplacementField, Model]:
-    """The composed field of the passes, one on each of `grids`, and the network that made it (on the CPU, where the GPU
-    ran out of memory). matrix: A (4, 4), fixed to moving RAS mm. start: the field that the first pass goes on from.
+) -> tuple[DisplacementField, Model, int]:
+    """The composed field of the passes, one on each of `grids`, the network that made it (on the CPU, where the GPU
+    ran out of memory), and in how many voxels it folded: these are smoothed. matrix: A (4, 4), fixed to moving RAS mm.
+    start: the field that the first pass goes on from; its own folds stay.
     """
     fixed, moving = inputs.fixed, inputs.moving
     window = [intensity_scale(image, network.card) for image in (fixed, moving)]
@@ -62,13 +64,16 @@ def deform(
             step = run_network(network, *pair, grid, region)
         total = step if total is None else total.compose(step)
     assert total is not None, "no pass"
-    return total, network
+    folds = 0
+    if start is None:
+        total, folds = without_folds(total)
+    return total, network, folds
 
 
-def facts_of(network: Model, grids: list[Grid]) -> dict:
-    """What the report says of the network that ran."""
+def facts_of(network: Model, grids: list[Grid], folds: int) -> dict:
+    """What the report says of the network that ran. folds: voxels in which it folded, smoothed since."""
     file = network.path.name if network.path else None
-    name = {"name": network.card.name, "file": file, "precision": network.precision}
+    name = {"name": network.card.name, "file": file, "precision": network.precision, "folds_smoothed": folds}
     return {"device": network.device, "model": name, "passes": len(grids), "working_grid": grids[-1].to_json()}
 
 

@@ -36,10 +36,11 @@ class Report:
     `voxel_mm`. volume_change_percent: by how much each structure is larger in the moving image, {label: percent}, from
     the mean determinant of T over the fixed label (the warped one where there is no fixed one). displacement_mm: how
     far the deformable part carries it, {label: {"mean", "p95"}}. covered_percent: the part of the measured region that
-    T carries into the moving image. inverse: if the inverse transform was made, its
-    tolerance at its voxels, and the "mean_mm" and "max_mm" by which T(T^-1(y)) misses y over the measured region,
-    between voxels, too. worst_ras: where, in fixed RAS mm, the smallest "determinant" of the measured region and the
-    largest "landmark" error are. expected_error: of the bound in mm that the true error stays under with 90 %, over the
+    T carries into the moving image. inverse: if the inverse transform was made, its tolerance at its voxels, and the
+    "mean_mm" and "max_mm" by which T(T^-1(y)) misses y over the measured region, between voxels, too. worst_ras: where,
+    in fixed RAS mm, the smallest "determinant" of the measured region and the largest "landmark" error are. model: of
+    the network, its "name", "file" and "precision", and in how many voxels its field folded before these places were
+    smoothed, "folds_smoothed". expected_error: of the bound in mm that the true error stays under with 90 %, over the
     measured region: "median", "p90" (its own quantiles there), the percent of the region where it is "under_1mm",
     "under_2mm", "under_5mm", of each structure "mean" and "max" ("labels"), and the "effort" it was made with; or None
     where none was made. worst_ras then has "expected_error", where the bound is largest.
