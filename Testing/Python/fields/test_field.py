@@ -362,3 +362,20 @@ def test_field_with_nan_is_refused():
     grid = make_grid((4, 4, 4))
     with pytest.raises(FieldError, match="not finite"):
         DisplacementField(np.full((4, 4, 4, 3), np.nan), grid)
+
+
+@pytest.mark.parametrize(("start", "size"), [((2, 1, 3), (5, 6, 4)), ((-3, 2, -1), (40, 9, 50))])
+def test_a_field_on_the_same_voxels_is_cut_and_its_border_goes_on(start, size, monkeypatch):
+    field = known_field()
+    grid = field.grid.cropped(start, size)
+    found = field.on_grid(grid).displacement_ras
+    np.testing.assert_allclose(found.reshape(-1, 3), field.at(grid.positions().reshape(-1, 3)), atol=1e-4)
+    monkeypatch.setattr(DisplacementField, "_shifted", lambda *_: None)
+    np.testing.assert_allclose(found, field.on_grid(grid).displacement_ras, atol=1e-4)
+
+
+def test_a_field_on_voxels_that_lie_otherwise_is_interpolated():
+    field = known_field()
+    turned = field.grid.transformed(np.diag([1.02, 1.0, 1.0, 1.0]))
+    found = field.on_grid(turned).displacement_ras.reshape(-1, 3)
+    np.testing.assert_allclose(found, field.at(turned.positions().reshape(-1, 3)), atol=1e-3)

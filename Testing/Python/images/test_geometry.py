@@ -281,3 +281,30 @@ def test_a_two_dimensional_file_is_as_thick_as_its_pixels_are_wide():
     image = sitk.Image([4, 5], sitk.sitkFloat32)
     image.SetSpacing((2.0, 4.0))
     assert grid_from_sitk(image).spacing == pytest.approx((2.0, 4.0, 3.0))
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize("turn", [(0, 0, 0), (7, -4, 12)])
+def test_a_part_of_an_image_is_resampled_as_the_whole(smooth, turn, monkeypatch):
+    rng = np.random.default_rng(0)
+    image = Image(rng.random((30, 34, 38)).astype(np.float32), make_grid((38, 34, 30), (1.0, 1.1, 1.2), turn))
+    centre = image.grid.to_ras([20, 15, 12])
+    matrix = np.diag([2.3, 2.1, 2.6, 1.0])
+    matrix[:3, 3] = centre - [7, 4, 3]
+    # Six planes within it, and some that reach beyond it.
+    for start, size in (((0, 0, 0), (6, 4, 3)), ((5, 2, 1), (20, 4, 3))):
+        grid = Grid((3, 4, 6), matrix).cropped(start, size)
+        found = resample(image, grid, None, -1.0, smooth).array
+        with monkeypatch.context() as all_of_it:
+            all_of_it.setattr("VoxelMorphRegistrationLib.images.image._near", lambda image, *_: image)
+            np.testing.assert_allclose(found, resample(image, grid, None, -1.0, smooth).array, atol=1e-4)
+
+
+def test_a_plane_of_a_large_image_needs_no_copy_of_all(monkeypatch):
+    image = Image(np.zeros((60, 50, 40), np.int16), make_grid((40, 50, 60)))
+    plane = image.grid.cropped((0, 0, 30), (40, 50, 1)).transformed(np.diag([1, 1, 1.001, 1]))
+    seen = []
+    copy = np.ascontiguousarray
+    monkeypatch.setattr(np, "ascontiguousarray", lambda array, **how: seen.append(array.size) or copy(array, **how))
+    resample(image, plane)
+    assert seen and max(seen) < image.array.size / 4

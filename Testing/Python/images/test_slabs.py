@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from VoxelMorphRegistrationLib.images import sampling
 from VoxelMorphRegistrationLib.images.boxes import box_sum, gradient, gradient_box, pooled
-from VoxelMorphRegistrationLib.images.slabs import boxes_of, each, rows_of, within
+from VoxelMorphRegistrationLib.images.slabs import FEW_VOXELS, boxes_of, each, rows_of, threads_for, within
 from VoxelMorphRegistrationLib.images.smoothing import Smoother, gaussian_smooth
 
 SHAPES = [(23, 18, 70), (22, 81)]
@@ -214,3 +214,37 @@ def test_boxes_hold_all_that_is_near_and_little_else():
     assert boxes_of(far.shape, far.device, far < 0, 6) == []
     whole = boxes_of((8, 9), torch.device("cpu"))
     assert whole == [(slice(0, 8), slice(0, 9))]
+
+
+def test_an_error_in_a_slab_ends_the_others(threads):
+    threads(2)
+    done = []
+
+    def work(number):
+        if number == 0:
+            raise ValueError("of the first")
+        done.append(number)
+        threading.Event().wait(0.01)
+
+    with pytest.raises(ValueError, match="of the first"):
+        each(work, range(100))
+    assert len(done) < 90
+
+
+def test_few_voxels_are_worked_on_by_one_thread(threads):
+    threads(2)
+    with threads_for(FEW_VOXELS - 1):
+        assert torch.get_num_threads() == 1
+    with threads_for(FEW_VOXELS):
+        assert torch.get_num_threads() == 2
+    with pytest.raises(KeyError), threads_for(1):
+        raise KeyError
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("size", range(3, 60))
+def test_few_slabs_are_an_even_number_and_cover_all(size):
+    slabs = rows_of((size, 100), torch.device("cpu"), voxels=1000)
+    assert [row for slab in slabs for row in range(slab.start, slab.stop)] == list(range(size))
+    # Slabs of equal length may need one less.
+    assert len(slabs) == 1 or len(slabs) % 2 == 0 or size % len(slabs) == 0

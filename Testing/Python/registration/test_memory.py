@@ -64,3 +64,13 @@ def test_an_error_within_passes_through_and_ends_it():
     with pytest.raises(KeyError), memory.kept():
         raise KeyError
     assert memory._users == 0
+
+
+def test_what_a_stage_freed_is_given_back_where_images_are_large():
+    with memory.kept():
+        before = _resident_megabytes()
+        torch.zeros(256 * MEGABYTE // 4).add_(1.0)
+        memory.give_back(memory.LARGE_VOXELS - 1)
+        assert _resident_megabytes() > before + 128
+        memory.give_back(memory.LARGE_VOXELS)
+        assert _resident_megabytes() < before + 64

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import json
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -144,13 +148,32 @@ def _earlier_settings(folder: str, kind):
     return settings
 
 
+@contextlib.contextmanager
+def _loading() -> Iterator[None]:
+    """Within it another thread loads what registers: PyTorch takes as long as large images do to be read."""
+
+    def load() -> None:
+        # Whoever needs it next is told what is wrong.
+        with contextlib.suppress(Exception):
+            importlib.import_module("..registration.register", __package__)
+
+    thread = threading.Thread(target=load, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
 def _into(place, args: argparse.Namespace, files: PairFiles, settings: Settings, preview):
     """Register, and write the results to the folder that is held."""
     from ..registration.expected import in_words
-    from ..registration.register import register
     from ..results import outputs
 
-    pair = files.read()
+    with _loading():
+        pair = files.read()
+    from ..registration.register import register
+
     expected = in_words(_expected(settings, pair.fixed, pair.extras.get("fixed_mask")))
     print(f"Expected: {expected}.", file=sys.stderr, flush=True)
     with Progress() as progress:

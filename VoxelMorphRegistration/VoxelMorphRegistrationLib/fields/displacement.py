@@ -14,6 +14,9 @@ from .folding import BLOCK_VOXELS, Folding, determinants, folded_corners, linear
 from .inverse import INVERSE_TOLERANCE, LARGEST_PART_WITHOUT_INVERSE, Displaced, inverted
 from .positions import warped_positions
 
+# How far in voxels the voxels of two grids may lie apart and count as the same.
+SAME_LATTICE = 1e-4
+
 
 @dataclass(frozen=True, eq=False)
 class DisplacementField:
@@ -85,6 +88,9 @@ class DisplacementField:
         from ..images import sampling
         from ..images.slabs import each
 
+        shifted = self._shifted(grid)
+        if shifted is not None:
+            return shifted
         out = np.empty((*grid.shape, 3), np.float32)
         read = self._reader(grid)
 
@@ -93,6 +99,21 @@ class DisplacementField:
 
         each(copy, sampling.slabs(grid.shape))
         return DisplacementField(out, grid)
+
+    def _shifted(self, grid: Grid) -> DisplacementField | None:
+        """`on_grid` where the voxels of both grids are the same, cut and continued: many times faster than reading."""
+        to_field = self.grid.ras_to_ijk @ grid.ijk_to_ras
+        start = np.rint(to_field[:3, 3]).astype(int)
+        corner = to_field @ [*(grid.size - 1), 1.0]
+        if max(np.abs(to_field[:3, 3] - start).max(), np.abs(corner[:3] - start - grid.size + 1).max()) > SAME_LATTICE:
+            return None
+        stop = start + grid.size
+        low, high = np.maximum(start, 0), np.minimum(stop, self.grid.size)
+        if np.any(low >= high):
+            return None
+        part = tuple(slice(a, b) for a, b in zip(low[::-1], high[::-1], strict=True))
+        widths = [*zip((low - start)[::-1], (stop - high)[::-1], strict=True), (0, 0)]
+        return DisplacementField(np.pad(self.displacement_ras[part], widths, mode="edge"), grid)
 
     def _reader(self, grid: Grid, to_components: np.ndarray | None = None):
         """A function from a slice of k of `grid` to the field there, a torch tensor (3, k, J, I).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -70,9 +71,11 @@ def resample(
         return Image(
             lattice_copy(image.array, np.rint(to_source).astype(int), grid.shape, background), grid, image.name
         )
+    sigmas = _smoothing(to_source) if smooth else (0.0, 0.0, 0.0)
+    image = _near(image, grid, to_source, sigmas)
+    to_source = image.grid.ras_to_ijk @ matrix @ grid.ijk_to_ras
     source = torch.from_numpy(np.ascontiguousarray(image.array, dtype=np.float32))
     out = np.empty(grid.shape, dtype=np.float32)
-    sigmas = _smoothing(to_source) if smooth else (0.0, 0.0, 0.0)
     straight = None
     # A sum with a weight of zero still sees what is not finite.
     if all(value.isfinite() for value in torch.aminmax(source)):
@@ -97,6 +100,20 @@ def resample(
 
     each(sample, sampling.slabs(grid.shape))
     return Image(out, grid, image.name)
+
+
+def _near(image: Image, grid: Grid, to_source: np.ndarray, sigmas: tuple[float, ...]) -> Image:
+    """The part of the image that `resample` looks at, where that is less than half of it: a plane of a large image
+    needs no copy of all its voxels.
+    """
+    corners = np.array(list(itertools.product(*((0, n - 1) for n in grid.size), (1,)))) @ to_source[:3].T
+    margin = 2 + np.ceil(3 * np.array(sigmas[::-1])).astype(int)
+    low = np.maximum(np.floor(corners.min(0)).astype(int) - margin, 0)
+    high = np.minimum(np.ceil(corners.max(0)).astype(int) + margin + 1, image.grid.size)
+    if np.any(low >= high) or 2 * np.prod(high - low) > image.array.size:
+        return image
+    part = tuple(slice(a, b) for a, b in zip(low[::-1], high[::-1], strict=True))
+    return Image(image.array[part], image.grid.cropped(low, high - low), image.name)
 
 
 def smoothed(image: Image, to_source: np.ndarray) -> Image:

@@ -15,7 +15,7 @@ import struct
 import sys
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -153,10 +153,33 @@ def in_order(function: Callable[[Part], Packed], parts: Iterable[Part]) -> Itera
             yield ahead.popleft().result()
 
 
+def together(tasks: Sequence[Callable[[], object]]) -> None:
+    """Run tasks that do not depend on each other, on all cores: while one computes, others pack, read or write.
+
+    With one core, one after the other. Raises what the first of them raised, when those that run are at their end.
+    """
+    count = min(threads(), len(tasks))
+    if count <= 1:
+        for task in tasks:
+            task()
+        return
+    with ThreadPoolExecutor(count) as pool:
+        running = [pool.submit(task) for task in tasks]
+        try:
+            for future in running:
+                future.result()
+        except BaseException:
+            # Those that run are waited for: what they write is cleared away next.
+            for future in running:
+                future.cancel()
+            raise
+
+
 def threads() -> int:
     """As many as PyTorch uses, where it is loaded, else as OpenMP would."""
     torch = sys.modules.get("torch")
-    if torch is not None:
+    # While it is being loaded by another thread, it has nothing yet.
+    if torch is not None and hasattr(torch, "get_num_threads"):
         return torch.get_num_threads()
     named = os.environ.get("OMP_NUM_THREADS", "")
     return int(named) if named.isdigit() and int(named) > 0 else os.cpu_count() or 1

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from ..images.boxes import box_sum, pooled
+from ..images.slabs import each
 
 # Of the descriptor: radius of the patches, distance of the neighbours, and the smallest noise, a contrast of 0.1 %.
 PATCH_RADIUS, NEIGHBOUR_DISTANCE, SMALLEST_NOISE = 1, 1, 1e-6
@@ -47,14 +48,15 @@ def mind_ssc(volume: torch.Tensor, pool: int = 1, noise: float = SMALLEST_NOISE)
     halo = PATCH_RADIUS + NEIGHBOUR_DISTANCE
     rows = volume.shape[0]
     step = pool * max(1, 24 // pool)
-    parts = []
-    for start in range(0, rows, step):
+
+    def described(start: int) -> torch.Tensor:
         stop = min(start + step, rows)
         low, high = max(start - halo, 0), min(stop + halo, rows)
         part = _distances(volume[low:high])[:, start - low : stop - low]
         part = part.div_(part.mean(0).clamp_min_(noise)).neg_().exp_()
-        parts.append(pooled(part, pool))
-    return torch.cat(parts, 1)
+        return pooled(part, pool)
+
+    return torch.cat(each(described, range(0, rows, step)), 1)
 
 
 def _distances(volume: torch.Tensor) -> torch.Tensor:

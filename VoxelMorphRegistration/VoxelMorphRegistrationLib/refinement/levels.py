@@ -24,6 +24,10 @@ class Level:
     steps: int
     detail_steps: int = 0
 
+    def field_voxels(self, region: Grid) -> int:
+        """About how many the field has over a region at the finest spacing."""
+        return region.voxel_count // (self.spacing * self.field_ratio) ** region.dimension
+
 
 PRESETS = {
     "coarse": (Level(4, 1, 40, 20),),

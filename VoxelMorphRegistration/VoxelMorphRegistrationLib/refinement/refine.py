@@ -33,7 +33,7 @@ from ..fields.folding import POSSIBLE, change_of_pieces
 from ..fields.unfolding import unfolded
 from ..images import sampling
 from ..images.grid import working_grid
-from ..images.slabs import Box, boxes_of, each, grown, within
+from ..images.slabs import Box, boxes_of, each, grown, threads_for, within
 from ..images.smoothing import Smoother
 from .levels import stages_of
 from .pair import region_grid, thinned
@@ -99,7 +99,9 @@ def refine(
             made.append(0)
             continue
         share = (1.0 - done) * costs[0] / sum(costs)
-        problem = Problem(seen, region, stage, detailed, options, device, unlike, problem)
+        voxels = stage.level.field_voxels(region)
+        with threads_for(voxels):
+            problem = Problem(seen, region, stage, detailed, options, device, unlike, problem)
         if number == judge:
             scores = problem
         flow = problem.flow_of(field)
@@ -110,9 +112,10 @@ def refine(
         earlier = field
         steps, count = stage.steps(detailed), 0
         try:
-            for made_steps in _descend(problem, flow, steps):
-                count = made_steps
-                progress(done + share * count / steps)
+            with threads_for(voxels):
+                for made_steps in _descend(problem, flow, steps):
+                    count = made_steps
+                    progress(done + share * count / steps)
         except Enough:
             stopped = True
         made.append(count)

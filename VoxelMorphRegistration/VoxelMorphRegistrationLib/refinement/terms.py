@@ -28,6 +28,8 @@ FLAT = 1e-7
 BINS, PARZEN_SIGMA = 32, 1.0
 # Of a slab, of each of the volumes that a correlation looks at together.
 _SLAB_VOXELS = 64_000
+# And of what is pooled, where so small ones leave two threads waiting for each other.
+_POOLED_VOXELS = 250_000
 
 Slope = Callable[[Box], torch.Tensor]
 
@@ -144,7 +146,8 @@ class LocalCorrelation:
                 for n, one in enumerate((part, part * part, part * values[rows])):
                     out[n, blocks] = pooled(one[None], self.block)[0]
 
-        each(of_rows, rows_of(warped.shape, warped.device, self.block, _SLAB_VOXELS))
+        voxels = _SLAB_VOXELS if self.block == 1 else _POOLED_VOXELS
+        each(of_rows, rows_of(warped.shape, warped.device, self.block, voxels))
         return out
 
     def _weights(self, weight: torch.Tensor) -> torch.Tensor:

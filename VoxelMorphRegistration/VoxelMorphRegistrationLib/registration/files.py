@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..images.files import read_image
 from ..images.grid import working_grid
 from ..images.image import Image
 from ..images.labels import on_image
+from ..images.packed import together
 from ..images.segmentations import matched_by_name, read_labels, read_mask
 from ..transforms.reading import Named, read_chain
 
@@ -79,8 +81,18 @@ class PairFiles:
                 "as many of each, in the same order."
             )
         self._check_series()
-        fixed = read_image(self.fixed, "fixed image", self.fixed_series).renamed(self.fixed)
-        moving = read_image(self.moving, "moving image", self.moving_series).renamed(self.moving)
+        images: dict[str, Image] = {}
+
+        def read(side: str, path: str, series: int | str | None) -> None:
+            images[side] = read_image(path, f"{side} image", series).renamed(path)
+
+        together(
+            [
+                partial(read, "fixed", self.fixed, self.fixed_series),
+                partial(read, "moving", self.moving, self.moving_series),
+            ]
+        )
+        fixed, moving = images["fixed"], images["moving"]
         fixed_points, moving_points, told = landmarks.matched(
             landmarks.read_landmarks(self.fixed_points, "fixed landmarks") if self.fixed_points else None,
             landmarks.read_landmarks(self.moving_points, "moving landmarks") if self.moving_points else None,

@@ -118,8 +118,10 @@ def register(
                 facts["model"]["reason"] = reason
         if settings.refinement != "off":
             show_preview(pair, deformation, settings.background, run)
+    largest = max(inputs.fixed.array.size, inputs.moving.array.size)
     if settings.refinement != "off" and not run.stopping:
         with run.stage("refining"):
+            heap.give_back(largest)
             work = with_channels(guided(pair, inputs, settings), inputs, settings, deformation)
             deformation, refined = refine_pair(work, deformation, facts["device"], settings, run, checks)
     if deformation is None:
@@ -127,6 +129,7 @@ def register(
     # Readers of the written field must find it linear up to the outermost fixed voxels.
     deformation = deformation.padded()
     with run.stage("warping"):
+        heap.give_back(largest)
         warped = warp_image(inputs.moving, inputs.fixed.grid, deformation, linear.matrix, settings.background)
         run.report(0.5)
         warped_labels = checks.warped_labels
@@ -143,6 +146,7 @@ def register(
         with run.stage("inverting"):
             backward, accuracy = inverse_of(inputs, deformation, linear.matrix, run.warnings)
     with run.stage("measuring"):
+        heap.give_back(largest)
         found = measured(inputs, linear, deformation, warped_labels, checks.carried, settings, run)
     told: dict = {}
     if doubt is not None:

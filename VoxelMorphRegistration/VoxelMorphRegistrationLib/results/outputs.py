@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from ..fields.files import reads_back, write_field
 from ..images.files import read_image, write_image
 from ..images.image import Image
 from ..images.nifti_space import lost_places
+from ..images.packed import together
 from ..registration.result import Registration
 from .overview import overview
 from .staging import Staging
@@ -153,13 +155,14 @@ def write_registration(
         fields = {name: field for name, field in fields.items() if name in names}
         images = {name: image for name, image in images.items() if name in names}
         try:
-            for name, field in fields.items():
-                write_field(field, stage / name)
-            for name, image in images.items():
-                write_image(image, stage / name)
-            (stage / REPORT).write_text(registration.report.to_json() + "\n", encoding="utf-8")
+            tasks: list[Callable[[], object]] = []
             if OVERVIEW in names:
-                overview(registration, fixed, moving, stage / OVERVIEW, fixed_labels=fixed_labels)
+                picture = stage / OVERVIEW
+                tasks.append(lambda: overview(registration, fixed, moving, picture, fixed_labels=fixed_labels))
+            tasks += [partial(write_field, field, stage / name) for name, field in fields.items()]
+            tasks += [partial(write_image, image, stage / name) for name, image in images.items()]
+            together(tasks)
+            (stage / REPORT).write_text(registration.report.to_json() + "\n", encoding="utf-8")
             for name, content in (more or {}).items():
                 (stage / name).write_bytes(content)
             _verify(fields, images, stage)
@@ -184,10 +187,18 @@ def with_doubts_of_files(registration: Registration) -> Registration:
 
 def rounded_field(field: DisplacementField) -> DisplacementField:
     """The field to a thousandth of a voxel or finer, by a power of two: the rest is noise that does not compress."""
+    from ..images.sampling import slabs
+    from ..images.slabs import each
+
     step = _power(float(np.min(field.grid.spacing[field.grid.size > 1])) / FIELD_PARTS)
     out = np.empty_like(field.displacement_ras)
-    for part, target in zip(field.displacement_ras, out, strict=True):
-        np.multiply(np.rint(part / step), step, out=target)
+
+    def rounded(rows: slice) -> None:
+        # By its inverse, which is a power of two as well: a product is faster than a quotient.
+        part = field.displacement_ras[rows] * (1 / step)
+        np.multiply(np.rint(part, out=part), step, out=out[rows])
+
+    each(rounded, slabs(field.grid.shape))
     return DisplacementField(out, field.grid)
 
 
@@ -219,7 +230,8 @@ def _verify(fields: dict[str, DisplacementField], images: dict[str, Image], stag
     """Read back what holds numbers: a full disk may go unnoticed while writing."""
     checks = [lambda n=n, f=f: reads_back(stage / n, f) for n, f in fields.items()]
     checks += [lambda n=n, i=i: _equal(i.array, read_image(stage / n).array) for n, i in images.items()]
-    for intact in checks:
+
+    def check(intact: Callable[[], bool]) -> None:
         try:
             found = intact()
         except (VoxelMorphError, RuntimeError) as error:
@@ -228,6 +240,8 @@ def _verify(fields: dict[str, DisplacementField], images: dict[str, Image], stag
             ) from error
         if not found:
             raise OutputError(f"A result in {stage.parent.parent} reads back changed: is the disk full or damaged?")
+
+    together([partial(check, intact) for intact in checks])
 
 
 def _equal(expected: np.ndarray, found: np.ndarray) -> bool:
