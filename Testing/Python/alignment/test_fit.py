@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from alignment_cases import axial, motion_of
+from alignment_cases import axial, distance, motion_of
+from VoxelMorphRegistrationLib.alignment import align as aligning
 from VoxelMorphRegistrationLib.alignment.fit import STAGES, Sitk
 from VoxelMorphRegistrationLib.alignment.pair import Pair
 
@@ -28,3 +29,16 @@ def test_a_stage_tells_each_of_its_iterations(work):
     assert work.refined(np.eye(4), "rigid", stage, 0, told.append) is not None
     assert told[:3] == pytest.approx([1 / stage.iterations, 2 / stage.iterations, 3 / stage.iterations])
     assert told == sorted(told) and told[-1] <= 1
+
+
+@pytest.mark.parametrize("clear", [True, False])
+def test_a_quick_alignment_leaves_the_finest_rigid_stage_out_where_edges_are_clear(clear, monkeypatch):
+    motion = motion_of((0, 0, 0.06), (5, -4, 0), (1.03, 0.98, 1))
+    fixed, moving = axial(), axial(motion)
+    monkeypatch.setattr(aligning, "NEAR_EVIDENCE", -1.0 if clear else 1e9)
+    monkeypatch.setattr(aligning, "SURE_EVIDENCE", 1e9)
+    made, refined = [], Sitk.refined
+    monkeypatch.setattr(Sitk, "refined", lambda *args: made.append(args[3]) or refined(*args))
+    found = aligning.align(fixed, moving, "affine", quick=True)
+    assert (STAGES["rigid"][-1] not in made) == clear and STAGES["affine"][-1] in made
+    assert distance(found.matrix, motion) < 2.0

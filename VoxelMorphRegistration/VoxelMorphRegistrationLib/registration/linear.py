@@ -41,6 +41,7 @@ def linear_part(inputs: Inputs, settings: Settings, run: Run) -> Linear:
         fixed_mask=inputs.fixed_mask,
         seed=settings.seed,
         progress=run.report,
+        quick=settings.refinement == "coarse",
     )
     advice = "Check the overlay; if it is wrong, bring the images together by hand and choose alignment 'none'."
     run.warnings.extend(f"{warning} {advice}" for warning in result.warnings)
