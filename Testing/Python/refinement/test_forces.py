@@ -4,6 +4,7 @@ import torch
 
 from VoxelMorphRegistrationLib.images.boxes import box_sum
 from VoxelMorphRegistrationLib.images.boxes import pooled as forces_pooled
+from VoxelMorphRegistrationLib.refinement import descriptors
 from VoxelMorphRegistrationLib.refinement.descriptors import LABEL_CHANNELS, _distances, label_channels, mind_ssc
 from VoxelMorphRegistrationLib.refinement.terms import (
     BINS,
@@ -164,3 +165,12 @@ def test_labels_become_channels_and_many_share_them():
     words = many.reshape(LABEL_CHANNELS, 100)
     between = words.T @ words - torch.eye(100)
     assert float(between.abs().max()) < 0.9
+
+
+@pytest.mark.parametrize("shape", [(50, 30, 16), (30, 52)])
+@pytest.mark.parametrize("pool", [1, 2])
+def test_descriptors_of_tiles_are_those_of_the_whole(shape, pool, monkeypatch):
+    volume = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    tiled = mind_ssc(volume, pool)
+    monkeypatch.setattr(descriptors, "TILE", 64)
+    torch.testing.assert_close(tiled, mind_ssc(volume, pool), atol=1e-6, rtol=0)
