@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,13 +12,13 @@ from known_warps import Case, case
 
 from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
 from VoxelMorphRegistrationLib.images.grid import Grid
+from VoxelMorphRegistrationLib.images.image import resample
 from VoxelMorphRegistrationLib.refinement.choice import choose_similarity
-from VoxelMorphRegistrationLib.refinement.levels import Options
 from VoxelMorphRegistrationLib.refinement.pair import Pair
-from VoxelMorphRegistrationLib.refinement.refine import refine
 from VoxelMorphRegistrationLib.registration.inputs import Inputs, accepted
 from VoxelMorphRegistrationLib.registration.intensity import measured_region
-from VoxelMorphRegistrationLib.registration.refining import pair_of
+from VoxelMorphRegistrationLib.registration.progress import Run
+from VoxelMorphRegistrationLib.registration.refining import checks_of, pair_of, refine_pair
 from VoxelMorphRegistrationLib.registration.settings import Settings
 from VoxelMorphRegistrationLib.trust.quantities import quantities
 from VoxelMorphRegistrationLib.trust.runs import PLANS, Answers, Plan, answers
@@ -47,11 +48,11 @@ class Sample:
     seconds: dict[str, float]
 
 
-def registered(kind: str, number: int, folder: Path) -> Registered:
+def registered(kind: str, number: int, folder: Path, make: Callable[[str, int], Case] = case) -> Registered:
     """From its file, or made and kept there."""
     path = folder / f"{kind}-{number:03d}.npz"
     if not path.exists():
-        found = _made(case(kind, number))
+        found = _made(make(kind, number))
         partial = path.with_suffix(".part.npz")
         np.savez_compressed(partial, **_packed(found))
         partial.rename(path)
@@ -59,14 +60,17 @@ def registered(kind: str, number: int, folder: Path) -> Registered:
         return _unpacked(packed)
 
 
-def sample(kind: str, number: int, folder: Path) -> Sample:
-    """What a case has to say to the fit."""
-    one, done = case(kind, number), registered(kind, number, folder)
+def sample(kind: str, number: int, folder: Path, make: Callable[[str, int], Case] = case) -> Sample:
+    """What a case has to say to the fit. make: the case that belongs to a kind and a number."""
+    one, done = make(kind, number), registered(kind, number, folder, make)
     _, pair = _pair(one)
     values, error = {}, np.zeros(0)
     for effort, plan in PLANS.items():
         seen = quantities(pair, done.found, as_planned(done.answers[effort], plan), done.similarity)
-        chosen = np.flatnonzero(seen.inside)
+        inside = seen.inside
+        if one.known is not None:
+            inside = inside & (resample(one.known, seen.grid, None, 0.0).array > 0.5)
+        chosen = np.flatnonzero(inside)
         if len(chosen) > POINTS:
             chosen = np.sort(np.random.default_rng(5).choice(chosen, POINTS, replace=False))
         values[effort] = seen.values.reshape(-1, seen.values.shape[-1])[chosen]
@@ -91,7 +95,8 @@ def _made(one: Case) -> Registered:
     inputs, pair = _pair(one)
     begun = time.process_time()
     similarity, _ = choose_similarity(pair, None)
-    found = refine(pair, None, Options(one.preset, similarity)).field
+    settings = Settings(refinement=one.preset, similarity=similarity)
+    found, _ = refine_pair(pair, None, "cpu", settings, Run(None), checks_of(inputs, settings))
     seconds = {"registration": time.process_time() - begun}
     region, made = measured_region(inputs.moving, None), {}
     for effort, plan in PLANS.items():

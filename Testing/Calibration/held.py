@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from collect import Sample
-from known_warps import KINDS
 
 from VoxelMorphRegistrationLib.trust import bound
 from VoxelMorphRegistrationLib.trust.quantities import NAMES
@@ -56,7 +55,7 @@ def told(rows: list[Held]) -> list[str]:
         "median bound",
     )
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    kinds = [kind for kind in KINDS if any(row.kind == kind for row in rows)]
+    kinds = list(dict.fromkeys(row.kind for row in rows))
     for kind in [*kinds, "all"]:
         own = [row for row in rows if kind in (row.kind, "all")]
         mean = {

@@ -9,14 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from unlike_people import people_pair
 
 from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
 from VoxelMorphRegistrationLib.images.grid import Grid, working_grid
 from VoxelMorphRegistrationLib.images.image import Image, resample
 from VoxelMorphRegistrationLib.training.shapes import ShapeRecipe, random_pair
 
-# What the fit sees, and what it never sees.
-FITTED = (
+# What the fit sees, and what it never sees. Seeds go by the place in KINDS: new ones are put at its end.
+KINDS = (
     "plain",
     "contrast",
     "noisy",
@@ -30,20 +31,31 @@ FITTED = (
     "preview",
     "mixed",
     "ultrasound",
+    "half",
+    "grown",
+    "strange",
+    "people",
+    "astray",
+    "strangers",
+    "lost",
+    "operated",
 )
-UNSEEN = ("half", "grown", "strange")
-KINDS = (*FITTED, *UNSEEN)
+UNSEEN = ("half", "grown", "strange", "strangers", "lost")
+FITTED = tuple(kind for kind in KINDS if kind not in UNSEEN)
 _RECIPE = ShapeRecipe(related=1.0, noise=(0.0, 0.03), displacement=(0.2, 1.6), labels=(6, 24))
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """fixed and moving, the truth between them (u of moving(x + u(x)) = fixed(x), RAS mm), and the refinement."""
+    """fixed and moving, the truth between them (u of moving(x + u(x)) = fixed(x), RAS mm), the refinement, and where
+    the truth is known (everywhere where None).
+    """
 
     fixed: Image
     moving: Image
     truth: DisplacementField
     preset: str = "default"
+    known: Image | None = None
 
 
 def case(kind: str, number: int) -> Case:
@@ -61,10 +73,19 @@ def case(kind: str, number: int) -> Case:
         recipe = replace(recipe, displacement=(1.6, 4.0), rotation=6.0, translation=4.0)
     if kind == "rough":
         recipe = replace(recipe, displacement=(0.8, 2.0), roughness=(0.3, 0.9))
+    if kind in ("astray", "lost"):
+        # Beyond what a refinement can find: some are found, some fail.
+        recipe = replace(recipe, related=0.5, rotation=25.0, translation=14.0, scaling=0.2)
+    if kind == "lost":
+        recipe = replace(recipe, ultrasound=0.5, noise=(0.0, 0.15))
     if kind == "slice":
         n = int(numbers.integers(48, 97))
         shape = (2 * n, 2 * int(numbers.integers(48, 97)))
-    pair = random_pair(recipe, shape, seed)
+    if kind in ("people", "strangers", "operated"):
+        recipe = replace(recipe, related=0.7)
+        pair = people_pair(recipe, shape, seed)
+    else:
+        pair = random_pair(recipe, shape, seed)
     arrays = [volume[0, 0].numpy() for volume in (pair.fixed, pair.moving)]
     flow = pair.displacement[0].numpy()
     if len(shape) == 2:
@@ -76,10 +97,14 @@ def case(kind: str, number: int) -> Case:
         for array, name in zip(arrays, ("fixed", "moving"), strict=True)
     )
     do = {"resection", "cut", "thick", "unlike"} & {kind}
+    if kind == "operated":
+        do = {"resection" if numbers.random() < 0.5 else "cut"}
     if kind == "mixed":
         do = set(numbers.choice(["resection", "cut", "thick", "unlike"], int(numbers.integers(1, 4)), replace=False))
     if kind == "strange":
         do = {"resection", "unlike", "cut"}
+    if kind == "strangers":
+        do = set(numbers.choice(["resection", "cut", "thick", "unlike"], 2, replace=False))
     if "unlike" in do:
         fixed, moving = (_with_own_structure(image, numbers) for image in (fixed, moving))
     if kind == "grown":

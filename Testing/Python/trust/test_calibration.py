@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,19 +22,21 @@ from VoxelMorphRegistrationLib.trust.quantities import NAMES
 
 
 def made_up(count: int, seed: int) -> list[Sample]:
-    """Cases whose error depends on two quantities of all, with noise, and a little on the case."""
+    """Cases of four kinds, whose error depends on two quantities of a place and on one of the case, with noise."""
     random, samples = np.random.default_rng(seed), []
     for number in range(count):
         values = random.normal(size=(150, len(NAMES))).astype(np.float32)
+        values[:, NAMES.index("unlike_case")] = random.normal()
         depends = 0.8 * values[:, NAMES.index("returned_near")] + 0.6 * np.abs(values[:, NAMES.index("bent")])
+        depends += 1.2 * values[:, NAMES.index("unlike_case")]
         error = np.exp(depends + 0.3 * random.normal(size=150) + 0.1 * random.normal())
-        samples.append(Sample("plain", number, {"quick": values}, error, {}))
+        samples.append(Sample(cases.KINDS[number % 4], number, {"quick": values}, error, {}))
     return samples
 
 
 @pytest.fixture(scope="module")
 def fitted():
-    return fit.fit(made_up(16, 0), "quick")
+    return fit.fit(made_up(64, 0), "quick")[0]
 
 
 def test_fit_holds_on_cases_that_it_has_not_seen(fitted):
@@ -44,7 +47,18 @@ def test_fit_holds_on_cases_that_it_has_not_seen(fitted):
 
 
 def test_fit_counts_the_quantities_that_the_error_depends_on_first(fitted):
-    assert {"returned_near", "bent"} == set(list(fitted[bound.BOUND].knots)[:2])
+    names = list(fitted[bound.BOUND].knots)
+    assert {"returned_near", "bent"} == set(names[:2])
+    assert "unlike_case" in names
+
+
+def test_what_is_told_of_a_kind_left_out_is_by_a_fit_without_it():
+    """One kind has errors ten times as large, and nothing says so."""
+    samples = [replace(one, error=one.error * (10 if one.kind == "plain" else 1)) for one in made_up(32, 0)]
+    _, rows = fit.fit(samples, "quick")
+    assert [(row.kind, row.number) for row in rows] == [(one.kind, one.number) for one in samples]
+    plain = np.mean([row.under_bound for row in rows if row.kind == "plain"])
+    assert plain < np.mean([row.under_bound for row in rows if row.kind != "plain"]) - 20
 
 
 def test_table_is_read_as_it_was_written(fitted, monkeypatch):
@@ -58,7 +72,7 @@ def test_table_is_read_as_it_was_written(fitted, monkeypatch):
     bound.curves.cache_clear()
 
 
-@pytest.mark.parametrize("kind", ["slice", "cut"])
+@pytest.mark.parametrize("kind", ["slice", "cut", "people"])
 def test_the_truth_of_a_case_makes_its_images_alike(kind):
     """Of one contrast: the first number whose copies are."""
     for number in range(6):

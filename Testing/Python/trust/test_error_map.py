@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -15,8 +17,8 @@ from VoxelMorphRegistrationLib.registration.progress import Run
 from VoxelMorphRegistrationLib.registration.settings import Settings
 from VoxelMorphRegistrationLib.trust import bound
 from VoxelMorphRegistrationLib.trust.error_map import ErrorMap, bound_at, error_map
-from VoxelMorphRegistrationLib.trust.quantities import NAMES
-from VoxelMorphRegistrationLib.trust.runs import disturbed, swapped
+from VoxelMorphRegistrationLib.trust.quantities import NAMES, quantities
+from VoxelMorphRegistrationLib.trust.runs import Answers, disturbed, swapped
 
 SHAPE = (1, 72, 80)
 
@@ -51,6 +53,29 @@ def test_where_the_images_show_nothing_the_bound_is_larger(effort):
     found = mapped(pair_of(even=slice(40, 80)), effort).bound.array[0]
     shown, nothing = np.median(found[8:-8, 8:32]), np.median(found[8:-8, 50:72])
     assert nothing > 1.5 * shown
+
+
+def shifted(pair: Pair, voxels: int) -> Pair:
+    """With the moving image moved along i, so that no displacement is wrong by so many voxels."""
+    return replace(pair, moving=pair.moving.with_array(np.roll(pair.moving.array, voxels, 2)))
+
+
+@pytest.mark.parametrize("effort", ["quick", "full"])
+def test_a_registration_that_failed_is_told_so_all_over(effort):
+    right, wrong = (mapped(shifted(pair_of(), voxels), effort).bound.array[0, 12:-12, 16:-16] for voxels in (0, 9))
+    assert np.percentile(wrong, 10) > 2 * np.median(right)
+
+
+def test_where_the_image_would_fit_better_tells_how_far_off_it_is():
+    """And beside its place it fits worse, where it lies right."""
+    found = {}
+    for voxels in (0, 1, 3):
+        pair = shifted(pair_of(), voxels)
+        seen = quantities(pair, DisplacementField.identity(pair.fixed.grid), Answers(None, None, ()), "lncc")
+        inner = seen.values[0, 4:-4, 4:-4]
+        found[voxels] = {name: np.median(inner[..., NAMES.index(name)]) for name in ("off1_near", "gain1_near")}
+    assert np.exp(found[0]["off1_near"]) + 0.3 < np.exp(found[1]["off1_near"]) < 2
+    assert found[0]["gain1_near"] > found[1]["gain1_near"] > found[3]["gain1_near"]
 
 
 def test_the_bound_has_the_unit_of_the_images():

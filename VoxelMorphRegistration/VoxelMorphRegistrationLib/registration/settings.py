@@ -37,7 +37,7 @@ class Settings:
     alignment's sampling. background: value outside the moving image (None: its minimum). label_interpolation:
     nearest or linear. jacobian: "total" (as the written transform) or "deformable" (without the linear part).
     expected_error: the map of the error that is expected: off, quick (a small part of the registration's time), full
-    (up to as long again) or auto (off: it was checked on known warps only, see docs/expected-error.md).
+    (up to as long again) or auto (off: docs/expected-error.md says how far it holds).
     jacobian_grid: "field" (on the voxels of the displacement where they are larger than those of the fixed image) or
     "fixed" (on those of the fixed image).
     """

@@ -20,7 +20,7 @@ EFFORTS = ("quick", "full")
 # A pair needs this many voxels of the working grid along every axis: the ensemble sees it four times coarser.
 SMALLEST_SIZE = 24
 # Nothing above this part of the mean extent is told apart: then it is lost anyway.
-LARGEST_PART = 0.25
+LARGEST_PART = 0.5
 
 
 @dataclass(frozen=True, eq=False)

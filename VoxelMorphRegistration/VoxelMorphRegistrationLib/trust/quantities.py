@@ -14,6 +14,7 @@ import torch
 
 from ..fields.displacement import DisplacementField
 from ..fields.warp import warp_image
+from ..images.boxes import pooled
 from ..images.grid import Grid, working_grid
 from ..images.image import Image, resample
 from ..images.sampling import gaussian_smooth
@@ -32,12 +33,21 @@ NEAR, AROUND = 1.5, 4.0
 POOLED, POOLED_AROUND = 0.7, 2.5
 # Distances to an edge count up to this many voxels of the working grid.
 FAR = 16.0
-# Below these, nothing is told apart: lengths in voxels, variances of values in [0, 1].
-SHORT, FLAT = 0.03, 1e-6
+# Below these, nothing is told apart: lengths in voxels, variances of values in [0, 1], of descriptors their differences
+# and how far their best match lies off, in voxels.
+SHORT, FLAT, ALIKE, OFF = 0.03, 1e-6, 2e-3, 0.05
 
-ENSEMBLE = ("back", "other", "returned", "apart")
+# Each of the ensemble, how far two disturbed starts end apart, and how far all lie from the one in question.
+ENSEMBLE = ("back", "other", "returned", "apart", "spread")
+# How far the moving image is moved on to see whether it fits better there, in voxels of the images that are looked at:
+# how much worse it is there, and where the parabola through both sides has its lowest point.
+SHIFTS, PROFILE = (1, 4), ("gain", "off")
 NAMES = (
     *(f"{name}_{where}" for name in ENSEMBLE for where in ("near", "around", "case")),
+    *(f"{name}{step}_{where}" for step in SHIFTS for name in PROFILE for where in ("near", "around", "case")),
+    "rough_case",
+    "bent_case",
+    "displaced_case",
     "weak_edge_near",
     "strong_edge_near",
     "weak_edge_around",
@@ -88,10 +98,14 @@ def quantities(pair: Pair, found: DisplacementField, answers: Answers, similarit
     images = _Seen(pair, found, seen, unit)
     on_map = {name: resample(Image(array, seen), grid).array for name, array in images.parts().items()}
     parts.update(on_map)
-    for name in ("unexplained", "unlike"):
+    profile, pooled_grid = images.profile()
+    parts.update({name: resample(Image(array, pooled_grid), grid).array for name, array in profile.items()})
+    for name in ("unexplained", "unlike", *(f"{name}{step}" for step in SHIFTS for name in PROFILE)):
         parts[f"{name}_case"] = np.full(grid.shape, np.median(parts[f"{name}_near"][inside]))
     parts.update(_edges(pair, found, grid, unit))
     parts.update(_shape(found, grid, unit))
+    for name in ("rough", "bent", "displaced"):
+        parts[f"{name}_case"] = np.full(grid.shape, np.median(parts[name][inside]))
     parts["descriptors"] = np.full(grid.shape, float(similarity == "mind"))
     parts["flat"] = np.full(grid.shape, float(grid.dimension == 2))
     values = np.stack([np.broadcast_to(parts[name], grid.shape) for name in NAMES], -1).astype(np.float32)
@@ -121,20 +135,26 @@ def _smooth(array: np.ndarray, sigma: float) -> np.ndarray:
 def _apart(pair: Pair, found: DisplacementField, answers: Answers, grid: Grid) -> dict[str, np.ndarray]:
     """How far the other answers lie from the one in question, in mm of the fixed image, (K, J, I)."""
     own, result = found.on_grid(grid).displacement_ras, {}
+    ways = []
     if answers.back is not None:
         x = grid.positions()
         there = (x + own).reshape(-1, 3) @ pair.matrix[:3, :3].T + pair.matrix[:3, 3]
         back = np.linalg.inv(pair.matrix)
         home = answers.back.transform_points(there) @ back[:3, :3].T + back[:3, 3]
         result["back"] = np.linalg.norm(home.reshape(x.shape) - x, axis=-1)
+        ways.append(result["back"])
     if answers.other is not None:
         result["other"] = np.linalg.norm(answers.other.on_grid(grid).displacement_ras - own, axis=-1)
+        ways.append(result["other"])
     ends = [one.on_grid(grid).displacement_ras for one in answers.returned]
     if ends:
         returned = [np.linalg.norm(end - own, axis=-1) for end in ends]
         result["returned"] = np.sqrt(np.mean(np.square(returned), axis=0))
     if len(ends) > 1:
         result["apart"] = np.linalg.norm(ends[0] - ends[1], axis=-1) / np.sqrt(2.0)
+        ways.append(np.linalg.norm(sum(ends) / len(ends) - own, axis=-1))
+    if ways:
+        result["spread"] = np.sqrt(np.mean(np.square(ways), axis=0))
     return result
 
 
@@ -151,6 +171,10 @@ class _Seen:
         warped = warp_image(moving, grid, found, None, np.nan).array
         known = np.isfinite(fixed) & np.isfinite(warped)
         self.known = known.astype(np.float32)
+        self.grid = grid
+        # The axis of a slice, or none.
+        self.flat = tuple(axis for axis, n in enumerate(grid.shape) if n == 1)
+        self._descriptors: tuple[torch.Tensor, ...] | None = None
         self.fixed, self.warped = (
             np.clip(np.where(known, (values - low) * scale, 0.0), 0, 1).astype(np.float32)
             for values, (low, scale) in zip((fixed, warped), windows, strict=True)
@@ -189,13 +213,58 @@ class _Seen:
                 result[f"{name}_edge_{where}"] = 0.5 * np.log((unexplained + FLAT) / (value + FLAT))
         return result
 
+    def _described(self) -> tuple[torch.Tensor, ...]:
+        """Descriptors (C, *S) of both images, without the axis of a slice."""
+        if self._descriptors is None:
+            volumes = [torch.from_numpy(a.squeeze(self.flat)) for a in (self.fixed, self.warped)]
+            noise = descriptor_noise(*volumes)
+            self._descriptors = tuple(mind_ssc(volume, noise=noise) for volume in volumes)
+        return self._descriptors
+
     def _unlike(self) -> np.ndarray:
-        flat = next((axis for axis, n in enumerate(self.fixed.shape) if n == 1), None)
-        volumes = [torch.from_numpy(a if flat is None else a.squeeze(flat)) for a in (self.fixed, self.warped)]
-        noise = descriptor_noise(*volumes)
-        first, second = (mind_ssc(volume, noise=noise) for volume in volumes)
-        found = (first - second).square_().mean(0).numpy()
-        return (found if flat is None else np.expand_dims(found, flat)) * self.known
+        first, second = self._described()
+        return np.expand_dims((first - second).square_().mean(0).numpy(), self.flat) * self.known
+
+    def profile(self) -> tuple[dict[str, np.ndarray], Grid]:
+        """How the difference of the descriptors changes where the moving image is moved on, and the grid of that, of
+        twice the spacing."""
+        first, second = self._described()
+        known = torch.from_numpy(self.known.squeeze(self.flat))
+        dims = first.dim() - 1
+
+        def windows(values: torch.Tensor) -> list[torch.Tensor]:
+            halved = pooled(values[None], 2)[None]
+            return [gaussian_smooth(halved, (sigma / 2,) * dims)[0, 0] for sigma in (NEAR, AROUND)]
+
+        weights = [weight + 1e-3 for weight in windows(known)]
+
+        def differences(shift: list[int]) -> list[torch.Tensor]:
+            """Near and around."""
+            moved = torch.roll(second, [-n for n in shift], list(range(1, dims + 1)))
+            found = windows((first - moved).square_().mean(0).mul_(known))
+            return [value / weight + ALIKE for value, weight in zip(found, weights, strict=True)]
+
+        here, out = differences([0] * dims), {}
+        for step in SHIFTS:
+            ends = [[differences(_along(axis, sign * step, dims)) for axis in range(dims)] for sign in (-1, 1)]
+            for n, where in enumerate(("near", "around")):
+                low, high = (torch.stack([one[n] for one in side]) for side in ends)
+                rise = (low + high) / 2 - here[n]
+                out[f"gain{step}_{where}"] = torch.log1p(rise.mean(0) / here[n])
+                # Half the difference over the curvature; where that is small, the place of the best match is open.
+                curved = (2 * rise).clamp_min_(0) + 0.1 * here[n]
+                reach = step * SEEN
+                off = (0.5 * reach * (low - high) / curved).clamp_(-reach, reach)
+                out[f"off{step}_{where}"] = torch.log(off.norm(dim=0) + OFF)
+        matrix, double = self.grid.ijk_to_ras.copy(), np.where(self.grid.size > 1, 2.0, 1.0)
+        matrix[:3, 3] = self.grid.to_ras((double - 1) / 2)
+        matrix[:3, :3] *= double
+        arrays = {name: np.expand_dims(values.numpy(), self.flat) for name, values in out.items()}
+        return arrays, Grid(next(iter(arrays.values())).shape, matrix)
+
+
+def _along(axis: int, step: int, dims: int) -> list[int]:
+    return [step if n == axis else 0 for n in range(dims)]
 
 
 def _noise(values: np.ndarray) -> float:
