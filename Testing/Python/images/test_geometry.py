@@ -7,7 +7,7 @@ from grids import KINDS, make_grid, rotation, smooth_function, smooth_image
 from VoxelMorphRegistrationLib.errors import InputError, OutputError
 from VoxelMorphRegistrationLib.images import sampling
 from VoxelMorphRegistrationLib.images.files import from_sitk, grid_from_sitk, read_image, to_sitk, write_image
-from VoxelMorphRegistrationLib.images.grid import Grid, orthogonalised, reoriented, working_grid
+from VoxelMorphRegistrationLib.images.grid import Grid, orthogonalised, reoriented, some_voxels, working_grid
 from VoxelMorphRegistrationLib.images.image import Image, resample
 
 
@@ -308,3 +308,11 @@ def test_a_plane_of_a_large_image_needs_no_copy_of_all(monkeypatch):
     monkeypatch.setattr(np, "ascontiguousarray", lambda array, **how: seen.append(array.size) or copy(array, **how))
     resample(image, plane)
     assert seen and max(seen) < image.array.size / 4
+
+
+@pytest.mark.parametrize("count", [7, 50, 10_000])
+def test_some_voxels_are_taken_evenly(count):
+    mask = np.random.default_rng(0).random((9, 8, 7)) > 0.6
+    places = np.argwhere(mask)
+    np.testing.assert_array_equal(some_voxels(mask, count), places[:: max(1, len(places) // count)])
+    assert some_voxels(np.zeros((3, 4, 5), bool), count).shape == (0, 3)

@@ -269,6 +269,21 @@ def rotation(angles: np.ndarray) -> np.ndarray:
     return result
 
 
+def some_voxels(mask: np.ndarray, count: int) -> np.ndarray:
+    """(N, 3), k, j, i: voxels of a mask (K, J, I), evenly taken, `count` or fewer than twice as many where it has them.
+
+    Plane by plane: of a large mask, the places of all voxels take more memory than an image.
+    """
+    step = max(1, int(np.count_nonzero(mask)) // count)
+    found, seen = [np.zeros((0, 3), np.intp)], 0
+    for k, plane in enumerate(mask):
+        inside = np.flatnonzero(plane)
+        taken = inside[-seen % step :: step]
+        seen += inside.size
+        found.append(np.stack([np.full(taken.size, k), *np.unravel_index(taken, plane.shape)], -1))
+    return np.concatenate(found)
+
+
 def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
     """The smallest box of slices that holds all True voxels of a mask (K, J, I) with at least one."""
     ranges = (np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3))

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..fields.folding import change_of_pieces, linear_determinant
 from ..fields.warp import warp_image
-from ..images.grid import Grid
+from ..images.grid import Grid, some_voxels
 from ..images.image import Image, resample
 from . import evaluation
 
@@ -210,9 +210,7 @@ def _landmark_errors(fixed_points, moving_points, linear, deformation) -> dict |
 
 def carried(fixed: Grid, mask: np.ndarray, matrix: np.ndarray, deformation) -> np.ndarray:
     """T(x), (N, 3) in RAS mm, of some 20,000 voxels x of the measured region."""
-    chosen = np.flatnonzero(mask)
-    chosen = chosen[:: max(1, chosen.size // 20_000)]
-    kji = np.stack(np.unravel_index(chosen, fixed.shape), -1)
+    kji = some_voxels(mask, 20_000)
     points = deformation.transform_points(fixed.to_ras(kji[:, ::-1]))
     return points @ matrix[:3, :3].T + matrix[:3, 3]
 

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 
 from ..fields.displacement import DisplacementField, grid_over
-from ..images.grid import Grid, check_matrix, working_grid
+from ..images.grid import Grid, check_matrix, some_voxels, working_grid
 
 # (4, 4), or the displacement S(x) - x of any transform S; fixed to moving, RAS mm.
 Initial: TypeAlias = np.ndarray | DisplacementField
@@ -26,9 +26,7 @@ def start_matrix(initial: Initial | None, fixed: Grid, region: np.ndarray) -> np
         return None
     if not isinstance(initial, DisplacementField):
         return check_matrix(initial, "initial transform")
-    chosen = np.flatnonzero(region)
-    chosen = chosen[:: max(1, chosen.size // _POINTS)]
-    kji = np.stack(np.unravel_index(chosen, fixed.shape), -1)
+    kji = some_voxels(region, _POINTS)
     points = fixed.to_ras(kji[:, ::-1])
     moved = initial.transform_points(points)
     if fixed.flat_axis is not None:

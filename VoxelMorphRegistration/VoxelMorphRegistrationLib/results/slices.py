@@ -10,7 +10,7 @@ import numpy as np
 
 from ..fields.warp import warp_image
 from ..images.grid import Grid, reoriented
-from ..images.image import Image
+from ..images.image import Image, resample
 
 if TYPE_CHECKING:
     from ..registration.result import Registration
@@ -150,11 +150,9 @@ def contents(registration: Registration, fixed: Image, moving: Image, fixed_labe
     foreground = _foreground(volume)
     background = registration.report.settings.get("background")
     background = float(moving.array.min()) if background is None else background
-    # Converted here, warp_image need not do it for every plane.
-    moving = moving.with_array(np.ascontiguousarray(moving.array, dtype=np.float32))
     rows = []
     for plane in _slices(page, foreground):
-        linear = warp_image(moving, plane.grid, None, registration.linear, background).array.squeeze(plane.across)
+        linear = resample(moving, plane.grid, registration.linear, background).array.squeeze(plane.across)
         flow = registration.field.on_grid(plane.grid).to_voxels() * plane.grid.spacing[::-1, None, None, None]
         rows.append(
             Content(
