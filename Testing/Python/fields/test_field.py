@@ -12,6 +12,7 @@ from VoxelMorphRegistrationLib.fields.inverse import INVERSE_TOLERANCE
 from VoxelMorphRegistrationLib.fields.velocity import integrate_velocity
 from VoxelMorphRegistrationLib.fields.warp import warp_image, warp_labels
 from VoxelMorphRegistrationLib.images.files import set_sitk_geometry, to_sitk
+from VoxelMorphRegistrationLib.images.grid import reoriented
 from VoxelMorphRegistrationLib.images.image import Image
 
 ODD = "oblique, anisotropic, left-handed"
@@ -379,3 +380,13 @@ def test_a_field_on_voxels_that_lie_otherwise_is_interpolated():
     turned = field.grid.transformed(np.diag([1.02, 1.0, 1.0, 1.0]))
     found = field.on_grid(turned).displacement_ras.reshape(-1, 3)
     np.testing.assert_allclose(found, field.at(turned.positions().reshape(-1, 3)), atol=1e-3)
+
+
+@pytest.mark.parametrize("order", ["ARS", "SAR"])
+def test_a_field_on_a_cube_whose_axes_change_places_is_read_along_them(order):
+    grid = make_grid((9, 9, 9))
+    rng = np.random.default_rng(5)
+    field = DisplacementField(rng.normal(size=(9, 9, 9, 3)).astype(np.float32), grid)
+    turned = reoriented(grid, order)
+    found = field.on_grid(turned).displacement_ras.reshape(-1, 3)
+    np.testing.assert_allclose(found, field.at(turned.positions().reshape(-1, 3)), atol=1e-4)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from VoxelMorphRegistrationLib.images import sampling
+from VoxelMorphRegistrationLib.images import slabs as slabs_module
 from VoxelMorphRegistrationLib.images.boxes import box_sum, gradient, gradient_box, pooled
 from VoxelMorphRegistrationLib.images.slabs import FEW_VOXELS, boxes_of, each, rows_of, threads_for, within
 from VoxelMorphRegistrationLib.images.smoothing import Smoother, gaussian_smooth
@@ -228,6 +229,33 @@ def test_an_error_in_a_slab_ends_the_others(threads):
 
     with pytest.raises(ValueError, match="of the first"):
         each(work, range(100))
+    assert len(done) < 90
+
+
+def test_an_interrupted_caller_leaves_no_slabs_behind(threads, monkeypatch):
+    threads(2)
+    done, started = [], []
+
+    class Interrupted:
+        """A pool at whose first task the user interrupts."""
+
+        def submit(self, work):
+            started.append(threading.Thread(target=work))
+            started[-1].start()
+            return self
+
+        def result(self):
+            raise KeyboardInterrupt
+
+    def work(number):
+        done.append(number)
+        threading.Event().wait(0.01)
+
+    monkeypatch.setattr(slabs_module, "_workers", lambda _: Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        each(work, range(100))
+    for thread in started:
+        thread.join()
     assert len(done) < 90
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import apart
 from ..errors import InputError, OutputError
-from ..images.files import grid_from_sitk, set_sitk_geometry
+from ..images.files import ITK_ALONE, grid_from_sitk, set_sitk_geometry
 from ..images.grid import Grid
 from ..images.nifti import DISPLACEMENT_INTENT, NiftiContent, is_nifti_name, read_nifti, write_nifti
 from ..images.places import check_file
@@ -42,7 +42,8 @@ def write_field(field: DisplacementField, path: str | Path) -> None:
             reserve(path, 24 * field.grid.voxel_count)
             vectors = sitk.GetImageFromArray(values.astype(np.float64), isVector=True)
             set_sitk_geometry(vectors, field.grid)
-            sitk.WriteTransform(sitk.DisplacementFieldTransform(vectors), str(path))
+            with ITK_ALONE:
+                sitk.WriteTransform(sitk.DisplacementFieldTransform(vectors), str(path))
             if path.suffix == ".h5":
                 remove_times(path)
             return

@@ -5,6 +5,7 @@ SimpleITK's images are in LPS; their positions are converted to RAS here only.
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,9 @@ from .nifti import SHEARED, NiftiContent, is_nifti_name, read_nifti, write_nifti
 from .packed import DamagedFile
 from .places import check_data_files, check_place
 
+# ITK's libraries for some formats keep what they are at in one place for all: two threads in them crash (HDF5 always,
+# NRRD where files are damaged).
+ITK_ALONE = threading.Lock()
 # What readers of ITK say of files that end early (NRRD raw and packed, MetaImage).
 _EARLY = ("fread got only", "bytes but received", "data not read completely", "not read completely")
 
@@ -120,7 +124,8 @@ def read_image(path: str | Path, name: str | None = None, series: int | str | No
     elif is_nifti_name(path):
         image = _from_nifti(read_nifti(path, label), label)
     else:
-        image = from_sitk(open_image(path, label), label)
+        with ITK_ALONE:
+            image = from_sitk(open_image(path, label), label)
     check_right_angles(image.grid, label)
     return image
 
@@ -221,7 +226,8 @@ def write_image(image: Image, path: str | Path) -> None:
         else:
             import SimpleITK as sitk
 
-            sitk.WriteImage(to_sitk(image), str(path), useCompression=True, compressionLevel=1)
+            with ITK_ALONE:
+                sitk.WriteImage(to_sitk(image), str(path), useCompression=True, compressionLevel=1)
     except (RuntimeError, OSError) as error:
         raise OutputError(
             f"The {image.name} could not be written to {path}: check the folder's permissions and the free space."

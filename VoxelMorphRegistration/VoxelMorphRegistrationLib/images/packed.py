@@ -13,6 +13,7 @@ import lzma
 import os
 import struct
 import sys
+import warnings
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -163,7 +164,8 @@ def together(tasks: Sequence[Callable[[], object]]) -> None:
         for task in tasks:
             task()
         return
-    with ThreadPoolExecutor(count) as pool:
+    # Of tasks that silence warnings, one puts back what the other has set.
+    with warnings.catch_warnings(), ThreadPoolExecutor(count) as pool:
         running = [pool.submit(task) for task in tasks]
         try:
             for future in running:

@@ -114,8 +114,12 @@ def each(function: Callable[[Part], Result], slabs: Iterable[Part]) -> list[Resu
                 raise
 
     pool = _workers(torch.get_num_threads())
-    for task in [pool.submit(work) for _ in range(threads)]:
-        task.result()
+    try:
+        for task in [pool.submit(work) for _ in range(threads)]:
+            task.result()
+    finally:
+        # Who interrupts the calling thread does not wait for what is left.
+        left.clear()
     return results
 
 
