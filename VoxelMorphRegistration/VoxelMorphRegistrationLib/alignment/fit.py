@@ -131,7 +131,10 @@ def _executed(method, work: Sitk, stage: _Stage, tell: Progress) -> bool:
     method.AddCommand(sitk.sitkIterationEvent, iterated)
     try:
         method.Execute(work.fixed, work.moving)
-    except RuntimeError:
+    except RuntimeError as error:
+        # Ctrl-C while C++ runs is raised at the door of `iterated`, before its `try`: SimpleITK prints it and says so.
+        if not raised and "executing the Python Callable" in str(error):
+            raise KeyboardInterrupt from error
         if not raised:
             return False
     if raised:
