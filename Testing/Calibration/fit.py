@@ -31,7 +31,7 @@ FIT, CHECK_FITTED, CHECK_UNSEEN = range(8), (8, 9), (0, 1, 2, 3, 8, 9)
 MORE = tuple(("astray", number) for number in range(10, 18))
 CHECK_BRAINS = range(8)
 # Points of a case in the fit, and the share of the points of kinds left out that is to be under the bound: of .88
-# to .92 the smallest with which no case that checks it was below 75 %.
+# to .92 the smallest with which no case that checks `full` was below 75 %.
 POINTS, AIM = 200, 0.91
 
 

@@ -42,7 +42,7 @@ def resolved(settings: Settings, model: Model | None = None) -> Settings:
         refinement = "default" if settings.quality == "best" else "off" if named else "coarse"
     if name == "auto" and not named and refinement != "off":
         name = "none"
-    # Off by itself as long as it was checked on known warps only (docs/expected-error.md).
+    # Off by itself: on real images its widths are not sure enough (docs/expected-error.md).
     expected = "off" if settings.expected_error == "auto" else settings.expected_error
     return settings.replace(refinement=refinement, model=name, expected_error=expected)
 
