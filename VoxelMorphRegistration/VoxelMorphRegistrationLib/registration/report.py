@@ -40,10 +40,11 @@ class Report:
     "mean_mm" and "max_mm" by which T(T^-1(y)) misses y over the measured region, between voxels, too. worst_ras: where,
     in fixed RAS mm, the smallest "determinant" of the measured region and the largest "landmark" error are. model: of
     the network, its "name", "file" and "precision", and in how many voxels its field folded before these places were
-    smoothed, "folds_smoothed". expected_error: of the bound in mm that the true error stays under with 90 %, over the
-    measured region: "median", "p90" (its own quantiles there), the percent of the region where it is "under_1mm",
-    "under_2mm", "under_5mm", of each structure "mean" and "max" ("labels"), and the "effort" it was made with; or None
-    where none was made. worst_ras then has "expected_error", where the bound is largest.
+    smoothed, "folds_smoothed" (not looked for after an initial field). expected_error: of the bound in mm that the true
+    error stays under with 90 %, over the measured region: "median", "p90" (its own quantiles there), the percent of the
+    region where it is "under_1mm", "under_2mm", "under_5mm", of each structure "mean" and "max" ("labels"), and the
+    "effort" it was made with; or None where none was made. worst_ras then has "expected_error", where the bound is
+    largest.
     """
 
     similarity: dict[str, dict[str, float]]
