@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 # Of `choose_similarity`: voxels looked at, bins, the least of the variance that the other image must explain, and the
-# least part of it that a rising curve must explain. After the alignment, 57 pairs of one contrast (T1, T2 and FLAIR of
+# least part of it that a rising curve must explain. After the alignment, 55 pairs of one contrast (T1, T2 and FLAIR of
 # heads with and without skull, thick slices, CT; one person and two) gave .986 to 1 of it, and .20 to .96 of the
-# variance; 35 of two contrasts (those three, PD, MR and ultrasound) at most .912 of it.
+# variance; 34 of two contrasts (those three, PD, MR and ultrasound) at most .912 of it.
 CHOICE_VOXELS, CHOICE_BINS, LEAST_RELATED, LEAST_RISING = 100_000, 24, 0.1, 0.95
 
 

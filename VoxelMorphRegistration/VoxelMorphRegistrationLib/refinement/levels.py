@@ -43,7 +43,7 @@ SIMILARITIES = ("lncc", "mind", "mi", "mse")
 # How many voxels around a voxel a similarity looks at.
 REACH = {"lncc": WINDOW_RADIUS, "mind": PATCH_RADIUS + NEIGHBOUR_DISTANCE, "mi": 0, "mse": 0}
 # Steps with descriptors that lead the correlation, below the coarsest level; they are made where the coarsest level
-# explained at least this part of the difference: 0.51 to 0.62 in eight known warps of CT (0.41 to 0.62 in six of T1, T2
+# explained at least this part of the difference: 0.51 to 0.59 in eight known warps of CT (0.41 to 0.62 in six of T1, T2
 # and FLAIR), 0.35 to 0.48 in 36 pairs of T1 brains of different people. Without them three warps of an abdomen ended at
 # 1.67, 2.34 and 1.40 mm instead of 1.17, 1.26 and 0.93; with them brains end where they do without (Dice within 0.0002
 # in three pairs), for a fifth more of the time. So rather too often than too seldom.
