@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 from cases import BRAIN_PAIRS, Pair, _brain, foreground, generator, read, read_labels
 
-from VoxelMorphRegistrationLib.images.grid import Grid, working_grid
+from VoxelMorphRegistrationLib.fields.warp import warp_labels
+from VoxelMorphRegistrationLib.images.grid import working_grid
 from VoxelMorphRegistrationLib.images.image import Image, resample
 from VoxelMorphRegistrationLib.registration.evaluation import dice, mean_dice
 from VoxelMorphRegistrationLib.registration.register import register
@@ -49,18 +50,11 @@ def on_voxels(pair: Changed, spacing: tuple[float, float, float], sides: str) ->
 
     def seen(image: Image, labels: Image) -> tuple[Image, Image]:
         grid = working_grid(image.grid, np.array(spacing))
-        return resample(image, grid, smooth=True), nearest(labels, grid)
+        return resample(image, grid, smooth=True), warp_labels(labels, grid, mode="nearest")
 
     fixed = seen(pair.fixed, pair.fixed_labels) if sides == "both" else (pair.fixed, pair.fixed_labels)
     moving = seen(pair.moving, pair.moving_labels)
     return replace(pair, fixed=fixed[0], fixed_labels=fixed[1], moving=moving[0], moving_labels=moving[1])
-
-
-def nearest(labels: Image, grid: Grid) -> Image:
-    """The label of the nearest voxel, on another grid of the same field of view."""
-    kji = np.rint(labels.grid.to_ijk(grid.positions()))[..., ::-1].astype(int)
-    kji = np.clip(kji, 0, np.array(labels.grid.shape) - 1)
-    return Image(labels.array[tuple(np.moveaxis(kji, -1, 0))], grid, labels.name)
 
 
 def noisy(pair: Changed, part: float, rng: np.random.Generator) -> Changed:

@@ -19,15 +19,32 @@ def _resident_megabytes() -> float:
         return int(file.read().split()[1]) * resource.getpagesize() / MEGABYTE
 
 
-def test_memory_taken_again_is_that_of_the_last_time():
-    # In a process of its own, for what other tests have freed would serve as well; tensors come from the same malloc.
-    code = """
+# Tensors come from the same malloc.
+MALLOC = """
 import ctypes, resource
-from VoxelMorphRegistrationLib.registration.heap import kept
 
 library = ctypes.CDLL(None)
 library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
 library.memset.argtypes, library.free.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t], [ctypes.c_void_p]
+"""
+
+
+def _printed(code: str) -> str:
+    """What code that uses MALLOC prints in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", MALLOC + code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    return done.stdout
+
+
+def test_memory_taken_again_is_that_of_the_last_time():
+    # In a process of its own, for what other tests have freed would serve as well.
+    code = """
+from VoxelMorphRegistrationLib.registration.heap import kept
 
 def page_faults(times):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -42,14 +59,7 @@ with kept():
     page_faults(2)
     print(page_faults(10) < 0.5 * freely)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert done.stdout.strip() == "True"
+    assert _printed(code).strip() == "True"
 
 
 def test_memory_is_given_back_at_the_end():
@@ -69,12 +79,7 @@ def test_an_error_within_passes_through_and_ends_it():
 def test_what_a_stage_freed_is_given_back_where_images_are_large():
     # In a process of its own: how far the heap can grow depends on what other tests have left in it.
     code = """
-import ctypes, resource
 from VoxelMorphRegistrationLib.registration import heap
-
-library = ctypes.CDLL(None)
-library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
-library.memset.argtypes, library.free.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t], [ctypes.c_void_p]
 
 def resident_megabytes():
     with open("/proc/self/statm") as file:
@@ -90,13 +95,6 @@ with heap.kept():
     heap.give_back(heap.LARGE_VOXELS)
     print(before, kept, resident_megabytes())
 """
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    before, kept, given_back = (int(number) for number in run.stdout.split())
+    before, kept, given_back = (int(number) for number in _printed(code).split())
     assert kept > before + 240
     assert given_back < before + 16

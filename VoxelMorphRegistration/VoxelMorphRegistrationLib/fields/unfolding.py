@@ -18,14 +18,17 @@ MUCH = 0.1
 SIGMA, ROUNDS = 2.0, 20
 
 
-def unfolded(flow: torch.Tensor) -> torch.Tensor:
-    """`flow` (1, d, *S), in its own voxels, with its folds by the any-corner count, if any, smoothed away."""
+def unfolded(flow: torch.Tensor, folded: np.ndarray | None = None) -> torch.Tensor:
+    """`flow` (1, d, *S), in its own voxels, with its folds by the any-corner count, if any, smoothed away.
+
+    folded: where they are, as `folded_voxels` gives it, when that is known.
+    """
     import torch
 
     from ..images import sampling
     from ..images.boxes import box_sum
 
-    folded = folded_voxels(flow[0])
+    folded = folded_voxels(flow[0]) if folded is None else folded
     for _ in range(ROUNDS):
         if not folded.any():
             break
@@ -44,5 +47,8 @@ def without_folds(field: DisplacementField) -> tuple[DisplacementField, int]:
     import torch
 
     flow = torch.from_numpy(field.to_voxels(in_plane=True))[None]
-    count = int(np.count_nonzero(folded_voxels(flow[0])))
-    return (DisplacementField.from_voxels(unfolded(flow)[0].numpy(), field.grid), count) if count else (field, 0)
+    folded = folded_voxels(flow[0])
+    count = int(np.count_nonzero(folded))
+    if not count:
+        return field, 0
+    return DisplacementField.from_voxels(unfolded(flow, folded)[0].numpy(), field.grid), count
