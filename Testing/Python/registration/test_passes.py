@@ -53,5 +53,6 @@ def test_folds_of_a_network_are_smoothed_and_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(passes, "run_network", folding)
     result = register(fixed, moving, settings=settings(path))
     assert result.report.model["folds_smoothed"] > 0
+    assert result.report.checks["network"]["kept"]
     assert not result.field.folded_corners().any()
     assert np.abs(result.field.on_grid(plain.field.grid).displacement_ras - plain.field.displacement_ras).max() > 0.1
