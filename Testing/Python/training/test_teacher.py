@@ -21,6 +21,7 @@ from VoxelMorphRegistrationLib.training.anatomy import AnatomySection, AnatomySo
 from VoxelMorphRegistrationLib.training.config import config_from_dict, with_data, with_teacher
 from VoxelMorphRegistrationLib.training.losses import soft_dice
 from VoxelMorphRegistrationLib.training.pairs import TRAINING_STREAM, VALIDATION_STREAM, StepSizes
+from VoxelMorphRegistrationLib.training.shapes import Source
 from VoxelMorphRegistrationLib.training.supervision import Supervision
 from VoxelMorphRegistrationLib.training.teacher import Answer, TeacherSection, TeacherSource, WithTeacher
 
@@ -200,18 +201,123 @@ def test_fields_of_maps_that_are_kept_for_validation_are_not_used(maps, answers,
         source_of(more, answers, validation=1)
 
 
-@pytest.mark.parametrize("case", ["missing", "none", "slices"])
-def test_what_cannot_be_taught_is_told(maps, answers, tmp_path, case):
-    if case == "slices":
-        with pytest.raises(SettingsError, match="leave the plane"):
-            source_of(maps, answers, (32, 32))
-        return
-    folder = tmp_path / "fields"
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [("missing", "There is no folder"), ("none", "'voxelmorph teach' makes them"), ("volumes", "slices of .*--1.nii")],
+)
+def test_what_cannot_be_taught_is_told(maps, answers, tmp_path, case, message):
+    folder = answers if case == "volumes" else tmp_path / "fields"
     if case == "none":
         folder.mkdir()
-    message = {"missing": "There is no folder", "none": "'voxelmorph teach' makes them"}[case]
     with pytest.raises(InputError, match=message):
-        source_of(maps, folder)
+        source_of(maps, folder, (32, 32) if case == "volumes" else (32, 32, 32))
+
+
+# --- slices --------------------------------------------------------------------------------------------------------
+
+
+def plane(centre, first, second, spacing, size):
+    """A grid of one layer around `centre`, i along `first` and j along `second`."""
+    matrix = np.eye(4)
+    normal = np.cross(first, second)
+    matrix[:3, :3] = np.stack([spacing * np.array(first), spacing * np.array(second), normal], 1)
+    matrix[:3, 3] = centre - matrix[:3, :2] @ np.full(2, (size - 1) / 2)
+    return Grid((1, size, size), matrix)
+
+
+@pytest.fixture(scope="module")
+def slice_answers(tmp_path_factory):
+    """Axial slices of the first map, in which the second one is bent."""
+    folder = tmp_path_factory.mktemp("people") / "slices"
+    folder.mkdir()
+    for number, height in enumerate((-6.0, 2.0, 9.0), start=1):
+        grid = plane((0.0, 0.0, height), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), 1.0, 72)
+        positions = grid.positions()
+        field = DisplacementField((bent(positions, -WAVE) - positions).astype(np.float32), grid)
+        # As the making writes them, and as readers of transforms want them.
+        write_field(field.padded(across=True) if number == 2 else field, folder / f"map_0--map_1--{number}.nii")
+    return folder
+
+
+def test_the_answer_of_a_slice_carries_points_as_the_field_and_both_warps_do():
+    own_fixed = affine([[0.05, 0.1, 0.0], [-0.1, 0.02, 0.03], [0.0, 0.04, -0.03]], [12.0, -7.0, 30.0])
+    own_moving = affine([[-0.04, 0.0, 0.07], [0.06, 0.03, 0.0], [0.02, -0.05, 0.05]], [-20.0, 15.0, 4.0])
+    across = own_moving @ np.linalg.inv(own_fixed)
+    first, second = np.array([0.8, 0.6, 0.0]), np.array([-0.36, 0.48, 0.8])
+    grid = plane(own_fixed[:3, 3], first, second, 0.7, 90)
+
+    def to_moving(points):
+        """A wave within the plane, then the affine map between both."""
+        along = (points - own_fixed[:3, 3]) @ second
+        within = points + 3.0 * np.sin(along / 9.0)[..., None] * first
+        return within @ across[:3, :3].T + across[:3, 3]
+
+    positions = grid.positions()
+    field = DisplacementField((to_moving(positions) - positions).astype(np.float32), grid)
+    nothing = torch.zeros((1, 1, 1))
+    answer = Answer.of(
+        LabelMap(nothing, np.eye(4), own_fixed, "fixed"), LabelMap(nothing, np.eye(4), own_moving, "moving"), field
+    )
+    section = AnatomySection(spacing_mm=(1.3, 1.3), rotation=20.0)
+    half = (16, 19)
+    kji = np.stack(np.meshgrid(*map(np.arange, half), indexing="ij"), -1).astype(float)
+    wave = np.stack([1.2 * np.sin(kji[..., 1] / 3), 0.8 * np.cos(kji[..., 0] / 4)], -1)
+    scale, shift = np.array([1.05, 0.95]), np.array([0.6, -0.4])
+
+    def tensor(displacement):
+        return torch.from_numpy(np.moveaxis(displacement, -1, 0)[None].astype(np.float32))
+
+    turns = set()
+    for number in range(12):
+        source = Source(torch.device("cpu"), np.random.default_rng(number))
+        to_common = answer.placement(section, (np.zeros(3), np.zeros(3)), (32, 38), source)
+        columns = to_common[:3, :2]
+        assert np.allclose(columns.T @ columns, 1.3**2 * np.eye(2))
+        turns.add((round(float(columns[:, 0] @ first)), round(float(columns[:, 1] @ first))))
+
+        def common(points_ji, to_common=to_common):
+            """Half-resolution voxels to the common space: voxel p of them covers 2 p and 2 p + 1."""
+            return (2 * points_ji + 0.5)[..., ::-1] @ to_common[:3, :2].T + to_common[:3, 3]
+
+        in_fixed = common(kji) @ own_fixed[:3, :3].T + own_fixed[:3, 3]
+        assert np.abs(grid.to_ijk(in_fixed)[..., 2]).max() < 1e-6
+        truth = answer.between(to_common, tensor(wave), tensor((kji - shift) / scale - kji))
+        found = kji + np.moveaxis(truth[0].numpy(), 0, -1)
+        seen_in_fixed = common(kji + wave) @ own_fixed[:3, :3].T + own_fixed[:3, 3]
+        seen_in_moving = common(scale * found + shift) @ own_moving[:3, :3].T + own_moving[:3, 3]
+        error = np.linalg.norm(seen_in_moving - to_moving(seen_in_fixed), axis=-1)
+        inside = ((found >= 1) & (found <= np.array(half) - 2)).all(-1) & grid.contains(seen_in_fixed)
+        assert inside.sum() > 50
+        assert error[inside].max() < 0.1
+    # Turned and mirrored in all ways: i or j along the slice's first axis, to either side.
+    assert turns == {(1, 0), (-1, 0), (0, 1), (0, -1)}
+
+
+def test_the_answer_brings_one_slice_onto_the_other(maps, slice_answers):
+    recipe = anatomy_cases.still(displacement=(1.5, 1.5), rotation=3.0)
+    source = source_of(maps, slice_answers, (32, 32), recipe=recipe)
+    before, after = [], []
+    for number in range(12):
+        pair = source.pair(TRAINING_STREAM, number, "cpu")
+        assert pair.displacement.shape == (1, 2, 16, 16)
+        organ = pair.fixed_labels.sum(1, keepdim=True) > 0
+        assert float(pair.visible.sum()) > 0 and not bool((pair.visible > 0)[~organ].any())
+        before.append(float(soft_dice(pair.moving_labels, pair.fixed_labels)))
+        after.append(float(soft_dice(warp(pair.moving_labels, pair.displacement), pair.fixed_labels)))
+    assert np.mean(after) < 0.5 * np.mean(before)
+
+
+def test_of_a_folder_the_slices_of_both_maps_are_read(maps, slice_answers, answers, tmp_path):
+    folder = tmp_path / "fields"
+    folder.mkdir()
+    for path in [*slice_answers.iterdir(), *answers.iterdir()]:
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "map_0--map_1--old.nii").write_text("no field")
+    assert len(source_of(maps, folder, (32, 32)).teacher.answers) == 3
+    assert len(source_of(maps, folder).teacher.answers) == 2
+    (folder / "map_0--map_1--4.nii").write_bytes((answers / "map_0--map_1.nii").read_bytes())
+    with pytest.raises(InputError, match="map_0--map_1--4.nii has 36 layers"):
+        source_of(maps, folder, (32, 32))
 
 
 @pytest.mark.parametrize("section", [{"share": 0.5}, {"folder": "fields"}, {"folder": "f", "share": 1.5}])

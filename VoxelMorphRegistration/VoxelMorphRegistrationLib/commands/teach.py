@@ -13,8 +13,9 @@ def add_teach_parser(commands) -> None:
     parser = commands.add_parser(
         "teach",
         help="make displacement fields between label maps to train with",
-        description="Make the displacement fields between the label maps of CONFIG (TOML), for its section [teacher]. "
-        "Fields that are in the folder are kept, so that it goes on where it stopped.",
+        description="Make the displacement fields between the label maps of CONFIG (TOML), for its section [teacher]; "
+        "for a network of slices, between slices of them. Fields that are in the folder are kept, so that it goes on "
+        "where it stopped.",
     )
     parser.add_argument("config", metavar="CONFIG", help='training configuration (TOML) with source = "anatomy"')
     parser.add_argument("-o", "--output", metavar="DIR", required=True, help="folder for the fields")
