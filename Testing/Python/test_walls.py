@@ -85,6 +85,7 @@ def test_importing_the_library_brings_neither_slicer_nor_torch():
         "networks/exported_network.py",
         "networks/heatmaps.py",
         "networks/keypoints.py",
+        "networks/quantised.py",
         "networks/symmetric.py",
         "networks/unet.py",
         "registration/guard.py",

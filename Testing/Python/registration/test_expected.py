@@ -64,11 +64,57 @@ def test_each_pass_of_a_network_counts_by_its_grid():
     chosen = Settings(model="m", alignment="none", refinement="off")
     one, two = (expected_seconds(chosen, GRID, 1.0, card=each) for each in (once, card))
     rest = ALIGNMENT_UNITS["none"] + WRITTEN_UNITS * MILLIONS
-    assert one - rest == pytest.approx(PASS_UNITS * 64 * 64 * 32 / 1e6)
+    assert one - rest == pytest.approx(PASS_UNITS["float32"] * USUAL_PART * 64 * 64 * 32 / 1e6)
     assert two - rest == pytest.approx(2 * (one - rest))
+    # Only the box around the anatomy is seen, with five voxels on each side.
+    region = np.zeros(GRID.shape, bool)
+    region[15:47, 32:96, 32:96] = True
+    seen = expected_seconds(chosen, GRID, 1.0, region, once)
+    assert seen - rest == pytest.approx(PASS_UNITS["float32"] * 48 * 48 * 32 / 1e6)
     # Three shipped models are tried where none is named, each on the box around the anatomy.
     open_ = Settings(model="auto", alignment="none", refinement="off")
-    assert expected_seconds(open_, GRID, 1.0) - rest == pytest.approx(PASS_UNITS * 3 * MILLIONS * USUAL_PART)
+    expected_units = PASS_UNITS["float32"] * 3 * MILLIONS * USUAL_PART
+    assert expected_seconds(open_, GRID, 1.0) - rest == pytest.approx(expected_units)
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "facts", "precision", "first", "later"),
+    [
+        ("bfloat16", {"bfloat16": True}, "auto", "bfloat16", "bfloat16"),
+        ("bfloat16", {}, "auto", "float32", "float32"),
+        ("int8", {"bfloat16": True, "symmetric": True}, "auto", "float32", "int8"),
+        ("int8", {"bfloat16": True, "symmetric": True}, "float32", "float32", "float32"),
+        ("int8", {"symmetric": True}, "auto", "float32", "float32"),
+    ],
+)
+def test_passes_count_by_what_they_are_computed_with(arithmetic, facts, precision, first, later):
+    chosen = Settings(model="m", alignment="none", refinement="off", precision=precision)
+    one, three = (
+        expected_seconds(
+            chosen,
+            GRID,
+            1.0,
+            card=ModelCard("m", stride=16, spacing_mm=(2.0, 2.0, 2.0), passes=passes, architecture=facts),
+            arithmetic=arithmetic,
+        )
+        for passes in (1, 3)
+    )
+    rest = ALIGNMENT_UNITS["none"] + WRITTEN_UNITS * MILLIONS
+    voxels = USUAL_PART * 64 * 64 * 32 / 1e6
+    assert one - rest == pytest.approx(PASS_UNITS[first] * voxels)
+    assert three - one == pytest.approx(2 * PASS_UNITS[later] * voxels)
+
+
+def test_one_direction_takes_half():
+    chosen = Settings(model="m", alignment="none", refinement="off")
+    both, one = (
+        expected_seconds(
+            chosen, GRID, 1.0, card=ModelCard("m", spacing_mm=(2.0,) * 3, architecture={"symmetric": symmetric})
+        )
+        for symmetric in (True, False)
+    )
+    rest = ALIGNMENT_UNITS["none"] + WRITTEN_UNITS * MILLIONS
+    assert both - rest == pytest.approx(2 * (one - rest))
 
 
 def test_the_probe_is_the_best_of_three_rounds(monkeypatch):

@@ -28,6 +28,7 @@ def get_num_threads():
 # Nothing can be measured with it.
 import VoxelMorphRegistrationLib.registration.expected as expected
 expected.probe_seconds = lambda device: 1.0
+expected.network_arithmetic = lambda: "float32"
 """
 
 

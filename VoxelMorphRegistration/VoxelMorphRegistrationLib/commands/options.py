@@ -56,7 +56,9 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), help="default: auto")
     parser.add_argument(
-        "--precision", choices=("auto", "float32"), help="auto: bfloat16 where the processor has it (default: auto)"
+        "--precision",
+        choices=("auto", "float32"),
+        help="auto: bfloat16 or 8-bit integers where the processor is faster with them (default: auto)",
     )
     parser.add_argument("--working-spacing", type=float, metavar="MM", help="voxel size of the network's grid")
     parser.add_argument("--label-interpolation", choices=("nearest", "linear"), help="default: nearest")

@@ -208,7 +208,7 @@ def _expected(settings: Settings, fixed: Image, mask: Image | None) -> float:
     from ..networks.model import read_card
     from ..networks.shelf import find_model
     from ..registration.device import choose_device
-    from ..registration.expected import expected_seconds, probe_seconds
+    from ..registration.expected import expected_seconds, network_arithmetic, probe_seconds
     from ..registration.intensity import measured_region
 
     named = settings.model not in ("auto", "none")
@@ -216,7 +216,9 @@ def _expected(settings: Settings, fixed: Image, mask: Image | None) -> float:
     device = choose_device(settings.device)
     # Apple's GPU runs networks alone.
     probe = probe_seconds("cpu" if device == "mps" else device)
-    return expected_seconds(settings, fixed.grid, probe, measured_region(fixed, mask), card)
+    arithmetic = network_arithmetic() if device == "cpu" else "float32"
+    region = measured_region(fixed, mask)
+    return expected_seconds(settings, fixed.grid, probe, region, card, arithmetic=arithmetic)
 
 
 def _settings(args: argparse.Namespace) -> Settings:

@@ -185,8 +185,14 @@ def integrate(velocity: torch.Tensor, steps: int) -> torch.Tensor:
     Returns the displacement (N, d, *S) in the same unit.
     """
     displacement = velocity / float(2**steps)
+    # A third of the time on a processor; it has no gradients.
+    layered = len(velocity) == 1 and not velocity.requires_grad and velocity.dtype == torch.float32
+    layered = layered and min(velocity.shape[2:]) > 1
     for _ in range(steps):
-        displacement = compose(displacement, displacement)
+        if layered:
+            displacement = displacement + warp_box(displacement[0], displacement[0], (0,) * (velocity.dim() - 2))
+        else:
+            displacement = compose(displacement, displacement)
     return displacement
 
 

@@ -94,7 +94,11 @@ def expected_text(parameters, facts: dict | None) -> str:
         further = len(chosen_rows(parameters))
         needed = expected_bytes(settings, grid, card, further)
         lacking = free is not None and needed > free
-        seconds = expected_seconds(settings, grid, speeds["cpu" if lacking else device], card=card, further=further)
+        name = "cpu" if lacking else device
+        arithmetic = next((one.get("arithmetic") for one in facts["devices"] if one["name"] == name), None)
+        seconds = expected_seconds(
+            settings, grid, speeds[name], card=card, further=further, arithmetic=arithmetic or "float32"
+        )
     except VoxelMorphError:
         # Told elsewhere, as what stands against a start.
         return ""

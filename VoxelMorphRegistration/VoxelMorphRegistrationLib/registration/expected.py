@@ -11,10 +11,11 @@ import time
 from typing import TYPE_CHECKING
 
 from ..images.grid import bounding_box
+from ..networks.model import has_bfloat16, has_int8
 from ..refinement.size import grid_bytes
 from .choice import resolved
 from .memory import network_bytes
-from .working import pass_grids
+from .working import pass_grids, surroundings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +33,10 @@ PROBE_SIZE, PROBE_ROUNDS = 64, 3
 # these. The others are scaled by what a bent ball at 64 and 128 voxels a side took; those of a pass are a guess.
 ALIGNMENT_UNITS = {"none": 3.0, "centers": 3.0, "mass": 3.0, "rigid": 40.0, "similarity": 60.0, "affine": 60.0}
 REFINED_UNITS = {"off": 0.0, "coarse": 3.0, "fast": 21.0, "default": 75.0, "accurate": 112.0}
-PASS_UNITS, WRITTEN_UNITS, WRITTEN_LARGE, LARGE_MILLIONS = 6.0, 11.0, 4.0, 10.0
+WRITTEN_UNITS, WRITTEN_LARGE, LARGE_MILLIONS = 11.0, 4.0, 10.0
+# Those of a pass by the arithmetic of its convolutions: brain-3d on a pair of brains, in whole commands with one thread
+# (bfloat16: a third of the convolutions' time in float32, on another processor).
+PASS_UNITS = {"float32": 14.0, "bfloat16": 6.0, "int8": 7.0}
 # A million voxels of the box around the anatomy for the expected error: as parts of the default refinement, which took
 # some 30 CPU seconds of a pair of brains where the full map took 25; the quick one takes .23 of it.
 ERROR_UNITS = {"off": 0.0, "quick": 11.5, "full": 50.0}
@@ -64,6 +68,11 @@ def probe_seconds(device: str = "cpu") -> float:
     return PROBE_ROUNDS * min(once() for _ in range(PROBE_ROUNDS))
 
 
+def network_arithmetic() -> str:
+    """What networks compute with on this processor where the settings allow it: a key of PASS_UNITS."""
+    return "bfloat16" if has_bfloat16() else "int8" if has_int8() else "float32"
+
+
 def expected_seconds(
     settings: Settings,
     fixed: Grid,
@@ -71,11 +80,13 @@ def expected_seconds(
     region: np.ndarray | None = None,
     card: ModelCard | None = None,
     further: int = 0,
+    arithmetic: str = "float32",
 ) -> float:
     """About how long `register` will take.
 
     probe: of `probe_seconds` on the device of the settings. region: (K, J, I), where the fixed image has anatomy, if
     that is known. card: of the network that is named, if one is. further: how many more images of each side.
+    arithmetic: `network_arithmetic` of the device.
     """
     settings = resolved(settings)
     part = USUAL_PART
@@ -88,10 +99,29 @@ def expected_seconds(
     refining = REFINED_UNITS[settings.refinement] * (1 + FURTHER_PART * further)
     units += (refining + ERROR_UNITS[settings.expected_error]) * refined
     if card is not None:
-        units += PASS_UNITS * sum(grid.voxel_count for grid in pass_grids(fixed, card, settings)) / 1e6
+        area, seen = fixed, part
+        if region is not None and region.any():
+            area, seen = surroundings(fixed, region), 1.0
+        counts = [seen * grid.voxel_count / 1e6 for grid in pass_grids(area, card, settings)]
+        first, later = _pass_units(card, settings, arithmetic)
+        units += first * counts[0] + later * sum(counts[1:])
     elif settings.refinement == "off":
-        units += PASS_UNITS * 3 * millions * part
+        # One coarse pass of each shipped model, then those of one of them.
+        units += PASS_UNITS[arithmetic] * 3 * millions * part
     return probe * units
+
+
+def _pass_units(card: ModelCard, settings: Settings, arithmetic: str) -> tuple[float, float]:
+    """Units of a million voxels of the first pass and of a later one."""
+    facts = card.architecture
+    if settings.precision != "auto" or not facts.get("bfloat16", False):
+        arithmetic = "float32"
+    if arithmetic == "int8" and (card.dimension == 2 or not facts.get("symmetric", False)):
+        arithmetic = "float32"
+    first = PASS_UNITS["float32" if arithmetic == "int8" else arithmetic]
+    # Of one direction only, where it is not symmetric.
+    ways = 1.0 if facts.get("symmetric", True) else 0.5
+    return ways * first, ways * PASS_UNITS[arithmetic]
 
 
 def expected_bytes(settings: Settings, fixed: Grid, card: ModelCard | None = None, further: int = 0) -> int:

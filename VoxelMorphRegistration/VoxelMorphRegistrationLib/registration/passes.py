@@ -38,6 +38,7 @@ def deform(
     """
     fixed, moving = inputs.fixed, inputs.moving
     window = [intensity_scale(image, network.card) for image in (fixed, moving)]
+    network = network.begun()
     total, target, fine, region = start, None, None, None
     for number, grid in enumerate(grids):
         run.report(number / len(grids))
@@ -60,7 +61,7 @@ def deform(
         except RuntimeError as error:
             if network.device == "cpu" or not is_out_of_memory(error):
                 raise
-            network = on_cpu(network, precision, run.warnings)
+            network = on_cpu(network, precision, run.warnings).begun()
             step = run_network(network, *pair, grid, region)
         total = step if total is None else total.compose(step)
     assert total is not None, "no pass"

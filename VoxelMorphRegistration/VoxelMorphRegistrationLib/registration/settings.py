@@ -32,10 +32,11 @@ class Settings:
     smoothness: factor of the refinement's smoothing. label_weight, landmark_weight: how much given labels and
     landmarks guide the refinement, beside the images (0: they only measure). channel_weights, channel_similarities: of
     several images of each side, the first ones first (none: all the same; `similarity` for all). device:
-    auto, cpu, cuda or mps. precision: auto (bfloat16 convolutions where the processor has them and the model allows
-    it) or float32. working_spacing_mm: voxel size of the network's grid (None: the model's). seed: of the
-    alignment's sampling. background: value outside the moving image (None: its minimum). label_interpolation:
-    nearest or linear. jacobian: "total" (as the written transform) or "deformable" (without the linear part).
+    auto, cpu, cuda or mps. precision: auto (convolutions of bfloat16, or of 8-bit integers from the second pass on,
+    where the processor is faster with them and the model allows it) or float32. working_spacing_mm: voxel size of the
+    network's grid (None: the model's). seed: of the alignment's sampling. background: value outside the moving image
+    (None: its minimum). label_interpolation: nearest or linear. jacobian: "total" (as the written transform) or
+    "deformable" (without the linear part).
     expected_error: the map of the error that is expected: off, quick (a small part of the registration's time), full
     (up to as long again) or auto (off: docs/expected-error.md says how far it holds).
     jacobian_grid: "field" (on the voxels of the displacement where they are larger than those of the fixed image) or

@@ -105,8 +105,9 @@ class WorkerClient:
 
     @property
     def facts(self) -> dict | None:
-        """What the process found: {"versions": {"python", "torch"}, "devices": [{"name", "text"}, ...],
-        "speed": {device: seconds of expected.probe_seconds}}, or None.
+        """What the process found: {"versions": {"python", "torch"}, "devices": [{"name", "text"}, ...], with
+        "memory" (a graphics card) or "arithmetic" (expected.network_arithmetic), "speed": {device: seconds of
+        expected.probe_seconds}}, or None.
         """
         return self._facts
 

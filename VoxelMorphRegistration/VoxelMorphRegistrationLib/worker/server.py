@@ -58,22 +58,23 @@ def _take_streams():
 
 def facts() -> dict:
     """Versions and devices, the one that "auto" takes first, with the free memory of a graphics card, and their speed
-    (see expected.probe_seconds). Imports torch; raises TorchMissingError.
+    and arithmetic (see expected.probe_seconds and network_arithmetic). Imports torch; raises TorchMissingError.
     """
     try:
         import torch
     except (ImportError, OSError) as error:
         raise TorchMissingError(f"Registration needs PyTorch, which cannot be loaded: {error}") from error
     count = torch.get_num_threads()
-    devices: list[dict] = [{"name": "cpu", "text": f"CPU, {count} thread{'s' if count > 1 else ''}"}]
+    from ..registration.expected import network_arithmetic, probe_seconds
+
+    text = f"CPU, {count} thread{'s' if count > 1 else ''}"
+    devices: list[dict] = [{"name": "cpu", "text": text, "arithmetic": network_arithmetic()}]
     if torch.backends.mps.is_available():
         devices.append({"name": "mps", "text": "Apple GPU (mps)"})
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         text = f"CUDA: {properties.name}, {properties.total_memory / 2**30:.0f} GB"
         devices.insert(0, {"name": "cuda", "text": text, "memory": int(torch.cuda.mem_get_info()[0])})
-    from ..registration.expected import probe_seconds
-
     speed = {one["name"]: probe_seconds(one["name"]) for one in devices if one["name"] != "mps"}
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     return {"versions": versions, "devices": devices, "speed": speed}
