@@ -1,7 +1,8 @@
-"""Quantities and true errors of one case. The costly part, the registrations, is kept in files and made in pieces."""
+"""Quantities and true errors of one case, kept in files and made in pieces: the registrations, and what they tell."""
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from VoxelMorphRegistrationLib.registration.intensity import measured_region
 from VoxelMorphRegistrationLib.registration.progress import Run
 from VoxelMorphRegistrationLib.registration.refining import checks_of, pair_of, refine_pair
 from VoxelMorphRegistrationLib.registration.settings import Settings
+from VoxelMorphRegistrationLib.trust import quantities as quantities_module
 from VoxelMorphRegistrationLib.trust.quantities import quantities
 from VoxelMorphRegistrationLib.trust.runs import PLANS, Answers, Plan, answers
 
@@ -61,7 +63,26 @@ def registered(kind: str, number: int, folder: Path, make: Callable[[str, int], 
 
 
 def sample(kind: str, number: int, folder: Path, make: Callable[[str, int], Case] = case) -> Sample:
-    """What a case has to say to the fit. make: the case that belongs to a kind and a number."""
+    """What a case has to say to the fit, from its file, or made and kept there. make: the case that belongs to a kind
+    and a number.
+    """
+    # What other quantities told is not used.
+    told_by = hashlib.sha256(Path(quantities_module.__file__).read_bytes()).hexdigest()[:8]
+    path = folder / f"{kind}-{number:03d}-{told_by}.npz"
+    if path.exists():
+        with np.load(path) as packed:
+            values = {effort: packed[effort] for effort in PLANS}
+            seconds = {name: float(packed[f"seconds/{name}"]) for name in ("registration", *PLANS)}
+            return Sample(kind, number, values, packed["error"], seconds)
+    made = _sampled(kind, number, folder, make)
+    partial = path.with_suffix(".part.npz")
+    seconds = {f"seconds/{name}": np.array(value) for name, value in made.seconds.items()}
+    np.savez_compressed(partial, error=made.error, **made.values, **seconds)
+    partial.rename(path)
+    return made
+
+
+def _sampled(kind: str, number: int, folder: Path, make: Callable[[str, int], Case]) -> Sample:
     one, done = make(kind, number), registered(kind, number, folder, make)
     _, pair = _pair(one)
     values, error = {}, np.zeros(0)
@@ -81,8 +102,7 @@ def sample(kind: str, number: int, folder: Path, make: Callable[[str, int], Case
 
 def as_planned(found: Answers, plan: Plan) -> Answers:
     """Of what is kept, what the plan has: earlier plans had more."""
-    back, other = found.back if plan.back else None, found.other if plan.other else None
-    return Answers(back, other, found.returned[: plan.starts])
+    return Answers(found.back if plan.back else None, found.returned[: plan.starts], found.fine[: plan.fine_starts])
 
 
 def _pair(one: Case) -> tuple[Inputs, Pair]:
@@ -109,8 +129,10 @@ def _made(one: Case) -> Registered:
 def _packed(done: Registered) -> dict[str, np.ndarray]:
     fields = {"found": done.found}
     for effort, made in done.answers.items():
-        fields |= {f"{effort}/{name}": one for name in ("back", "other") if (one := getattr(made, name)) is not None}
-        fields |= {f"{effort}/returned{n}": one for n, one in enumerate(made.returned)}
+        if made.back is not None:
+            fields[f"{effort}/back"] = made.back
+        for name in ("returned", "fine"):
+            fields |= {f"{effort}/{name}{n}": one for n, one in enumerate(getattr(made, name))}
     out: dict[str, np.ndarray] = {"similarity": np.array(done.similarity)}
     for name, one in fields.items():
         out[f"{name}:u"], out[f"{name}:grid"] = one.displacement_ras, one.grid.ijk_to_ras
@@ -126,11 +148,11 @@ def _unpacked(packed) -> Registered:
 
     made = {}
     for effort in PLANS:
-        count = sum(name.startswith(f"{effort}/returned") and name.endswith(":u") for name in packed.files)
-        returned = tuple(one(f"{effort}/returned{n}") for n in range(count))
-        back, other = (
-            one(name) if f"{name}:u" in packed.files else None for name in (f"{effort}/back", f"{effort}/other")
-        )
-        made[effort] = Answers(back, other, returned)
+        starts = []
+        for name in ("returned", "fine"):
+            count = sum(key.startswith(f"{effort}/{name}") and key.endswith(":u") for key in packed.files)
+            starts.append(tuple(one(f"{effort}/{name}{n}") for n in range(count)))
+        back = one(f"{effort}/back") if f"{effort}/back:u" in packed.files else None
+        made[effort] = Answers(back, *starts)
     seconds = {name.split("/")[1]: float(packed[name]) for name in packed.files if name.startswith("seconds/")}
     return Registered(one("found"), str(packed["similarity"]), made, seconds)

@@ -12,6 +12,8 @@ from VoxelMorphRegistrationLib.trust.quantities import NAMES
 
 # Errors below this many voxels count as this many: the truth itself is no more exact.
 SMALLEST = 0.05
+# Of a case, the percent of the points under the bound below which the bound did not hold.
+FEW = 75
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def held(one: Sample, effort: str, functions: dict[str, bound.Curves]) -> Held:
 
 
 def told(rows: list[Held]) -> list[str]:
-    """By kind, in Markdown."""
+    """By kind, in Markdown, and the cases of which too few points are under the bound."""
     heads = (
         "kind",
         "cases",
@@ -66,4 +68,5 @@ def told(rows: list[Held]) -> list[str]:
             f"| {kind} | {len(own)} | {mean['under_bound']:.1f} % | {min(row.under_bound for row in own):.0f} % | "
             f"{mean['under_median']:.0f} % | {mean['rank']:.2f} | {mean['error']:.2f} | {mean['bound']:.2f} |"
         )
-    return lines
+    few = [f"{row.kind} {row.number}: {row.under_bound:.0f}" for row in rows if row.under_bound < FEW]
+    return [*lines, "", f"Below {FEW} %: {', '.join(few) or 'none'}."]

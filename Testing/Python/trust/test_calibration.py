@@ -11,6 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "Calibration"))
 
+import collect
 import fit
 import known_warps as cases
 from collect import Sample
@@ -70,6 +71,21 @@ def test_table_is_read_as_it_was_written(fitted, monkeypatch):
     for name, one in bound.curves("quick").items():
         np.testing.assert_allclose(one(values, NAMES), fitted[name](values, NAMES), atol=2e-3)
     bound.curves.cache_clear()
+
+
+def test_what_a_case_tells_is_kept(tmp_path, monkeypatch):
+    made = collect.sample("slice", 0, tmp_path)
+    assert made.error.shape == (len(made.values["full"]),)
+    assert 0 < np.median(made.error) < 5
+
+    def again(*_):
+        raise AssertionError("made again")
+
+    monkeypatch.setattr(collect, "_sampled", again)
+    kept = collect.sample("slice", 0, tmp_path)
+    np.testing.assert_array_equal(kept.values["full"], made.values["full"])
+    np.testing.assert_array_equal(kept.error, made.error)
+    assert kept.seconds == made.seconds
 
 
 @pytest.mark.parametrize("kind", ["slice", "cut", "people"])

@@ -18,7 +18,7 @@ from VoxelMorphRegistrationLib.registration.settings import Settings
 from VoxelMorphRegistrationLib.trust import bound
 from VoxelMorphRegistrationLib.trust.error_map import ErrorMap, bound_at, error_map
 from VoxelMorphRegistrationLib.trust.quantities import NAMES, quantities
-from VoxelMorphRegistrationLib.trust.runs import Answers, disturbed, swapped
+from VoxelMorphRegistrationLib.trust.runs import COARSELY, FINELY, Answers, disturbed, swapped
 
 SHAPE = (1, 72, 80)
 
@@ -71,11 +71,69 @@ def test_where_the_image_would_fit_better_tells_how_far_off_it_is():
     found = {}
     for voxels in (0, 1, 3):
         pair = shifted(pair_of(), voxels)
-        seen = quantities(pair, DisplacementField.identity(pair.fixed.grid), Answers(None, None, ()), "lncc")
+        seen = quantities(pair, DisplacementField.identity(pair.fixed.grid), Answers(), "lncc")
         inner = seen.values[0, 4:-4, 4:-4]
         found[voxels] = {name: np.median(inner[..., NAMES.index(name)]) for name in ("off1_near", "gain1_near")}
     assert np.exp(found[0]["off1_near"]) + 0.3 < np.exp(found[1]["off1_near"]) < 2
     assert found[0]["gain1_near"] > found[1]["gain1_near"] > found[3]["gain1_near"]
+
+
+def test_where_intensities_meet_that_seldom_do_is_told():
+    """A hole in one image, of an intensity that the other has elsewhere."""
+    pair = pair_of()
+    moving = pair.moving.array.copy()
+    moving[:, 24:48, 24:48] = 300
+    seen = quantities(
+        replace(pair, moving=pair.moving.with_array(moving)), DisplacementField.identity(plane(1.0)), Answers(), "lncc"
+    )
+    told = seen.values[0, ..., NAMES.index("surprise_near")]
+    elsewhere = np.concatenate([told[:, :4], told[:, 14:]], 1)
+    assert told[7:11, 7:11].min() > elsewhere.max() + 0.8
+    # Nor is the border anything else.
+    assert np.ptp(elsewhere) < 0.4
+
+
+def test_how_far_disturbed_starts_end_away_is_told_in_voxels():
+    grid = plane(2.0)
+    there = DisplacementField(np.full((*SHAPE, 3), (6.0, 0.0, 0.0), np.float32), grid)
+    seen = quantities(pair_of(2.0), DisplacementField.identity(grid), Answers(fine=(there, there)), "lncc")
+    inner = np.exp(np.median(seen.values[0, 4:-4, 4:-4], (0, 1)))
+    told = {name: inner[NAMES.index(name)] for name in ("fine_near", "starts_case", "apart_near", "returned_near")}
+    assert told["fine_near"] == pytest.approx(3.0, rel=0.02)
+    assert told["starts_case"] == pytest.approx(3.0, rel=0.02)
+    assert told["apart_near"] < 0.1
+    # Of what was not asked nothing is known.
+    assert told["returned_near"] == pytest.approx(1.0, rel=0.02)
+
+
+def test_starts_are_disturbed_coarsely_and_finely():
+    pair = pair_of()
+    region = region_grid(pair.fixed.grid, pair.mask)
+    field = DisplacementField.identity(pair.fixed.grid)
+    coarse, fine = (disturbed(field, region, 1, *how).displacement_ras[0, ..., 0] for how in (COARSELY, FINELY))
+    assert coarse.std() > 1.3 * fine.std()
+    steps = [np.abs(np.diff(values, axis=0)).mean() / values.std() for values in (coarse, fine)]
+    assert steps[1] > 1.5 * steps[0]
+
+
+def profiles(pair: Pair) -> dict[str, np.ndarray]:
+    """How the images' difference changes where the moving one is moved on, and how far off it fits best in voxels,
+    (J, I) by name."""
+    seen = quantities(pair, DisplacementField.identity(pair.fixed.grid), Answers(), "lncc")
+    names = [name for name in NAMES if name.startswith(("gain", "off")) and not name.endswith("case")]
+    found = {name: seen.values[0, ..., NAMES.index(name)] for name in names}
+    return {name: np.exp(values) if name.startswith("off") else values for name, values in found.items()}
+
+
+def test_what_one_border_shows_says_nothing_of_the_other():
+    """The last columns in another order: the same intensities and noise."""
+    pair = pair_of()
+    array = pair.moving.array.copy()
+    array[..., 64:] = array[:, ::-1, 64:]
+    before, after = profiles(pair), profiles(replace(pair, moving=pair.moving.with_array(array)))
+    for name, values in before.items():
+        np.testing.assert_allclose(after[name][:, :6], values[:, :6], atol=0.05, err_msg=name)
+    assert np.abs(after["off4_near"] - before["off4_near"])[:, -4:].max() > 0.5
 
 
 def test_the_bound_has_the_unit_of_the_images():
@@ -126,10 +184,11 @@ def test_every_quantity_of_the_tables_is_one_that_is_taken():
 def test_a_disturbed_start_of_a_slice_stays_in_its_plane():
     pair = pair_of()
     field = DisplacementField.identity(pair.fixed.grid)
-    found = disturbed(field, region_grid(pair.fixed.grid, pair.mask), 1).displacement_ras
+    region = region_grid(pair.fixed.grid, pair.mask)
+    found = disturbed(field, region, 1, *COARSELY).displacement_ras
     assert np.abs(found[..., 2]).max() < 1e-5
     assert np.abs(found[..., :2]).max() > 1
-    again = disturbed(field, region_grid(pair.fixed.grid, pair.mask), 1).displacement_ras
+    again = disturbed(field, region, 1, *COARSELY).displacement_ras
     np.testing.assert_array_equal(found, again)
 
 

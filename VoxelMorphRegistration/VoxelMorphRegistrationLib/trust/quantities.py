@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 # Spacing of the images that are looked at, and of the map, in voxels of the working grid.
 SEEN, MAP = 2, 4
 # Windows in voxels of the images that are looked at: near, and around.
-NEAR, AROUND = 1.5, 4.0
+NEAR, AROUND, WIDE = 1.5, 4.0, 8.0
+# Intensities that are told apart where it is counted which ones meet.
+BINS = 32
 # Windows over which the answers of the ensemble are pooled, in voxels of the map: near, and around.
 POOLED, POOLED_AROUND = 0.7, 2.5
 # Distances to an edge count up to this many voxels of the working grid.
@@ -36,9 +38,11 @@ FAR = 16.0
 # Below these, nothing is told apart: lengths in voxels, variances of values in [0, 1], of descriptors their differences
 # and how far their best match lies off, in voxels.
 SHORT, FLAT, ALIKE, OFF = 0.03, 1e-6, 2e-3, 0.05
+# A window of which less is known than this part is hardly known.
+NOTHING = 1e-3
 
-# Each of the ensemble, how far two disturbed starts end apart, and how far all lie from the one in question.
-ENSEMBLE = ("back", "other", "returned", "apart", "spread")
+# The way back, the starts disturbed coarsely, finely and all of them, and how far two of them end apart.
+ENSEMBLE = ("back", "returned", "fine", "starts", "apart")
 # How far the moving image is moved on to see whether it fits better there, in voxels of the images that are looked at:
 # how much worse it is there, and where the parabola through both sides has its lowest point.
 SHIFTS, PROFILE = (1, 4), ("gain", "off")
@@ -55,6 +59,10 @@ NAMES = (
     "fixed_contrast",
     "moving_contrast",
     "contrast_ratio",
+    "surprise_near",
+    "surprise_around",
+    "surprise_wide",
+    "surprise_case",
     "unexplained_near",
     "unexplained_around",
     "unexplained_case",
@@ -64,7 +72,9 @@ NAMES = (
     "noise",
     "fixed_edge",
     "moving_edge",
-    "unseen",
+    "unseen_near",
+    "unseen_around",
+    "unseen_wide",
     "displaced",
     "bent",
     "rough",
@@ -100,7 +110,7 @@ def quantities(pair: Pair, found: DisplacementField, answers: Answers, similarit
     parts.update(on_map)
     profile, pooled_grid = images.profile()
     parts.update({name: resample(Image(array, pooled_grid), grid).array for name, array in profile.items()})
-    for name in ("unexplained", "unlike", *(f"{name}{step}" for step in SHIFTS for name in PROFILE)):
+    for name in ("unexplained", "unlike", "surprise", *(f"{name}{step}" for step in SHIFTS for name in PROFILE)):
         parts[f"{name}_case"] = np.full(grid.shape, np.median(parts[f"{name}_near"][inside]))
     parts.update(_edges(pair, found, grid, unit))
     parts.update(_shape(found, grid, unit))
@@ -135,26 +145,24 @@ def _smooth(array: np.ndarray, sigma: float) -> np.ndarray:
 def _apart(pair: Pair, found: DisplacementField, answers: Answers, grid: Grid) -> dict[str, np.ndarray]:
     """How far the other answers lie from the one in question, in mm of the fixed image, (K, J, I)."""
     own, result = found.on_grid(grid).displacement_ras, {}
-    ways = []
     if answers.back is not None:
         x = grid.positions()
         there = (x + own).reshape(-1, 3) @ pair.matrix[:3, :3].T + pair.matrix[:3, 3]
         back = np.linalg.inv(pair.matrix)
         home = answers.back.transform_points(there) @ back[:3, :3].T + back[:3, 3]
         result["back"] = np.linalg.norm(home.reshape(x.shape) - x, axis=-1)
-        ways.append(result["back"])
-    if answers.other is not None:
-        result["other"] = np.linalg.norm(answers.other.on_grid(grid).displacement_ras - own, axis=-1)
-        ways.append(result["other"])
-    ends = [one.on_grid(grid).displacement_ras for one in answers.returned]
-    if ends:
-        returned = [np.linalg.norm(end - own, axis=-1) for end in ends]
-        result["returned"] = np.sqrt(np.mean(np.square(returned), axis=0))
+    ends, distances = [], []
+    for name, some in (("returned", answers.returned), ("fine", answers.fine)):
+        there = [one.on_grid(grid).displacement_ras for one in some]
+        squares = [((end - own) ** 2).sum(-1) for end in there]
+        if squares:
+            result[name] = np.sqrt(np.mean(squares, axis=0))
+        ends += there
+        distances += squares
+    if distances:
+        result["starts"] = np.sqrt(np.mean(distances, axis=0))
     if len(ends) > 1:
         result["apart"] = np.linalg.norm(ends[0] - ends[1], axis=-1) / np.sqrt(2.0)
-        ways.append(np.linalg.norm(sum(ends) / len(ends) - own, axis=-1))
-    if ways:
-        result["spread"] = np.sqrt(np.mean(np.square(ways), axis=0))
     return result
 
 
@@ -186,24 +194,28 @@ class _Seen:
         result: dict[str, np.ndarray] = {"noise": np.full(f.shape, np.log(noise + FLAT), np.float32)}
         seen = {}
         for where, sigma in (("near", NEAR), ("around", AROUND)):
-            weight = _smooth(known, sigma) + 1e-3
+            weight = _smooth(known, sigma) + NOTHING
             mean_f, mean_w, ff, ww, fw = (_smooth(a * known, sigma) / weight for a in (f, w, f * f, w * w, f * w))
             var_f, var_w, cov = ff - mean_f**2, ww - mean_w**2, fw - mean_f * mean_w
             var_f, var_w = np.maximum(var_f, 0), np.maximum(var_w, 0)
             left = 1.0 - np.minimum(cov**2 / (var_f * var_w + FLAT**2), 1.0)
-            seen[where] = var_f, var_w, left, weight
+            seen[where] = var_f, var_w, left
             result[f"unexplained_{where}"] = np.log(left + 0.01)
-        var_f, var_w, _, weight = seen["near"]
+        var_f, var_w, _ = seen["near"]
         result["fixed_contrast"] = np.log(var_f + noise + FLAT)
         result["moving_contrast"] = np.log(var_w + noise + FLAT)
         result["contrast_ratio"] = np.abs(result["fixed_contrast"] - result["moving_contrast"])
-        result["unseen"] = 1.0 - np.minimum(weight, 1.0)
+        surprise = self._surprise()
+        for where, sigma in (("near", NEAR), ("around", AROUND), ("wide", WIDE)):
+            part = np.minimum(_smooth(known, sigma), 1.0)
+            result[f"surprise_{where}"] = _smooth(surprise, sigma) / (part + NOTHING)
+            result[f"unseen_{where}"] = 1.0 - part
         unlike = self._unlike()
         for where, sigma in (("near", NEAR), ("around", AROUND)):
             result[f"unlike_{where}"] = np.log(_smooth(unlike, sigma) + 1e-3)
         # A structure tensor of both images together: where either shows nothing, nothing can be matched.
         for where, sigma in (("near", NEAR), ("around", AROUND)):
-            var_f, var_w, left, _ = seen[where]
+            var_f, var_w, left = seen[where]
             own, other = _least_and_largest(f, sigma), _least_and_largest(w, sigma)
             least = [np.minimum(*ends) for ends in zip(own, other, strict=True)]
             # How far off the best match may be, in voxels: what is unexplained over how fast the image changes
@@ -212,6 +224,19 @@ class _Seen:
             for name, value in zip(("weak", "strong"), least, strict=True):
                 result[f"{name}_edge_{where}"] = 0.5 * np.log((unexplained + FLAT) / (value + FLAT))
         return result
+
+    def _surprise(self) -> np.ndarray:
+        """How much less often than by chance such intensities meet, (K, J, I); 0 where nothing is known."""
+        known = self.known > 0
+        f, w = (np.minimum((values * BINS).astype(int), BINS - 1) for values in (self.fixed, self.warped))
+        counts = np.bincount((f * BINS + w)[known], minlength=BINS * BINS).reshape(BINS, BINS).astype(np.float32)
+        joint = _smooth(counts[None], 1.0)[0] + 1e-9
+        joint /= joint.sum()
+        expected = joint.sum(1)[:, None] * joint.sum(0)
+        # A count of one or so is no measure.
+        floor = 1.0 / max(known.sum(), 1)
+        told = np.log((expected + floor) / (joint + floor)).astype(np.float32)
+        return np.where(known, told[f, w], np.float32(0))
 
     def _described(self) -> tuple[torch.Tensor, ...]:
         """Descriptors (C, *S) of both images, without the axis of a slice."""
@@ -236,17 +261,21 @@ class _Seen:
             halved = pooled(values[None], 2)[None]
             return [gaussian_smooth(halved, (sigma / 2,) * dims)[0, 0] for sigma in (NEAR, AROUND)]
 
-        weights = [weight + 1e-3 for weight in windows(known)]
+        weights = windows(known)
+        here = [
+            value / (weight + NOTHING) + ALIKE
+            for value, weight in zip(windows(_squares(first, second, known)), weights, strict=True)
+        ]
 
-        def differences(shift: list[int]) -> list[torch.Tensor]:
-            """Near and around."""
-            moved = torch.roll(second, [-n for n in shift], list(range(1, dims + 1)))
-            found = windows((first - moved).square_().mean(0).mul_(known))
-            return [value / weight + ALIKE for value, weight in zip(found, weights, strict=True)]
+        def differences(axis: int, step: int) -> list[torch.Tensor]:
+            """Near and around; as without moving where it would come from beyond what is known."""
+            moved, seen = _moved(second, axis + 1, step), _moved(known, axis, step) * known
+            found = zip(windows(_squares(first, moved, seen)), windows(seen), here, strict=True)
+            return [(value + NOTHING * (own - ALIKE)) / (weight + NOTHING) + ALIKE for value, weight, own in found]
 
-        here, out = differences([0] * dims), {}
+        out = {}
         for step in SHIFTS:
-            ends = [[differences(_along(axis, sign * step, dims)) for axis in range(dims)] for sign in (-1, 1)]
+            ends = [[differences(axis, sign * step) for axis in range(dims)] for sign in (-1, 1)]
             for n, where in enumerate(("near", "around")):
                 low, high = (torch.stack([one[n] for one in side]) for side in ends)
                 rise = (low + high) / 2 - here[n]
@@ -263,8 +292,17 @@ class _Seen:
         return arrays, Grid(next(iter(arrays.values())).shape, matrix)
 
 
-def _along(axis: int, step: int, dims: int) -> list[int]:
-    return [step if n == axis else 0 for n in range(dims)]
+def _squares(first: torch.Tensor, second: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    return (first - second).square_().mean(0).mul_(known)
+
+
+def _moved(values: torch.Tensor, axis: int, step: int) -> torch.Tensor:
+    """Of each place what lies `step` voxels further along the axis, 0 beyond the border."""
+    n = values.shape[axis]
+    result = torch.zeros_like(values)
+    count = max(n - abs(step), 0)
+    result.narrow(axis, max(-step, 0), count).copy_(values.narrow(axis, max(step, 0), count))
+    return result
 
 
 def _noise(values: np.ndarray) -> float:

@@ -1,8 +1,8 @@
 """A small ensemble: the pair registered again in other ways, at a coarser resolution.
 
 Where the images say where things belong, all answers agree; where they say nothing, each ends where its smoothing, its
-start or its descriptors left it. Four answers are compared with the one in question: the way back (the images
-swapped, from nothing), another similarity (from nothing), and the same one from two disturbed starts.
+start left it. Five answers are compared with the one in question: the way back (the images swapped, from nothing), and
+the same way from starts that are disturbed coarsely and finely. (Another similarity, from nothing, told no more.)
 """
 
 from __future__ import annotations
@@ -22,35 +22,34 @@ from ..refinement.refine import refine
 if TYPE_CHECKING:
     from ..images.grid import Grid
 
-# A disturbed start: the standard deviation of each component, and how far apart the independent disturbances lie, in
-# voxels of the working grid.
-DISTURBANCE, APART = 2.5, 16.0
-# What is compared instead.
-OTHER = {"lncc": "mind", "mind": "lncc", "mi": "mind", "mse": "mind"}
+# Disturbed starts: the standard deviation of each component, and how far apart the independent disturbances lie, in
+# voxels of the working grid. Larger and coarser ones (6 and 32) told little of where the errors are.
+COARSELY, FINELY = (2.5, 16.0), (1.5, 8.0)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The presets of the answers that are made, "" for none. starts: how many disturbed ones."""
+    """The presets of the answers that are made, "" for none. starts, fine_starts: how many that are disturbed coarsely
+    and finely."""
 
     back: str
-    other: str
     returned: str
     starts: int
+    fine_starts: int
 
 
 # By what the map may cost.
-PLANS = {"quick": Plan("", "", "", 0), "full": Plan("fast", "coarse", "return", 2)}
+PLANS = {"quick": Plan("", "", 0, 0), "full": Plan("fast", "return", 2, 2)}
 
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """Displacements of other answers, None where not made. back: of moving to fixed positions, before A^-1; others: as
-    the field's."""
+    """Displacements of other answers. back: of moving to fixed positions, before A^-1, None where not made. returned,
+    fine: as the field's, from starts disturbed coarsely and finely."""
 
-    back: DisplacementField | None
-    other: DisplacementField | None
-    returned: tuple[DisplacementField, ...]
+    back: DisplacementField | None = None
+    returned: tuple[DisplacementField, ...] = ()
+    fine: tuple[DisplacementField, ...] = ()
 
 
 def answers(
@@ -70,10 +69,9 @@ def answers(
     runs: dict[object, tuple[Pair, DisplacementField | None, Options]] = {}
     if plan.back:
         runs["back"] = swapped(pair, moving_region), None, Options(plan.back, similarity)
-    if plan.other:
-        runs["other"] = pair, None, Options(plan.other, OTHER[similarity])
-    for seed in range(plan.starts):
-        runs[seed] = pair, disturbed(field, region, seed + 1), Options(plan.returned, similarity)
+    starts = [*(COARSELY,) * plan.starts, *(FINELY,) * plan.fine_starts]
+    for seed, (size, apart) in enumerate(starts):
+        runs[seed] = pair, disturbed(field, region, seed + 1, size, apart), Options(plan.returned, similarity)
     found: dict[object, DisplacementField] = {}
     for number, (name, (one, start, options)) in enumerate(runs.items()):
 
@@ -81,7 +79,8 @@ def answers(
             progress((number + fraction) / len(runs))
 
         found[name] = refine(one, start, options, device=device, progress=report).field
-    return Answers(found.get("back"), found.get("other"), tuple(found[seed] for seed in range(plan.starts)))
+    ends = tuple(found[seed] for seed in range(len(starts)))
+    return Answers(found.get("back"), ends[: plan.starts], ends[plan.starts :])
 
 
 def swapped(pair: Pair, moving_region: np.ndarray) -> Pair:
@@ -94,11 +93,11 @@ def swapped(pair: Pair, moving_region: np.ndarray) -> Pair:
     return Pair(pair.moving, pair.fixed, np.linalg.inv(pair.matrix), pair.windows[::-1], mask)
 
 
-def disturbed(field: DisplacementField, region: Grid, seed: int) -> DisplacementField:
-    """The field with smooth noise on top; the same for the same seed."""
+def disturbed(field: DisplacementField, region: Grid, seed: int, size: float, apart: float) -> DisplacementField:
+    """The field with smooth noise on top; the same for the same seed. size, apart: as of COARSELY."""
     unit = float(np.min(region.spacing[region.size > 1]))
-    coarse = working_grid(region, APART * unit)
-    noise = np.random.default_rng(seed).normal(scale=DISTURBANCE * unit, size=(*coarse.shape, 3))
+    coarse = working_grid(region, apart * unit)
+    noise = np.random.default_rng(seed).normal(scale=size * unit, size=(*coarse.shape, 3))
     if region.flat_axis is not None:
         across = region.directions[:, region.across]
         noise -= (noise @ across)[..., None] * across
