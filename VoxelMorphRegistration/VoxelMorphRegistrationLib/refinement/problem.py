@@ -14,7 +14,7 @@ from ..images.boxes import box_sum, pooled
 from ..images.grid import Grid, working_grid
 from ..images.image import Image, resample
 from .descriptors import descriptor_noise, label_channels, mind_ssc
-from .levels import REACH
+from .levels import CORRELATION_WEIGHT, REACH
 from .pair import common_labels, mean_extent
 from .steps import (
     DETAIL_PART,
@@ -88,9 +88,10 @@ class Problem:
         device: str,
         unlike: bool = False,
         previous: Problem | None = None,
+        decorrelated: bool = False,
     ) -> None:
         """unlike: the coarse level found too little in common for one person. previous: the stage before; where it saw
-        the same volumes, they are taken from it.
+        the same volumes, they are taken from it. decorrelated: of descriptors, see mind_ssc.
         """
         self.pair, self.device, self.flat = pair, device, region.flat_axis
         level, similarity, in_detail = stage.level, stage.similarity, stage.in_detail(detailed)
@@ -103,28 +104,33 @@ class Problem:
         self.grid = working_grid(region, self.base * level.spacing * level.field_ratio)
         self.field_sigma = FIELD_SIGMA[similarity] * factor_of(similarity)
         image_grid = _split(self.grid, level.field_ratio)
-        self.seen = (image_grid, level.spacing, similarity)
+        self.seen = (image_grid, level.spacing, similarity, decorrelated)
         same = previous if previous is not None and previous.sees_as(self) else None
         # What leads the similarity compares all images; then each channel has its own.
         own = similarity == options.similarity
-        compared = [(one, (one.similarity if own else None) or similarity) for one in pair.channels]
-        self.volumes: list[tuple] = (
-            same.volumes if same is not None else [self._volumes(image_grid, level, *one) for one in compared]
-        )
+        compared = [(one, (one.similarity if own else None) or similarity, one.weight) for one in pair.channels]
+        if stage.kind == "joined":
+            compared += [
+                (one, "lncc", CORRELATION_WEIGHT * one.weight) for one, named, _ in list(compared) if named == "mind"
+            ]
+        self.volumes: list[tuple] = list(same.volumes) if same is not None else []
+        for one, named, _ in compared[len(self.volumes) :]:
+            self.volumes.append(self._volumes(image_grid, level, one, named, decorrelated))
         total = sum(one.weight for one in pair.channels)
         part = 1.0
         if in_detail:
             part = FINEST_PART if level.spacing == 1 else DETAIL_PART
         # Each with its weight in the step and in the objective.
         self.parts: list[tuple[float, Callable, Callable]] = []
-        for (channel, named), volumes in zip(compared, self.volumes, strict=True):
+        for (_, named, weight_of), volumes in zip(compared, self.volumes, strict=True):
             fixed, moving, valid, weight, margin = volumes
             term = self._term(fixed, level, named, smooth, unlike or in_detail)
             images = Compared(term, moving, valid, weight, margin, level.field_ratio)
             step = _step(images, named, factor_of(named), part)
-            self.parts.append((channel.weight / total, step, images.similarity))
+            self.parts.append((weight_of / total, step, images.similarity))
             if not self.parts[1:]:
                 self.images, first = images, step
+        self.joined = images if stage.kind == "joined" else None
         quadratic = self.images.term.quadratic
         self.patience = WINDOW_PATIENCE if quadratic else PATIENCE
         self.smallest_gain = WINDOW_SMALLEST_GAIN if quadratic else SMALLEST_GAIN
@@ -152,7 +158,7 @@ class Problem:
         margins = np.where(grid.size > 1, margin, 0)
         return grid.cropped(-margins, grid.size + 2 * margins), margin
 
-    def _volumes(self, image_grid: Grid, level: Level, channel: Channel, similarity: str) -> tuple:
+    def _volumes(self, image_grid: Grid, level: Level, channel: Channel, similarity: str, decorrelated: bool) -> tuple:
         """Fixed and moving volumes (C, *S), where the moving ones are known and the fixed ones count, and the margin of
         the moving ones in voxels.
         """
@@ -165,7 +171,7 @@ class Problem:
         moving, valid = self._volume(channel.moving, goal, pair.matrix, channel.windows[1], pair.moving_mask)
         if similarity == "mind":
             noise = descriptor_noise(fixed, moving)
-            fixed, moving = (mind_ssc(volume, pool, noise) for volume in (fixed, moving))
+            fixed, moving = (mind_ssc(volume, pool, noise, decorrelated) for volume in (fixed, moving))
             if valid is not None:
                 valid = pooled(_alone(valid, REACH["mind"]), pool)[0]
         else:

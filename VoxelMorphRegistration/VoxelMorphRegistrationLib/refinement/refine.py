@@ -13,7 +13,9 @@ descriptors (see descriptors.mind_ssc) they also find large displacements first,
 How smooth the displacement is depends on what lies between the images: one person's breath is smooth, and finer
 detail is only noise; different people differ down to the last gyrus. So correlation and descriptors work with much
 smoothing first, and then try less of it. Where that explains a good part of what was left, it is kept, and the
-correlation goes on with less; windows of several centimetres then lead it along with the small ones.
+correlation goes on with less; windows of several centimetres then lead it along with the small ones. Where one
+image is much like the other's negative, the correlation, to which that is the same, then joins the descriptors of
+different people; those of one person's images are compared decorrelated.
 
 At the finest level the field lives on a grid of twice the image's spacing: a smooth one has nothing to hold on a finer
 one, and each step costs an eighth there. Where detail is real, a last level has a field as fine as the image.
@@ -35,7 +37,8 @@ from ..images import sampling
 from ..images.grid import working_grid
 from ..images.slabs import Box, boxes_of, each, grown, threads_for, within
 from ..images.smoothing import Smoother
-from .levels import stages_of
+from .choice import like_negatives, of_one_person
+from .levels import LEAST_CORRELATED, stages_of
 from .pair import region_grid, thinned
 from .problem import Problem
 
@@ -83,7 +86,12 @@ def refine(
     region = region_grid(pair.fixed.grid, pair.mask)
     seen = thinned(pair, float(np.min(region.spacing[region.size > 1])))
     stages = stages_of(options, region)
-    own = [n for n, stage in enumerate(stages) if stage.similarity == options.similarity and stage.level.steps]
+    decorrelated: bool | None = None if options.similarity == "mind" else False
+    own = [
+        n
+        for n, stage in enumerate(stages)
+        if stage.similarity == options.similarity and stage.level.steps and stage.kind != "joined"
+    ]
     judge = own[-2] if len(own) > 1 else own[-1]
     field = earlier = start
     problem: Problem | None = None
@@ -98,13 +106,22 @@ def refine(
         if not costs[0]:
             made.append(0)
             continue
+        if stage.kind == "joined" and (decorrelated or not like_negatives(pair, field)):
+            made.append(0)
+            continue
         share = (1.0 - done) * costs[0] / sum(costs)
+        if decorrelated is None and number:
+            # Large displacements hide what the images have in common.
+            decorrelated = of_one_person(pair, field)
         voxels = stage.level.field_voxels(region)
         with threads_for(voxels):
-            problem = Problem(seen, region, stage, detailed, options, device, unlike, problem)
+            problem = Problem(seen, region, stage, detailed, options, device, unlike, problem, bool(decorrelated))
         if number == judge:
             scores = problem
         flow = problem.flow_of(field)
+        if problem.joined is not None and float(problem.joined.similarity(flow)) < LEAST_CORRELATED:
+            made.append(0)
+            continue
         least = stage.least_explained
         before = float(problem.images.similarity(flow)) if least else 0.0
         if stage.anew:

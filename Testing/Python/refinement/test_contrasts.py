@@ -1,0 +1,88 @@
+"""Descriptors of one person's images, and of images that are like negatives of each other."""
+
+import numpy as np
+import pytest
+import torch
+
+from refinement_cases import GRIDS, displacement, inner, known, refined
+from test_refinement import other_contrast
+from VoxelMorphRegistrationLib.images.image import Image
+from VoxelMorphRegistrationLib.refinement import choice, refine
+from VoxelMorphRegistrationLib.refinement.descriptors import edges_of_cube, lying, mind_ssc
+
+
+def texture(points):
+    """Smooth structure all over, without an edge to the outside."""
+    rng = np.random.default_rng(0)
+    value = np.zeros(points.shape[:-1])
+    for _ in range(12):
+        direction = rng.normal(size=3)
+        direction *= rng.uniform(0.35, 0.8) / np.linalg.norm(direction)
+        value += np.cos(points @ direction + rng.uniform(0, 6))
+    return (value + 8) * 50
+
+
+def negatives(u, noise):
+    """An image of structure displaced by u, and the structure's negative with noise."""
+    fixed, moving = GRIDS[0]
+    points = fixed.positions()
+    negative = 1000 - texture(moving.positions()) + np.random.default_rng(0).normal(0, noise, moving.shape)
+    return (
+        Image(texture(points + u(points)).astype(np.float32), fixed, "fixed"),
+        Image(negative.astype(np.float32), moving, "negative"),
+    )
+
+
+def error(pair, u):
+    """Mean distance to the truth in mm, and what the report says of the refinement."""
+    result = refined(*pair, similarity="mind")
+    points = inner(pair[0].grid)
+    found = result.transform_points(points)
+    return np.linalg.norm(found - points - u(points), axis=1).mean(), result.report.refinement
+
+
+def test_images_of_one_person_are_found_closer_by_decorrelated_descriptors(monkeypatch):
+    def u(points):
+        return displacement(points / 2)
+
+    pair = negatives(u, 20)
+    closer, _ = error(pair, u)
+    monkeypatch.setattr(choice, "LEAST_OF_ONE", 2.0)
+    plain, _ = error(pair, u)
+    assert closer < 0.8 * plain
+
+
+def test_correlation_joins_the_descriptors_of_negatives(monkeypatch):
+    # Not for one person's.
+    pair = negatives(displacement, 100)
+    assert error(pair, displacement)[1]["steps"][-1] == 0
+    monkeypatch.setattr(choice, "LEAST_OF_ONE", 2.0)
+    joined, told = error(pair, displacement)
+    assert told["detailed"] and told["steps"][-1] > 0
+    monkeypatch.setattr(refine, "LEAST_CORRELATED", 2.0)
+    alone, told = error(pair, displacement)
+    assert told["steps"][-1] == 0 and joined < 0.8 * alone
+
+
+def test_correlation_stays_away_from_what_is_no_negative():
+    fixed, moving = known()
+    told = refined(fixed, other_contrast(moving), similarity="mind").report.refinement
+    assert told["detailed"] and told["steps"][-1] == 0
+
+
+@pytest.mark.parametrize(
+    "turn", [lambda a: a.flip(0), lambda a: a.transpose(0, 2), lambda a: a.transpose(1, 2).flip(1)]
+)
+def test_decorrelated_descriptors_compare_turned_images_alike(turn):
+    def apart(first, second):
+        one, other = (mind_ssc(volume, decorrelated=True) for volume in (first, second))
+        return (one - other).square().sum(0)
+
+    first, second = torch.rand((2, 14, 14, 14), generator=torch.Generator().manual_seed(3))
+    assert torch.allclose(apart(turn(first), turn(second)), turn(apart(first, second)), atol=1e-5)
+
+
+def test_edges_of_a_cube_lie_in_five_ways():
+    edges = edges_of_cube(3)
+    ways = [lying(edges[0], other) for other in edges]
+    assert {way: ways.count(way) for way in ways} == {"same": 1, "parallel": 2, "meeting": 4, "opposite": 1, "skew": 4}
