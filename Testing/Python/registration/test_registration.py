@@ -146,12 +146,14 @@ def test_the_network_sees_the_foreground_and_the_field_covers_the_whole_image(ki
     np.testing.assert_allclose(result.transform_points(np.zeros((1, 3)))[0], SHIFT, atol=0.2)
 
 
-def test_passes_may_have_grids_of_their_own(tmp_path):
-    path = save_centroid_model(tmp_path / "half.pt", part=0.5, passes=3, pass_scales=(2.0, 1.0))
+@pytest.mark.parametrize("last", [1.0, 0.5])
+def test_passes_may_have_grids_of_their_own_finer_than_the_image_too(last, tmp_path):
+    path = save_centroid_model(tmp_path / "half.pt", part=0.5, passes=3, pass_scales=(2.0, last))
     fixed, moving = pair()
     result = register(fixed, moving, settings=settings(path))
     spacing = np.linalg.norm(np.array(result.report.working_grid["ijk_to_ras"])[:3, :3], axis=0)
-    np.testing.assert_allclose(spacing, 1.0)
+    np.testing.assert_allclose(spacing, last)
+    np.testing.assert_allclose(result.field.grid.spacing, last)
     np.testing.assert_allclose(result.transform_points(np.zeros((1, 3)))[0], 0.875 * SHIFT, atol=0.15)
 
 
