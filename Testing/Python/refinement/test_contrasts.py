@@ -1,5 +1,7 @@
 """Descriptors of one person's images, and of images that are like negatives of each other."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,8 @@ from test_refinement import other_contrast
 from VoxelMorphRegistrationLib.images.image import Image
 from VoxelMorphRegistrationLib.refinement import choice, refine
 from VoxelMorphRegistrationLib.refinement.descriptors import edges_of_cube, lying, mind_ssc
+from VoxelMorphRegistrationLib.refinement.levels import Options
+from VoxelMorphRegistrationLib.refinement.pair import Channel, Pair
 
 
 def texture(points):
@@ -68,6 +72,48 @@ def test_correlation_stays_away_from_what_is_no_negative():
     fixed, moving = known()
     told = refined(fixed, other_contrast(moving), similarity="mind").report.refinement
     assert told["detailed"] and told["steps"][-1] == 0
+
+
+def test_correlation_joins_where_all_images_that_are_described_are_negatives(monkeypatch):
+    monkeypatch.setattr(choice, "LEAST_OF_ONE", 2.0)
+    fixed, negative = negatives(displacement, 100)
+    # Neither grows nor falls with the fixed image.
+    folded = negative.with_array(np.abs(negative.array - np.median(negative.array)))
+
+    def last_steps(further):
+        result = refined([fixed] * 3, [negative, further, negative], similarity="mind")
+        return result.report.refinement["steps"][-1]
+
+    assert last_steps(negative) > 0
+    assert last_steps(folded) == 0
+
+
+def test_what_is_not_described_need_not_be_a_negative():
+    fixed, negative = negatives(lambda points: 0 * points, 0)
+    windows = ((0.0, 0.001),) * 2
+    pair = Pair(fixed, negative, np.eye(4), windows, np.ones(fixed.grid.shape, bool))
+    for similarity, expected in (("mi", True), ("mind", False), (None, False)):
+        alike = Channel(fixed, fixed, windows, similarity)
+        assert choice.like_negatives(replace(pair, further=(alike,)), None) is expected
+
+
+def test_progress_counts_the_joined_correlation_only_where_it_is_expected(monkeypatch):
+    fixed, negative = negatives(displacement, 100)
+    pair = Pair(fixed, negative, np.eye(4), ((0.0, 0.001),) * 2, np.ones(fixed.grid.shape, bool))
+
+    def told():
+        """Where the trial begins, and how often the field so far was shown."""
+        fractions, shown = [0.0], []
+        steps = refine.refine(
+            pair, None, Options("default", "mind"), progress=fractions.append, preview=shown.append
+        ).steps
+        return fractions[1 + steps[0]], len(shown), steps[-1]
+
+    # One person's: what the trial found is the end.
+    begins, shown, joined = told()
+    assert joined == 0 and shown == 1 and begins > 0.4
+    monkeypatch.setattr(choice, "LEAST_OF_ONE", 2.0)
+    assert told()[0] < begins
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from ..images.image import Image, resample
 from .pair import region_grid
 
 if TYPE_CHECKING:
-    from .pair import Pair
+    from .pair import Channel, Pair
 
 
 # Of `relation` and `choose_similarity`: voxels looked at, bins, the least of the variance that the other image must
@@ -62,20 +62,24 @@ def of_one_person(pair: Pair, start: DisplacementField | None) -> bool:
 
 
 def like_negatives(pair: Pair, start: DisplacementField | None) -> bool:
-    """Whether one image grows as the other falls, all over, as T2 of a brain does against T1."""
-    found = relation(pair, start)
-    return found is not None and found.falling >= LEAST_RISING
+    """Whether of all images that are compared by descriptors one grows as the other falls, all over, as T2 of a brain
+    does against T1.
+    """
+    described = [one for one in pair.channels if one.similarity in (None, "mind")]
+    found = [relation(pair, start, one) for one in described]
+    return all(one is not None and one.falling >= LEAST_RISING for one in found)
 
 
-def relation(pair: Pair, start: DisplacementField | None) -> Relation | None:
-    """Under a field; None where the images share too few voxels."""
+def relation(pair: Pair, start: DisplacementField | None, channel: Channel | None = None) -> Relation | None:
+    """Under a field; None where the images share too few voxels. channel: of the pair, its first when None."""
+    channel = channel or pair.channels[0]
     region = region_grid(pair.fixed.grid, pair.mask)
     used = region.size > 1
     base = float(np.min(region.spacing[used]))
     grid = working_grid(region, base * max(1.0, (region.voxel_count / CHOICE_VOXELS) ** (1 / int(used.sum()))))
-    (low_f, scale_f), (low_m, scale_m) = pair.windows
-    fixed = (resample(pair.fixed, grid, None, np.nan, smooth=True).array - low_f) * scale_f
-    moving = warp_image(pair.moving, grid, start, pair.matrix, np.nan).array
+    (low_f, scale_f), (low_m, scale_m) = channel.windows
+    fixed = (resample(channel.fixed, grid, None, np.nan, smooth=True).array - low_f) * scale_f
+    moving = warp_image(channel.moving, grid, start, pair.matrix, np.nan).array
     moving = (moving - low_m) * scale_m
     inside = resample(Image(pair.mask.astype(np.uint8), pair.fixed.grid), grid).array >= 0.5
     # Backgrounds and outlines are alike in all modalities.

@@ -107,9 +107,9 @@ class Stage:
             return REAL_DETAIL[self.similarity]
         return LEAD_EXPLAINED if self.kind == "coarse" else None
 
-    def cost(self, detailed: bool | None, lead: bool) -> float:
+    def cost(self, detailed: bool | None, lead: bool, joins: bool) -> float:
         """Of all its steps, in those of the finest images; 0 where it is left out."""
-        left_out = (self.kind == "lead" and not lead) or (self.kind == "joined" and detailed is False)
+        left_out = (self.kind == "lead" and not lead) or (self.kind == "joined" and not joins)
         return 0.0 if left_out else self.steps(detailed) / self.level.spacing**3
 
     def steps(self, detailed: bool | None) -> int:

@@ -120,6 +120,8 @@ class Problem:
         part = 1.0
         if in_detail:
             part = FINEST_PART if level.spacing == 1 else DETAIL_PART
+        # The correlations beside the descriptors.
+        self.joined: list[Compared] = []
         # Each with its weight in the step and in the objective.
         self.parts: list[tuple[float, Callable, Callable]] = []
         for (_, named, weight_of), volumes in zip(compared, self.volumes, strict=True):
@@ -130,7 +132,8 @@ class Problem:
             self.parts.append((weight_of / total, step, images.similarity))
             if not self.parts[1:]:
                 self.images, first = images, step
-        self.joined = images if stage.kind == "joined" else None
+            if len(self.parts) > len(pair.channels):
+                self.joined.append(images)
         quadratic = self.images.term.quadratic
         self.patience = WINDOW_PATIENCE if quadratic else PATIENCE
         self.smallest_gain = WINDOW_SMALLEST_GAIN if quadratic else SMALLEST_GAIN

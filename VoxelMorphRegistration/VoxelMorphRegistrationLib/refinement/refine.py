@@ -98,28 +98,28 @@ def refine(
     scores: Problem | None = None
     made: list[int] = []
     detailed: bool | None = None
-    lead, unlike, stopped, done = True, False, False, 0.0
+    lead, joins, unlike, stopped, done = True, False, False, False, 0.0
     shown = -1.0
     for number, stage in enumerate(stages):
-        # By what is known so far of what is still to do.
-        costs = [later.cost(detailed, lead) for later in stages[number:]]
-        if not costs[0]:
-            made.append(0)
-            continue
-        if stage.kind == "joined" and (decorrelated or not like_negatives(pair, field)):
-            made.append(0)
-            continue
-        share = (1.0 - done) * costs[0] / sum(costs)
         if decorrelated is None and number:
             # Large displacements hide what the images have in common.
             decorrelated = of_one_person(pair, field)
+            joins = not decorrelated and like_negatives(pair, field)
+        elif stage.kind == "joined":
+            joins = bool(detailed) and not decorrelated and like_negatives(pair, field)
+        # By what is known so far of what is still to do.
+        costs = [later.cost(detailed, lead, joins) for later in stages[number:]]
+        if not costs[0]:
+            made.append(0)
+            continue
+        share = (1.0 - done) * costs[0] / sum(costs)
         voxels = stage.level.field_voxels(region)
         with threads_for(voxels):
             problem = Problem(seen, region, stage, detailed, options, device, unlike, problem, bool(decorrelated))
         if number == judge:
             scores = problem
         flow = problem.flow_of(field)
-        if problem.joined is not None and float(problem.joined.similarity(flow)) < LEAST_CORRELATED:
+        if any(float(one.similarity(flow)) < LEAST_CORRELATED for one in problem.joined):
             made.append(0)
             continue
         least = stage.least_explained
