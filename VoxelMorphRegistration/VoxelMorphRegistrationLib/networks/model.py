@@ -192,7 +192,7 @@ def load_model(
 
     precision: "float32", or "auto" for less where the processor is faster with it and the model allows it: bfloat16
     with matrix units for it, a third of the time, displacements that differ by some hundredths of a voxel; else 8-bit
-    integers, from the second pass of a registration on, in less than half of the time (see quantised).
+    integers, from the second pass of a registration on, in about half of the time (see quantised).
     """
     import torch
 
