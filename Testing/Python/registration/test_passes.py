@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from VoxelMorphRegistrationLib.networks.model import load_model, save_model
 from VoxelMorphRegistrationLib.networks.symmetric import Symmetric
 from VoxelMorphRegistrationLib.networks.unet import UNet
 from VoxelMorphRegistrationLib.registration import passes
+from VoxelMorphRegistrationLib.registration.progress import STOP_HERE
 from VoxelMorphRegistrationLib.registration.register import register
 
 
@@ -38,6 +41,19 @@ def test_each_image_is_scaled_by_its_own_values_for_the_network(factors, tmp_pat
         assert float(values.max()) == pytest.approx(1.0, abs=0.05) and float(values.min()) == pytest.approx(
             0.0, abs=0.05
         )
+
+
+def test_the_report_tells_the_passes_that_were_made_when_stopped(tmp_path):
+    fixed, moving = pair()
+    path = save_centroid_model(tmp_path / "m.pt", passes=3, pass_scales=(2.0, 1.5, 1.0))
+
+    def stop(stage, fraction):
+        return STOP_HERE if stage == "registering" and 0.5 < fraction < 1 else None
+
+    whole, stopped = (register(fixed, moving, settings=settings(path), progress=tell).report for tell in (None, stop))
+    assert (whole.passes, stopped.passes) == (3, 2)
+    sizes = [math.prod(report.working_grid["shape_kji"]) for report in (whole, stopped)]
+    assert sizes[1] < 0.5 * sizes[0]
 
 
 def test_folds_of_a_network_are_smoothed_and_counted(tmp_path, monkeypatch):
@@ -92,7 +108,7 @@ def test_passes_of_8_bit_integers_are_near_those_in_float32_and_the_same_each_ti
     )
     assert (whole.report.model["precision"], first.report.model["precision"]) == ("float32", "int8")
     assert again.report.model == first.report.model
-    moved, quick, _, repeated = (field.displacement_ras for field, _, _ in found)
+    moved, quick, _, repeated = (field.displacement_ras for field, *_ in found)
     assert np.array_equal(quick, repeated)
     off = np.abs(quick - moved)
     assert np.abs(moved).max() > 0.2 and 0 < off.mean() < 0.05 * np.abs(moved).max()

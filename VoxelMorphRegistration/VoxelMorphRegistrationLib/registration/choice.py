@@ -76,7 +76,7 @@ def picked(
         run.report(number / len(names))
         model = load_model(find_model(name), device, settings.precision)
         grid = network_grid(area, model.card, settings, COARSER * model.card.pass_scales[0])
-        field, model, _ = deform(inputs, matrix, [grid], model, settings.precision, run, start)
+        field, model, *_ = deform(inputs, matrix, [grid], model, settings.precision, run, start)
         # The worst of what is measured counts, as it does for what is kept.
         compared = judge.compare(similarity, start, field.covering(inputs.fixed.grid))
         found.append((min((one.after - one.before) / max(abs(one.before), 1e-6) for one in compared), name, model))

@@ -31,15 +31,16 @@ def deform(
     precision: str,
     run: Run,
     start: DisplacementField | None = None,
-) -> tuple[DisplacementField, Model, int]:
+) -> tuple[DisplacementField, Model, int, int]:
     """The composed field of the passes, one on each of `grids`, the network that made it (on the CPU, where the GPU
-    ran out of memory), and in how many voxels it folded: these are smoothed. matrix: A (4, 4), fixed to moving RAS mm.
+    ran out of memory), in how many voxels it folded (these are smoothed), and how many passes were made: fewer than
+    there are grids where `run` was asked to stop. matrix: A (4, 4), fixed to moving RAS mm.
     start: the field that the first pass goes on from; its own folds stay.
     """
     fixed, moving = inputs.fixed, inputs.moving
     window = [intensity_scale(image, network.card) for image in (fixed, moving)]
     network = network.begun()
-    total, target, fine, region = start, None, None, None
+    total, target, fine, region, made = start, None, None, None, 0
     for number, grid in enumerate(grids):
         run.report(number / len(grids))
         if run.stopping and total is not None:
@@ -64,18 +65,21 @@ def deform(
             network = on_cpu(network, precision, run.warnings).begun()
             step = run_network(network, *pair, grid, region)
         total = step if total is None else total.compose(step)
+        made = number + 1
     assert total is not None, "no pass"
     folds = 0
     if start is None:
         total, folds = without_folds(total)
-    return total, network, folds
+    return total, network, folds, made
 
 
-def facts_of(network: Model, grids: list[Grid], folds: int) -> dict:
-    """What the report says of the network that ran. folds: voxels in which it folded, smoothed since."""
+def facts_of(network: Model, grids: list[Grid], folds: int, made: int) -> dict:
+    """What the report says of the network that ran. folds: voxels in which it folded, smoothed since. made: passes, on
+    the first ones of `grids`.
+    """
     file = network.path.name if network.path else None
     name = {"name": network.card.name, "file": file, "precision": network.precision, "folds_smoothed": folds}
-    return {"device": network.device, "model": name, "passes": len(grids), "working_grid": grids[-1].to_json()}
+    return {"device": network.device, "model": name, "passes": made, "working_grid": grids[max(made, 1) - 1].to_json()}
 
 
 def region_on(region: np.ndarray, own: Grid, grid: Grid) -> np.ndarray:

@@ -111,9 +111,11 @@ def register(
     facts: dict = {"device": choose_device(settings.device)}
     if network is not None and not run.stopping:
         with run.stage("registering"):
-            deformation, network, folds = deform(inputs, linear.matrix, grids, network, settings.precision, run, start)
+            deformation, network, folds, made = deform(
+                inputs, linear.matrix, grids, network, settings.precision, run, start
+            )
             deformation = checks.network(pair, deformation.covering(inputs.fixed.grid), start)
-            facts = facts_of(network, grids, folds)
+            facts = facts_of(network, grids, folds, made)
             if picking:
                 facts["model"]["reason"] = reason
         if settings.refinement != "off":
