@@ -55,6 +55,14 @@ def refined(fixed, moving, preset="default", **settings):
     )
 
 
+def other_contrast(image):
+    """Brightness goes up and down over the tissues of `image`, and there is noise."""
+    value = np.clip(image.array / 700, 0, 1)
+    body = 1 / (1 + np.exp(-(value - 0.12) * 40))
+    noise = np.random.default_rng(0).normal(0, 30, value.shape)
+    return image.with_array((1000 * body * (0.5 + 0.4 * np.sin(9 * value)) + noise).astype(np.float32))
+
+
 GRIDS = [
     (make_grid((40, 40, 40)), make_grid((44, 44, 44))),
     (make_grid((42, 36, 26), (1, 1.2, 1.6), (10, 25, -15), left_handed=True), make_grid((46, 46, 30), (1, 1, 1.5))),

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from refinement_cases import GRIDS, displacement, inner, known, refined
-from test_refinement import other_contrast
+from refinement_cases import GRIDS, displacement, inner, known, other_contrast, refined
 from VoxelMorphRegistrationLib.images.image import Image
 from VoxelMorphRegistrationLib.refinement import choice, refine
 from VoxelMorphRegistrationLib.refinement.descriptors import edges_of_cube, lying, mind_ssc

@@ -5,7 +5,18 @@ import pytest
 import torch
 
 from grids import make_grid, rotation
-from refinement_cases import GRIDS, INNER, deformed, displacement, found, inner, known, refined, textured
+from refinement_cases import (
+    GRIDS,
+    INNER,
+    deformed,
+    displacement,
+    found,
+    inner,
+    known,
+    other_contrast,
+    refined,
+    textured,
+)
 from small_models import save_centroid_model
 from VoxelMorphRegistrationLib.errors import Cancelled, DeviceError, InputError, SettingsError
 from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
@@ -298,14 +309,6 @@ def test_force_is_the_derivative_of_the_similarity(similarity, ratio):
 
 
 # --- other modalities ---
-
-
-def other_contrast(image):
-    """Brightness goes up and down over the tissues of `image`, and there is noise."""
-    value = np.clip(image.array / 700, 0, 1)
-    body = 1 / (1 + np.exp(-(value - 0.12) * 40))
-    noise = np.random.default_rng(0).normal(0, 30, value.shape)
-    return image.with_array((1000 * body * (0.5 + 0.4 * np.sin(9 * value)) + noise).astype(np.float32))
 
 
 def test_known_deformation_is_found_across_contrasts_by_mutual_information():

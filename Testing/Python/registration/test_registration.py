@@ -444,7 +444,7 @@ def test_field_without_an_inverse_is_warned_about(model, monkeypatch):
     here = np.linalg.norm(fixed.grid.positions(), axis=-1, keepdims=True) < 8
     folded = DisplacementField(15.0 * np.sin(fixed.grid.positions() / 4) * here, fixed.grid)
     monkeypatch.setattr(
-        "VoxelMorphRegistrationLib.registration.register.deform", lambda *_: (folded, load_model(model), 0)
+        "VoxelMorphRegistrationLib.registration.register.deform", lambda *_: (folded, load_model(model), 0, 1)
     )
     monkeypatch.setattr(guard.Checks, "network", lambda self, pair, field, start=None: field)
     result = register(fixed, moving, settings=settings(model), inverse=True)
