@@ -20,6 +20,7 @@ from torch import nn
 from .symmetric import Symmetric
 from .unet import ConvBlock, UNet
 
+# Of LeakyReLU, as in the U-Net, whose code for TorchScript can name no constant.
 SLOPE = 0.2
 # The whole number that stands for zero: what LeakyReLU leaves of the negative ones is a fifth, or 42 of 255. Before it
 # (in the first block, which is pooled first) they take more.

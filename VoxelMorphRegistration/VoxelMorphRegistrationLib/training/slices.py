@@ -74,16 +74,24 @@ def slices_between(
 
 def _plane(to_own: np.ndarray, centre: np.ndarray, extent_mm: float) -> Grid:
     """A square of one layer in the plane of the first two columns of `to_own` (4, 4), middle nearest to `centre`."""
-    first = to_own[:3, 0] / np.linalg.norm(to_own[:3, 0])
-    second = to_own[:3, 1] - first * (first @ to_own[:3, 1])
-    second /= np.linalg.norm(second)
-    normal = np.cross(first, second)
+    axes = _right_angled(to_own)
+    normal = axes[:, 2]
     middle = centre[:3] - normal * (normal @ (centre[:3] - to_own[:3, 3]))
     count = math.ceil(extent_mm / CUT_MM)
     matrix = np.eye(4)
-    matrix[:3, :3] = np.stack([CUT_MM * first, CUT_MM * second, normal], 1)
+    matrix[:3, :3] = axes * [CUT_MM, CUT_MM, 1.0]
     matrix[:3, 3] = middle - matrix[:3, :2] @ np.full(2, (count - 1) / 2)
     return Grid((1, count, count), matrix)
+
+
+def _right_angled(matrix: np.ndarray) -> np.ndarray:
+    """(3, 3): unit vectors in the plane of the first two columns of a matrix (4, 4), the first along the first column,
+    and the plane's normal.
+    """
+    first = matrix[:3, 0] / np.linalg.norm(matrix[:3, 0])
+    second = matrix[:3, 1] - first * (first @ matrix[:3, 1])
+    second /= np.linalg.norm(second)
+    return np.stack([first, second, np.cross(first, second)], 1)
 
 
 def placement_within(
@@ -94,10 +102,7 @@ def placement_within(
     to_common: (4, 4), voxels (i, j, k) of the slice to the common space; size: its voxels along i and j.
     """
     spacing = source.within(section.spacing_mm)
-    first = to_common[:3, 0] / np.linalg.norm(to_common[:3, 0])
-    second = to_common[:3, 1] - first * (first @ to_common[:3, 1])
-    second /= np.linalg.norm(second)
-    axes = np.stack([first, second, np.cross(first, second)], 1)
+    axes = _right_angled(to_common)
     extent = np.linalg.norm(to_common[:3, :2], axis=0) * size
     mirrored = [-1.0 if section.flip and source.chance(0.5) else 1.0 for _ in range(2)]
     order = [1, 0] if source.chance(0.5) else [0, 1]

@@ -1,8 +1,8 @@
 """A small ensemble: the pair registered again in other ways, at a coarser resolution.
 
-Where the images say where things belong, all answers agree; where they say nothing, each ends where its smoothing, its
-start left it. Five answers are compared with the one in question: the way back (the images swapped, from nothing), and
-the same way from starts that are disturbed coarsely and finely. (Another similarity, from nothing, told no more.)
+Where the images say where things belong, all answers agree; where they say nothing, each ends where its smoothing or
+its start left it. Five answers are compared with the one in question: the way back (the images swapped, from nothing),
+and the same way from starts that are disturbed coarsely and finely. (Another similarity, from nothing, told no more.)
 """
 
 from __future__ import annotations
