@@ -160,10 +160,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--csv", type=Path, required=True, help="rows that are in this file are not made again")
     args = parser.parse_args()
-    done = set()
-    if args.csv.exists():
-        with args.csv.open(newline="") as file:
-            done = {(row["case"], row["pair"], row["method"]) for row in csv.DictReader(file)}
+    done = made(args.csv, "case", "pair", "method")
     for fixed, moving in BRAIN_PAIRS[: args.pairs]:
         rng = generator(args.seed, f"{fixed} {moving}")
         name, original = f"{fixed}<-{moving}", loaded(args.data, fixed, moving)
@@ -175,11 +172,19 @@ def main() -> None:
             pair = change(original)
             for method in wanted:
                 row = {"case": case, "pair": name, "method": Path(method).name} | tried(pair, method)
-                _append(args.csv, row)
+                append(args.csv, row)
                 print(", ".join(f"{value}" for value in row.values()), flush=True)
 
 
-def _append(path: Path, row: dict) -> None:
+def made(path: Path, *columns: str) -> set[tuple[str, ...]]:
+    """The rows that a file already has, by these columns."""
+    if not path.exists():
+        return set()
+    with path.open(newline="") as file:
+        return {tuple(row[name] for name in columns) for row in csv.DictReader(file)}
+
+
+def append(path: Path, row: dict) -> None:
     new = not path.exists()
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, row)
