@@ -80,6 +80,7 @@ def test_importing_the_library_brings_neither_slicer_nor_torch():
     torch_at_import = {
         "images/sampling.py",
         "images/boxes.py",
+        "images/scripted.py",
         "images/slabs.py",
         "images/smoothing.py",
         "networks/exported_network.py",

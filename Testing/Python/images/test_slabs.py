@@ -196,9 +196,9 @@ def test_what_lies_in_a_box_is_smoothed_as_in_the_whole(random, shape, sigma):
         volume = torch.zeros(shape)
         volume[box] = random(*(part.stop - part.start for part in box))
         rough, smooth = torch.zeros(shape), torch.zeros(shape)
-        rough[box] = smoother.across(volume[box], box)
+        smoother.across(volume[box][None], box, rough[box][None])
         wide = (slice(0, shape[0]), *box[1:])
-        smooth[wide] = smoother.along(rough, wide)
+        smoother.along(rough[None], wide, smooth[wide][None])
         expected = gaussian_smooth(volume[None, None], (sigma,) * len(shape))[0, 0]
         torch.testing.assert_close(smooth[wide], expected[wide])
 

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .slabs import Box, grown, within
+from .scripted import scripted
+from .slabs import Box, ends_of
 from .smoothing import gaussian_band, gaussian_radius, gaussian_smooth
 
 __all__ = ["gaussian_smooth"]
@@ -76,33 +77,55 @@ def warp_box(volume: torch.Tensor, displacement: torch.Tensor, first: tuple[int,
 
     Returns (C, *P).
     """
+    return _warp_box(volume, displacement, list(first))
+
+
+def warped_part(volume: torch.Tensor, displacement: torch.Tensor, first: list[int]) -> torch.Tensor:
+    """`warp_box` in TorchScript, for programs (see scripted.py)."""
     if volume.dim() == 4 and volume.device.type == "cpu" and volume.shape[1] > 1:
         return _warp_layers(volume, displacement, first)
-    parts = []
-    for axis in reversed(range(len(displacement))):
+    parts: list[torch.Tensor] = []
+    for n in range(len(displacement)):
+        axis = len(displacement) - 1 - n
         size = volume.shape[1 + axis]
         parts.append(torch.add(_centres(displacement, axis, first[axis], size), displacement[axis], alpha=2.0 / size))
-    positions = torch.stack(parts, -1)[None]
-    return F.grid_sample(volume[None], positions, mode="bilinear", padding_mode="border", align_corners=False)[0]
+    return _linear(volume[None], torch.stack(parts, -1)[None])[0]
+
+
+def _linear(volume: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """grid_sample, linear, the border repeated, align_corners=False."""
+    return torch.grid_sampler(volume, positions, 0, 1, False)
+
+
+_warp_box = scripted(warped_part)
 
 
 def doubled_box(volume: torch.Tensor, box: Box) -> torch.Tensor:
     """A box of volumes (C, *S), on a grid twice as fine, linear, the border repeated: two voxels a side for each."""
-    wide, inner = grown(box, 1, volume.shape[1:], range(len(box)))
-    part = within(volume, wide)
-    for axis in reversed(range(1, volume.dim())):
-        place = inner[axis - 1]
-        part = _doubled(part, axis).narrow(axis, 2 * place.start, 2 * (place.stop - place.start))
+    return _doubled_box(volume, *ends_of(box))
+
+
+def doubled_part(volume: torch.Tensor, low: list[int], high: list[int]) -> torch.Tensor:
+    """`doubled_box` in TorchScript, for programs (see scripted.py)."""
+    part = volume
+    for axis in range(1, volume.dim()):
+        begin, end = max(low[axis - 1] - 1, 0), min(high[axis - 1] + 1, volume.shape[axis])
+        part = part.narrow(axis, begin, end - begin)
+    for n in range(1, volume.dim()):
+        axis = volume.dim() - n
+        begin, count = low[axis - 1], high[axis - 1] - low[axis - 1]
+        part = _doubled(part, axis).narrow(axis, 2 * (begin - max(begin - 1, 0)), 2 * count)
     return part
 
 
 def _doubled(volume: torch.Tensor, axis: int) -> torch.Tensor:
-    size = volume.shape[axis]
-    out = torch.empty((*volume.shape[:axis], size, 2, *volume.shape[axis + 1 :]), device=volume.device)
-    near, inner = volume * 0.75, size - 1
-    for side, (begin, end) in enumerate(((0, 1), (1, 0))):
-        target = out.select(axis + 1, side)
+    sizes = list(volume.shape)
+    out = torch.empty(sizes[: axis + 1] + [2] + sizes[axis + 1 :], device=volume.device)
+    near, inner = volume * 0.75, sizes[axis] - 1
+    for side in range(2):
         # The voxel before or behind; at the border the voxel itself.
+        begin, end = side, 1 - side
+        target = out.select(axis + 1, side)
         torch.add(
             near.narrow(axis, end, inner),
             volume.narrow(axis, begin, inner),
@@ -111,7 +134,10 @@ def _doubled(volume: torch.Tensor, axis: int) -> torch.Tensor:
         )
         edge = begin * inner
         target.select(axis, edge).copy_(volume.select(axis, edge))
-    return out.reshape(*volume.shape[:axis], 2 * size, *volume.shape[axis + 1 :])
+    return out.reshape(sizes[:axis] + [2 * sizes[axis]] + sizes[axis + 1 :])
+
+
+_doubled_box = scripted(doubled_part)
 
 
 def _centres(flow: torch.Tensor, axis: int, begin: int, size: int) -> torch.Tensor:
@@ -122,7 +148,7 @@ def _centres(flow: torch.Tensor, axis: int, begin: int, size: int) -> torch.Tens
     return ((2.0 * (line + begin) + 1.0) / size - 1.0).reshape(shape)
 
 
-def _warp_layers(volume: torch.Tensor, flow: torch.Tensor, first: tuple[int, ...]) -> torch.Tensor:
+def _warp_layers(volume: torch.Tensor, flow: torch.Tensor, first: list[int]) -> torch.Tensor:
     """`warp_box` of volumes: between two interpolations within layers, which PyTorch does with vector instructions,
     as it does not those of volumes. The layers lie below each other in one image.
     """
@@ -130,20 +156,21 @@ def _warp_layers(volume: torch.Tensor, flow: torch.Tensor, first: tuple[int, ...
     between = (flow[0] + torch.arange(first[0], first[0] + flow.shape[1])[:, None, None]).clamp_(0, depth - 1)
     layer = between.floor().clamp_(max=depth - 2)
     between.sub_(layer)
-    low, high = (int(bound) for bound in layer.aminmax())
+    low, high = int(layer.min()), int(layer.max())
     image = volume[:, low : high + 2].reshape(1, count, -1, width)
     size = image.shape[2]
-    positions = torch.empty((*flow.shape[1:], 2))
-    torch.add(_centres(flow, 2, first[2], width), flow[2], alpha=2.0 / width, out=positions[..., 0])
+    positions = torch.empty([flow.shape[1], flow.shape[2], flow.shape[3], 2])
+    across, down = positions.select(3, 0), positions.select(3, 1)
+    torch.add(_centres(flow, 2, first[2], width), flow[2], alpha=2.0 / width, out=across)
     line = torch.add(_centres(flow, 1, first[1], size), flow[1], alpha=2.0 / size)
     # A layer ends where the next one begins.
     line.clamp_(1.0 / size - 1.0, (2.0 * height - 1.0) / size - 1.0)
-    torch.add(line, layer.sub_(low), alpha=2.0 * height / size, out=positions[..., 1])
-    positions = positions.view(1, -1, flow.shape[-1], 2)
-    lower = F.grid_sample(image, positions, mode="bilinear", padding_mode="border", align_corners=False)
-    positions[..., 1] += 2.0 * height / size
-    upper = F.grid_sample(image, positions, mode="bilinear", padding_mode="border", align_corners=False)
-    shape = count, *flow.shape[1:]
+    torch.add(line, layer.sub_(low), alpha=2.0 * height / size, out=down)
+    positions = positions.view(1, -1, flow.shape[3], 2)
+    lower = _linear(image, positions)
+    down.add_(2.0 * height / size)
+    upper = _linear(image, positions)
+    shape = [count, flow.shape[1], flow.shape[2], flow.shape[3]]
     return lower.view(shape).lerp_(upper.view(shape), between)
 
 
@@ -153,19 +180,25 @@ def moved_rows(displacement: torch.Tensor, update: torch.Tensor, rows: slice) ->
     Between a voxel and its neighbours towards which w points, u is linear there: as good as between the corners of
     the voxel's cell while |w| adds up to less than 1 over the axes, and without any look-up.
     """
-    out = displacement[:, rows] + update
-    low, high = max(rows.start - 1, 0), min(rows.stop + 1, displacement.shape[1])
+    return _moved_rows(displacement, update, rows.start, rows.stop)
+
+
+@scripted
+def _moved_rows(displacement: torch.Tensor, update: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+    out = displacement[:, start:stop] + update
+    low, high = max(start - 1, 0), min(stop + 1, displacement.shape[1])
     for axis in range(len(update)):
         ahead, back = update[axis].clamp_min(0), update[axis].clamp_max(0)
-        for own, values in zip(out, displacement, strict=True):
+        for n in range(len(out)):
+            own, values = out[n], displacement[n]
             if axis == 0:
                 step = values[low + 1 : high] - values[low : high - 1]
-                begin, end = rows.start - low, high - rows.stop
+                begin, end = start - low, high - stop
                 count = len(own) - 1 + end
                 own[:count].addcmul_(ahead[:count], step[begin:])
                 own[1 - begin :].addcmul_(back[1 - begin :], step[: len(own) - 1 + begin])
             else:
-                values = values[rows]
+                values = values[start:stop]
                 inner = values.shape[axis] - 1
                 step = values.narrow(axis, 1, inner) - values.narrow(axis, 0, inner)
                 own.narrow(axis, 0, inner).addcmul_(ahead.narrow(axis, 0, inner), step)

@@ -91,6 +91,11 @@ def within(volumes: torch.Tensor, box: Box) -> torch.Tensor:
     return volumes[place]
 
 
+def ends_of(box: Box) -> tuple[list[int], list[int]]:
+    """The first places of a box along all axes, and those behind its last ones: what programs take (scripted.py)."""
+    return [side.start for side in box], [side.stop for side in box]
+
+
 def each(function: Callable[[Part], Result], slabs: Iterable[Part]) -> list[Result]:
     """`function` of every slab, in their order, on as many threads as PyTorch has."""
     slabs = list(slabs)

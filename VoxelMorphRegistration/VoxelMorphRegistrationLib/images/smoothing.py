@@ -8,13 +8,14 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from .slabs import Box, each, rows_of
+from .scripted import scripted
+from .slabs import Box, each, ends_of, rows_of
 
 # Weights of a Gaussian below this part of their sum are rounding.
 _NEGLIGIBLE = 2e-6
 # A kernel of at most this many voxels to each side is a sum of shifted volumes, a longer one a product with the band
-# matrix, in blocks of at least so many rows; where a band is hardly smaller than the matrix, it is one product.
-_SHIFTED, _BLOCK = 2, 32
+# matrix, in blocks (`_blocks`); where a band is hardly smaller than the matrix, it is one product.
+_SHIFTED = 2
 
 
 def gaussian_smooth(volume: torch.Tensor, sigmas: tuple[float, ...]) -> torch.Tensor:
@@ -43,14 +44,22 @@ class Smoother:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.shape, self.device = tuple(shape), device
-        self._axes = [
-            (axis, _Axis(size, radius, _band(size, float(sigma), radius).to(device, dtype)))
-            for axis, (size, sigma) in enumerate(zip(shape, sigmas, strict=True))
-            if (radius := gaussian_radius(size, sigma)) > 0
+        self._sizes = list(shape)
+        self._radii = [gaussian_radius(size, sigma) for size, sigma in zip(shape, sigmas, strict=True)]
+        self._bands = [
+            _band(size, float(sigma), radius).to(device, dtype)
+            for size, sigma, radius in zip(shape, sigmas, self._radii, strict=True)
+        ]
+        # The weights of the kernels that are sums of shifted volumes; none of the others.
+        self._weights = [
+            band[size // 2, size // 2 : size // 2 + radius + 1].tolist()
+            if device.type == "cpu" and 0 < radius <= _SHIFTED and size > 2 * radius
+            else []
+            for size, radius, band in zip(shape, self._radii, self._bands, strict=True)
         ]
 
     def __call__(self, volume: torch.Tensor) -> torch.Tensor:
-        if not self._axes:
+        if not self.radius:
             return volume
         slabs = rows_of(self.shape, self.device)
         first = torch.empty_like(volume, memory_format=torch.contiguous_format)
@@ -58,17 +67,15 @@ class Smoother:
         whole = tuple(slice(0, size) for size in self.shape[1:])
 
         def across(rows: slice) -> None:
-            for source, target in zip(volume, first, strict=True):
-                target[rows] = self.across(source[rows], (rows, *whole))
+            self.across(volume[:, rows], (rows, *whole), first[:, rows])
 
         each(across, slabs)
-        if self._axes[0][0] != 0:
+        if not self._radii[0]:
             return first
         out = torch.empty_like(first)
 
         def along(rows: slice) -> None:
-            for source, target in zip(first, out, strict=True):
-                target[rows] = self.along(source, (rows, *whole))
+            self.along(first, (rows, *whole), out[:, rows])
 
         each(along, slabs)
         return out
@@ -76,95 +83,121 @@ class Smoother:
     @property
     def radius(self) -> int:
         """How far it reaches."""
-        return max((kernel.radius for _, kernel in self._axes), default=0)
+        return max(self._radii)
 
-    def across(self, part: torch.Tensor, box: Box) -> torch.Tensor:
-        """A box of a volume (*S), smoothed along all axes but the first, as if there were zeros around it, but for the
-        border of the volume.
+    def across(self, parts: torch.Tensor, box: Box, out: torch.Tensor, inner: Box | None = None) -> None:
+        """A box (C, *P) of volumes (C, *S), smoothed along all axes but the first, as if there were zeros around it,
+        but for the border of the volumes. out: takes what is within `inner` of it, or all.
         """
-        for axis, kernel in reversed(self._axes):
-            if axis:
-                start = box[axis].start
-                part = kernel.last(part, start) if axis == part.dim() - 1 else kernel.middle(part, start)
-        return part
+        starts = [side.start for side in box]
+        low, high = ends_of(inner) if inner is not None else ([0] * len(box), [side.stop - side.start for side in box])
+        _across(parts, out, starts, low, high, self._sizes, self._radii, self._weights, self._bands)
 
-    def along(self, volume: torch.Tensor, box: Box) -> torch.Tensor:
-        """A box of a volume (*S), smoothed along the first axis."""
-        if self._axes and self._axes[0][0] == 0:
-            return self._axes[0][1].first(volume, box)
-        return volume[box]
+    def along(self, volumes: torch.Tensor, box: Box, out: torch.Tensor) -> None:
+        """A box of volumes (C, *S), smoothed along the first axis, into `out` (C, *P)."""
+        low, high = ends_of(box)
+        _along(volumes, out, low, high, self._radii[0], self._bands[0])
 
 
-class _Axis:
-    """The Gaussian along one axis of `size` voxels."""
+@scripted
+def _across(
+    parts: torch.Tensor,
+    out: torch.Tensor,
+    starts: list[int],
+    low: list[int],
+    high: list[int],
+    sizes: list[int],
+    radii: list[int],
+    weights: list[list[float]],
+    bands: list[torch.Tensor],
+) -> None:
+    for n in range(len(parts)):
+        part = parts[n]
+        for back in range(1, len(sizes)):
+            axis = len(sizes) - back
+            if radii[axis] == 0:
+                continue
+            start, size, radius = starts[axis], sizes[axis], radii[axis]
+            if len(weights[axis]) > 0:
+                part = _sum(part, axis, start, size, weights[axis])
+            elif back == 1:
+                part = _last(part, start, radius, bands[axis])
+            else:
+                part = _middle(part, start, radius, bands[axis])
+        for axis in range(len(low)):
+            part = part.narrow(axis, low[axis], high[axis] - low[axis])
+        out[n].copy_(part)
 
-    def __init__(self, size: int, radius: int, band: torch.Tensor) -> None:
-        self.size, self.radius, self.band = size, radius, band
-        self.block = max(_BLOCK, 2 * radius)
-        middle = size // 2
-        self.weights = band[middle, middle : middle + radius + 1].tolist()
-        self.shifted = band.device.type == "cpu" and radius <= _SHIFTED and size > 2 * radius
 
-    def _blocks(self, start: int, count: int) -> list[tuple[slice, slice, torch.Tensor]]:
-        """Of `count` voxels from `start` on: those to make, those they are made from, and the matrix between."""
-        end = start + count
-        if self.band.device.type != "cpu" or count <= 2 * self.block:
-            places = [(start, end)]
+@scripted
+def _along(
+    volumes: torch.Tensor, out: torch.Tensor, low: list[int], high: list[int], radius: int, band: torch.Tensor
+) -> None:
+    size = volumes.shape[1]
+    begin, end = max(low[0] - radius, 0), min(high[0] + radius, size)
+    for n in range(len(volumes)):
+        part = volumes[n].narrow(0, begin, end - begin)
+        for axis in range(1, len(low)):
+            part = part.narrow(axis, low[axis], high[axis] - low[axis])
+        if radius == 0:
+            out[n].copy_(part)
         else:
-            places = [(a, min(a + self.block, end)) for a in range(start, end, self.block)]
-        found = []
-        for low, high in places:
-            first, last = max(low - self.radius, start), min(high + self.radius, end)
-            found.append(
-                (slice(low - start, high - start), slice(first - start, last - start), self.band[low:high, first:last])
-            )
-        return found
+            smooth = torch.matmul(band[low[0] : high[0], begin:end], part.reshape(end - begin, -1))
+            out[n].copy_(smooth.view([high[0] - low[0]] + list(part.shape)[1:]))
 
-    def first(self, volume: torch.Tensor, box: Box) -> torch.Tensor:
-        """A box of (size, *S') along its first axis."""
-        rows, *others = box
-        low, high = max(rows.start - self.radius, 0), min(rows.stop + self.radius, self.size)
-        place = (slice(low, high), *others)
-        part = volume[place]
-        smooth = self.band[rows, low:high] @ part.reshape(high - low, -1)
-        return smooth.view(-1, *part.shape[1:])
 
-    def middle(self, volume: torch.Tensor, start: int) -> torch.Tensor:
-        """(B, n, I) along its middle axis, from the voxel `start` on."""
-        if self.shifted:
-            return self._sum(volume, 1, start)
-        blocks = self._blocks(start, volume.shape[1])
-        parts = [torch.bmm(band.expand(len(volume), -1, -1), volume[:, source]) for _, source, band in blocks]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+def _blocks(start: int, count: int, radius: int, device: torch.device) -> list[tuple[int, int]]:
+    """Of `count` voxels from `start` on, those that are made by one product with a part of the band."""
+    block = max(32, 2 * radius)
+    end = start + count
+    if device.type != "cpu" or count <= 2 * block:
+        return [(start, end)]
+    return [(a, min(a + block, end)) for a in range(start, end, block)]
 
-    def last(self, volume: torch.Tensor, start: int) -> torch.Tensor:
-        """(..., n) along its last axis, from the voxel `start` on."""
-        if self.shifted:
-            return self._sum(volume, volume.dim() - 1, start)
-        blocks = self._blocks(start, volume.shape[-1])
-        if len(blocks) == 1:
-            return volume @ blocks[0][2].T
-        volume = volume.contiguous()
-        out = torch.empty_like(volume)
-        lines, smooth = (values.view(-1, volume.shape[-1]) for values in (volume, out))
-        for target, source, band in blocks:
-            torch.mm(lines[:, source], band.T, out=smooth[:, target])
-        return out
 
-    def _sum(self, volume: torch.Tensor, axis: int, start: int) -> torch.Tensor:
-        out = volume * self.weights[0]
-        count = volume.shape[axis]
-        for shift, weight in enumerate(self.weights[1:], start=1):
-            inner = count - shift
-            if inner > 0:
-                out.narrow(axis, 0, inner).add_(volume.narrow(axis, shift, inner), alpha=weight)
-                out.narrow(axis, shift, inner).add_(volume.narrow(axis, 0, inner), alpha=weight)
-            if start == 0:
-                out.narrow(axis, 0, min(shift, count)).add_(volume.narrow(axis, 0, 1), alpha=weight)
-            if start + count == self.size:
-                edge = min(shift, count)
-                out.narrow(axis, count - edge, edge).add_(volume.narrow(axis, count - 1, 1), alpha=weight)
-        return out
+def _middle(volume: torch.Tensor, start: int, radius: int, band: torch.Tensor) -> torch.Tensor:
+    """(B, n, I) along its middle axis, from the voxel `start` on."""
+    end = start + volume.shape[1]
+    parts: list[torch.Tensor] = []
+    for low, high in _blocks(start, volume.shape[1], radius, band.device):
+        first, last = max(low - radius, start), min(high + radius, end)
+        part = band[low:high, first:last].expand(len(volume), -1, -1)
+        parts.append(torch.bmm(part, volume[:, first - start : last - start]))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+def _last(volume: torch.Tensor, start: int, radius: int, band: torch.Tensor) -> torch.Tensor:
+    """(..., n) along its last axis, from the voxel `start` on."""
+    count = volume.shape[-1]
+    end = start + count
+    blocks = _blocks(start, count, radius, band.device)
+    if len(blocks) == 1:
+        return torch.matmul(volume, band[start:end, start:end].t())
+    volume = volume.contiguous()
+    out = torch.empty_like(volume)
+    lines, smooth = volume.view(-1, count), out.view(-1, count)
+    for low, high in blocks:
+        first, last = max(low - radius, start), min(high + radius, end)
+        source = lines[:, first - start : last - start]
+        torch.mm(source, band[low:high, first:last].t(), out=smooth[:, low - start : high - start])
+    return out
+
+
+def _sum(volume: torch.Tensor, axis: int, start: int, size: int, weights: list[float]) -> torch.Tensor:
+    """Along an axis of `size` voxels, from `start` on, as a sum of shifted volumes."""
+    out = volume * weights[0]
+    count = volume.shape[axis]
+    for shift in range(1, len(weights)):
+        weight, inner = weights[shift], count - shift
+        if inner > 0:
+            out.narrow(axis, 0, inner).add_(volume.narrow(axis, shift, inner), alpha=weight)
+            out.narrow(axis, shift, inner).add_(volume.narrow(axis, 0, inner), alpha=weight)
+        edge = min(shift, count)
+        if start == 0:
+            out.narrow(axis, 0, edge).add_(volume.narrow(axis, 0, 1), alpha=weight)
+        if start + count == size:
+            out.narrow(axis, count - edge, edge).add_(volume.narrow(axis, count - 1, 1), alpha=weight)
+    return out
 
 
 def gaussian_radius(size: int, sigma: float) -> int:

@@ -189,8 +189,7 @@ def _descend(problem: Problem, flow: torch.Tensor, steps: int) -> Iterator[int]:
     whole = boxes_of(shape, flow.device)
 
     def across_only(box: Box) -> None:
-        for part, target in zip(within(field, box), moved, strict=True):
-            target[box] = smoother.across(part, box)
+        smoother.across(within(field, box), box, within(moved, box))
 
     each(across_only, whole)
     for number in range(1, steps + 1):
@@ -204,13 +203,14 @@ def _descend(problem: Problem, flow: torch.Tensor, steps: int) -> Iterator[int]:
             wide, inner = grown(box, smoother.radius, shape, others)
             place = (slice(None), slice(None), *wide[1:])
             near = field[place]
-            for part, target in zip(sampling.moved_rows(near, update(wide), box[0]), moved, strict=True):
-                target[box] = smoother.across(part, wide)[inner]
+            smoother.across(sampling.moved_rows(near, update(wide), box[0]), wide, within(moved, box), inner)
 
         def along(box: Box, ended=ended) -> None:
-            for source, target in zip(moved, field, strict=True):
-                found = smoother.along(source, box)
-                target[box] = found if ended is False else torch.where(ended, target[box], found)
+            own = within(field, box)
+            found = own if ended is False else torch.empty_like(own)
+            smoother.along(moved, box, found)
+            if ended is not False:
+                own.copy_(torch.where(ended, own, found))
 
         each(across, problem.boxes)
         each(along, problem.boxes)

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from ..images import sampling
-from ..images.boxes import gradient, gradient_box, pooled
-from ..images.slabs import SLAB_VOXELS, Box, boxes_of, each, within
+from ..images.boxes import gradient, pooled, pooled_blocks, slope_along
+from ..images.scripted import scripted
+from ..images.slabs import SLAB_VOXELS, Box, boxes_of, each, ends_of, within
 from ..images.smoothing import Smoother
 from .terms import Slope, Term
 
@@ -79,10 +80,7 @@ class Compared:
         field, out = flow[0], self._warped
 
         def warp(box: Box) -> None:
-            part = within(field, box) if self.ratio == 1 else sampling.doubled_box(field, box).mul_(2.0)
-            inside = self.of_images(box)
-            first = tuple(side.start + self.margin for side in inside)
-            within(out, inside).copy_(sampling.warp_box(self.moving, part, first))
+            _warp(field, self.moving, out, *ends_of(box), self.ratio, self.margin)
 
         # Outside the boxes it stays what the first flow made it: nothing moves there.
         each(warp, self.boxes if self._begun else self._boxes(None))
@@ -103,17 +101,63 @@ class Compared:
 
         def force(box: Box) -> torch.Tensor:
             inside = self.of_images(box)
-            total: list[torch.Tensor] = []
-            for values, part in zip(warped, slope(inside), strict=True):
-                forces = [along.mul_(part) for along in gradient_box(values, inside)]
-                total = [a.add_(b) for a, b in zip(total, forces, strict=True)] if total else forces
-            return torch.stack([pooled(one[None], self.ratio)[0] for one in total])
+            return _pulled(warped, slope(inside), *ends_of(inside), self.ratio)
 
         return value, force
 
     def of_images(self, box: Box) -> Box:
         """Of the images, for a box of the field."""
         return tuple(slice(side.start * self.ratio, side.stop * self.ratio) for side in box)
+
+
+@scripted
+def _warp(
+    field: torch.Tensor,
+    moving: torch.Tensor,
+    out: torch.Tensor,
+    low: list[int],
+    high: list[int],
+    ratio: int,
+    margin: int,
+) -> None:
+    """Into `out` (C, *I) what a box of the field (d, *S) brings from `moving`, which begins `margin` voxels before."""
+    if ratio == 1:
+        part, place = field, out
+        for axis in range(len(low)):
+            part = part.narrow(1 + axis, low[axis], high[axis] - low[axis])
+    else:
+        part, place = sampling.doubled_part(field, low, high).mul_(2.0), out
+    first: list[int] = []
+    for axis in range(len(low)):
+        first.append(ratio * low[axis] + margin)
+        place = place.narrow(1 + axis, ratio * low[axis], part.shape[1 + axis])
+    place.copy_(sampling.warped_part(moving, part, first))
+
+
+@scripted
+def _pulled(warped: torch.Tensor, slope: torch.Tensor, low: list[int], high: list[int], ratio: int) -> torch.Tensor:
+    """The gradient of warped volumes (C, *S) in a box times their slopes (C, *P), as (d, *P / ratio)."""
+    forces: list[torch.Tensor] = []
+    for axis in range(len(low)):
+        total = slope_along(warped[0], axis, low, high).mul_(slope[0])
+        for n in range(1, len(warped)):
+            total.add_(slope_along(warped[n], axis, low, high).mul_(slope[n]))
+        forces.append(pooled_blocks(total[None], ratio)[0])
+    return torch.stack(forces)
+
+
+def _length(update: torch.Tensor) -> torch.Tensor:
+    """(*P) of (d, *P)."""
+    total = update[0] * update[0]
+    for n in range(1, len(update)):
+        total.addcmul_(update[n], update[n])
+    return total.sqrt_()
+
+
+@scripted
+def _cut(update: torch.Tensor, length: float, longest: torch.Tensor) -> torch.Tensor:
+    """An update (d, *P) scaled so that `longest`, and what is longer, becomes `length` long."""
+    return update * (length / torch.maximum(_length(update), longest))
 
 
 class GradientStep:
@@ -134,20 +178,17 @@ class GradientStep:
         value, force = self.compared.force(flow)
 
         def across(box: Box) -> None:
-            for source, target in zip(force(box), self.rough, strict=True):
-                target[box] = self.smoother.across(source, box)
+            self.smoother.across(force(box), box, within(self.rough, box))
 
         def along(box: Box) -> None:
-            for source, target in zip(self.rough, self.smooth, strict=True):
-                target[box] = self.smoother.along(source, box)
+            self.smoother.along(self.rough, box, within(self.smooth, box))
 
         each(across, self.compared.boxes)
         each(along, self.compared.boxes)
         longest = self._longest().clamp_min(1e-30)
 
         def update(box: Box) -> torch.Tensor:
-            part = within(self.smooth, box)
-            return part * (STEP / _length(part).clamp_min_(longest))
+            return _cut(within(self.smooth, box), STEP, longest)
 
         return value, update
 
@@ -198,34 +239,44 @@ class WindowStep:
 
         def force_across(box: Box) -> None:
             parts = pooled(slope(self.compared.of_images(box)), self.compared.ratio)
-            for axis in range(len(rough)):
-                force = self.slopes[0][axis][box] * parts[0]
-                for own, part in zip(self.slopes[1:], parts[1:], strict=True):
-                    force.addcmul_(own[axis][box], part)
-                rough[axis][box] = window.across(force, box)
+            window.across(_window_force(parts, self.slopes, *ends_of(box)), box, within(rough, box))
 
         def solved_across(box: Box) -> None:
-            force = torch.stack([window.along(one, box) for one in rough])
+            force = torch.empty_like(within(rough, box), memory_format=torch.contiguous_format)
+            window.along(rough, box, force)
             place = (slice(None), slice(None), *box)
-            update = (self.inverse[place] * force).sum(1)
-            update.mul_(WINDOW_STEP / _length(update).clamp_min_(WINDOW_STEP))
-            for part, target in zip(update, smooth, strict=True):
-                target[box] = last.across(part, box)
+            last.across(_solved(self.inverse[place], force, WINDOW_STEP), box, within(smooth, box))
 
         def update(box: Box) -> torch.Tensor:
-            return torch.stack([last.along(one, box) for one in smooth])
+            out = torch.empty_like(within(smooth, box), memory_format=torch.contiguous_format)
+            last.along(smooth, box, out)
+            return out
 
         each(force_across, self.compared.boxes)
         each(solved_across, self.compared.boxes)
         return value, update
 
 
-def _length(update: torch.Tensor) -> torch.Tensor:
-    """(*P) of (d, *P)."""
-    total = update[0] * update[0]
-    for part in update[1:]:
-        total.addcmul_(part, part)
-    return total.sqrt_()
+@scripted
+def _window_force(parts: torch.Tensor, slopes: list[torch.Tensor], low: list[int], high: list[int]) -> torch.Tensor:
+    """What is missing in a box (C, *P) times the slopes of the fixed volumes, each (d, *S): (d, *P)."""
+    force = torch.empty(0)
+    for n in range(len(slopes)):
+        own = slopes[n]
+        for axis in range(len(low)):
+            own = own.narrow(1 + axis, low[axis], high[axis] - low[axis])
+        if n == 0:
+            force = own * parts[0]
+        else:
+            force.addcmul_(own, parts[n][None])
+    return force
+
+
+@scripted
+def _solved(inverse: torch.Tensor, force: torch.Tensor, longest: float) -> torch.Tensor:
+    """(d, *P): the least squares displacements, at most so long. inverse (d, d, *P), force (d, *P)."""
+    update = (inverse * force).sum(1)
+    return update.mul_(longest / _length(update).clamp_min_(longest))
 
 
 class LandmarkStep:

@@ -15,8 +15,9 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
-from ..images.boxes import box_sum_rows, pooled
-from ..images.slabs import Box, each, rows_of, within
+from ..images.boxes import box_sum_rows, pooled, summed_rows
+from ..images.scripted import scripted
+from ..images.slabs import Box, each, ends_of, rows_of, within
 
 # Radius of the correlation window in voxels, the largest one used.
 WINDOW_RADIUS = 3
@@ -166,20 +167,8 @@ class LocalCorrelation:
         out = torch.empty_like(moments) if with_slope else None
 
         def of_rows(rows: slice) -> torch.Tensor:
-            inverse_count, mean_fixed, variance_fixed = fixed[:, rows]
-            mean, variance, covariance = box_sum_rows(moments, rows, self.radius).mul_(inverse_count)
-            variance.addcmul_(mean, mean, value=-1).clamp_min_(0).add_(FLAT)
-            covariance.addcmul_(mean_fixed, mean, value=-1)
-            counts = weight[rows]
-            a = covariance / variance.mul_(variance_fixed)
-            value = covariance.mul_(a).mul_(counts).sum()
-            if out is not None:
-                inverse_count = inverse_count * counts
-                of_fixed, of_warped, constant = out[:, rows]
-                torch.mul(a, a, out=of_warped).mul_(variance_fixed).mul_(inverse_count)
-                torch.mul(a, inverse_count, out=of_fixed)
-                torch.mul(of_fixed, mean_fixed, out=constant).addcmul_(of_warped, mean, value=-1)
-            return value
+            own = None if out is None else out[:, rows]
+            return _of_windows(moments, fixed[:, rows], weight[rows], own, rows.start, rows.stop, self.radius, FLAT)
 
         value = torch.stack(each(of_rows, self._slabs)).sum() / weight.sum().clamp_min(1.0)
         return value, out
@@ -219,27 +208,81 @@ class LocalCorrelation:
             coefficients += spread_box(parts.pop()[0], whole, ratio)
         values = self.fixed[0]
 
+        held, sizes = [part for part, _ in parts], [block for _, block in parts]
+
         def slope(box: Box) -> torch.Tensor:
-            of_fixed, of_warped, constant = _total([spread_box(p, box, block) for p, block in parts])
-            part = (of_fixed * values[box]).addcmul_(of_warped, warped[box], value=-1)
-            return part.sub_(constant)[None]
+            return _slope(values, warped, held, sizes, *ends_of(box))
 
         return value, slope
 
 
-def _total(parts: list[torch.Tensor]) -> torch.Tensor:
-    return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+@scripted
+def _of_windows(
+    moments: torch.Tensor,
+    fixed: torch.Tensor,
+    counts: torch.Tensor,
+    out: torch.Tensor | None,
+    start: int,
+    stop: int,
+    radius: int,
+    flat: float,
+) -> torch.Tensor:
+    """The weighted sum of the squared correlations of some rows' windows; `out` (3, *P) takes the coefficients."""
+    inverse_count, mean_fixed, variance_fixed = fixed[0], fixed[1], fixed[2]
+    sums = summed_rows(moments, start, stop, radius).mul_(inverse_count)
+    mean, variance, covariance = sums[0], sums[1], sums[2]
+    variance.addcmul_(mean, mean, value=-1).clamp_min_(0).add_(flat)
+    covariance.addcmul_(mean_fixed, mean, value=-1)
+    a = covariance / variance.mul_(variance_fixed)
+    value = covariance.mul_(a).mul_(counts).sum()
+    if out is not None:
+        inverse_count = inverse_count * counts
+        of_fixed, of_warped = out[0], out[1]
+        torch.mul(a, a, out=of_warped).mul_(variance_fixed).mul_(inverse_count)
+        torch.mul(a, inverse_count, out=of_fixed)
+        torch.mul(of_fixed, mean_fixed, out=out[2]).addcmul_(of_warped, mean, value=-1)
+    return value
+
+
+@scripted
+def _slope(
+    values: torch.Tensor,
+    warped: torch.Tensor,
+    coefficients: list[torch.Tensor],
+    blocks: list[int],
+    low: list[int],
+    high: list[int],
+) -> torch.Tensor:
+    """The slope in a box, (1, *P), by the coefficients of windows of blocks of so many voxels a side."""
+    total = spread_part(coefficients[0], low, high, blocks[0])
+    for n in range(1, len(coefficients)):
+        total = total + spread_part(coefficients[n], low, high, blocks[n])
+    for axis in range(len(low)):
+        values = values.narrow(axis, low[axis], high[axis] - low[axis])
+        warped = warped.narrow(axis, low[axis], high[axis] - low[axis])
+    return (total[0] * values).addcmul_(total[1], warped, value=-1).sub_(total[2])[None]
 
 
 def spread_box(blocks: torch.Tensor, box: Box, block: int) -> torch.Tensor:
     """What the blocks of (C, *S / block) hold, at the voxels of a box of S, (C, *P)."""
+    return spread_part(blocks, *ends_of(box), block)
+
+
+def spread_part(blocks: torch.Tensor, low: list[int], high: list[int], block: int) -> torch.Tensor:
+    """`spread_box` in TorchScript, for programs (see images/scripted.py)."""
+    part = blocks
+    for axis in range(len(low)):
+        begin = low[axis] // block
+        part = part.narrow(1 + axis, begin, (high[axis] + block - 1) // block - begin)
     if block == 1:
-        return within(blocks, box)
-    part = within(blocks, tuple(slice(side.start // block, -(-side.stop // block)) for side in box))
-    for axis, side in reversed(list(enumerate(box, start=1))):
-        before, after = part.shape[:axis], part.shape[axis + 1 :]
-        part = part.unsqueeze(axis + 1).expand(*before, -1, block, *after).reshape(*before, -1, *after)
-        part = part.narrow(axis, side.start % block, side.stop - side.start)
+        return part
+    for back in range(len(low)):
+        axis = len(low) - back
+        sizes = list(part.shape)
+        shape = sizes[:axis] + [sizes[axis], block] + sizes[axis + 1 :]
+        part = part.unsqueeze(axis + 1).expand(shape)
+        part = part.reshape(sizes[:axis] + [sizes[axis] * block] + sizes[axis + 1 :])
+        part = part.narrow(axis, low[axis - 1] % block, high[axis - 1] - low[axis - 1])
     return part
 
 

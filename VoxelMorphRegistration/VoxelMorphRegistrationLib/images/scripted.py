@@ -1,0 +1,41 @@
+"""Functions of tensors as one TorchScript program each, for slabs that several threads work on.
+
+PyTorch's operations let go of the interpreter one by one, and threads hand it to each other between them; a program
+lets go of it once. It does the same operations in the same order, so that the numbers are those of the function.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+_lock = threading.Lock()
+# PyTorch no longer answers for its translations there.
+_TRANSLATED = sys.version_info < (3, 14)
+
+
+def scripted(function: Function) -> Function:
+    """The function as such a program on a processor; on other devices, by its first tensor, and from Python 3.14 on, as
+    it stands.
+
+    It is written in what TorchScript knows, without constants of its module, and translated when it is called first.
+    """
+    programs: list[Callable[..., Any]] = []
+
+    @functools.wraps(function)
+    def run(first: torch.Tensor, *others: Any) -> Any:
+        if first.device.type != "cpu" or not _TRANSLATED:
+            return function(first, *others)
+        if not programs:
+            with _lock:
+                if not programs:
+                    programs.append(torch.jit.script(function))
+        return programs[0](first, *others)
+
+    return run  # type: ignore[return-value]
