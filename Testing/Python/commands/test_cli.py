@@ -1,7 +1,10 @@
 import contextlib
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -356,3 +359,16 @@ def test_dicom_folder_and_two_dimensional_files_are_told_apart(inputs, tmp_path,
     save_centroid_model(tmp_path / "flat.pt", dimension=2)
     assert main([*command, "--alignment", "none", "--refine", "off", "--model", str(tmp_path / "flat.pt")]) == 0
     assert (tmp_path / "out" / "overview.png").is_file()
+
+
+def test_what_computes_is_loaded_while_the_images_are_read():
+    """A second and more, of which nothing is left when they are large."""
+    code = (
+        "import sys\n"
+        "from VoxelMorphRegistrationLib.commands.register import _loading\n"
+        "with _loading(): pass\n"
+        "print('torch' in sys.modules, 'SimpleITK' in sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == ["True", "True"]

@@ -155,7 +155,8 @@ def _loading() -> Iterator[None]:
     def load() -> None:
         # Whoever needs it next is told what is wrong.
         with contextlib.suppress(Exception):
-            importlib.import_module("..registration.register", __package__)
+            for name in ("torch", "SimpleITK", "..registration.register"):
+                importlib.import_module(name, __package__)
 
     thread = threading.Thread(target=load, daemon=True)
     thread.start()
