@@ -10,7 +10,8 @@ import pytest
 from alignment_cases import FIXED_GRID, VOXEL, axial, distance, grid_of, motion_of, picture
 from VoxelMorphRegistrationLib.alignment import align as road
 from VoxelMorphRegistrationLib.alignment.align import align
-from VoxelMorphRegistrationLib.alignment.motion import rotation_matrices
+from VoxelMorphRegistrationLib.alignment.edges import Edges
+from VoxelMorphRegistrationLib.alignment.motion import angle, rotation_matrices
 from VoxelMorphRegistrationLib.alignment.search import _spread_rotations
 from VoxelMorphRegistrationLib.images.image import Image
 
@@ -28,6 +29,16 @@ def test_volume_turned_by_180_degrees_is_found():
 def test_slice_turned_in_its_plane_is_found(degrees):
     turn = motion_of((0, 0, math.radians(degrees)))
     assert distance(align(axial(), axial(turn), "rigid").matrix, turn) < 0.7
+
+
+@pytest.mark.parametrize(("turn", "given", "believed"), [(3.0, False, False), (0.3, False, True), (3.0, True, True)])
+def test_a_large_turn_that_was_searched_for_needs_more_evidence(monkeypatch, turn, given, believed):
+    motion = motion_of((0, 0, turn))
+    monkeypatch.setattr(Edges, "evidence", lambda edges, found: 7.0 if angle(found[:3, :3]) > 1 or turn < 1 else 5.0)
+    start = motion if given else None
+    result = align(picture(FIXED_GRID), picture(FIXED_GRID, motion), "rigid", initial=start)
+    assert (distance(result.matrix, motion) < 0.7) is believed
+    assert believed or ["8 are needed" in text for text in result.warnings] == [True]
 
 
 def test_images_that_lie_nearly_alike_are_not_searched_for_and_others_are(monkeypatch):

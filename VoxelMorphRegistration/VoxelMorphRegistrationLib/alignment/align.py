@@ -31,7 +31,7 @@ from .judging import NO_GAIN, SMALLEST_EVIDENCE, fault_of
 from .motion import about, angle, shift
 from .pair import Pair, check_contrast
 from .reduced import mass_center
-from .search import best_start, near_start, turned_start
+from .search import SMALLEST_TURN, best_start, near_start, turned_start
 
 if TYPE_CHECKING:
     from .fit import Progress
@@ -51,6 +51,12 @@ SURE_EVIDENCE, CLEAR_TURN, UNCLEAR_TURN, DIFFERENT_DEGREES = 15.0, 1.15, 0.97, 3
 # of their own, T1 and PD of a head, T1 and FLAIR of one person at two dates from 26 starts); wrong ones: 9.4, see
 # `_searched`. MR and ultrasound of a prostate: 1.3 to 3.7, so that all is searched.
 NEAR_EVIDENCE = 12.0
+# Evidence from which on a map is believed that was searched for and turns the images by more than SMALLEST_TURN: among
+# so many turns chance comes further. Right ones of random turns by 70 to 180 degrees ended at 9.1 and more (36 starts:
+# T1 and PD of a head and parts of it, brains of two people and their slices, T1 and FLAIR, a brain and a head, parts of
+# an abdomen), wrong ones at up to 7.1 (MR and ultrasound of a prostate, 40 starts; as they come, two of the eight pairs
+# were laid across each other, with 6.7 and 7.0).
+TURNED_EVIDENCE = 8.0
 
 
 @dataclass(frozen=True)
@@ -241,17 +247,18 @@ def _trusted(
     pair: Pair, edges: Edges, method: str, found: np.ndarray, rigid: np.ndarray, search: bool
 ) -> tuple[np.ndarray, float, str | None]:
     """`found` if it stands out from chance, else `rigid` if that does, else the safe start; the evidence for `found`,
-    and why not that."""
+    and why not that. search: whether no start was given."""
     evidence = edges.evidence(found)
-    if evidence >= SMALLEST_EVIDENCE:
+    needed = TURNED_EVIDENCE if search and angle(rigid[:3, :3]) > SMALLEST_TURN else SMALLEST_EVIDENCE
+    if evidence >= needed:
         return found, evidence, None
-    if found is not rigid and edges.evidence(rigid) >= SMALLEST_EVIDENCE:
+    if found is not rigid and edges.evidence(rigid) >= needed:
         trusted, kept = rigid, "the rigid one was kept"
     else:
         trusted, kept = _safe_start(pair, search)
     reason = (
         f"The {method} alignment was not used, because under it the edges of the images agree hardly better than by "
-        f"chance ({evidence:.1f} standard deviations above displaced copies, {SMALLEST_EVIDENCE:g} are needed); {kept}."
+        f"chance ({evidence:.1f} standard deviations above displaced copies, {needed:g} are needed); {kept}."
     )
     return trusted, evidence, reason
 

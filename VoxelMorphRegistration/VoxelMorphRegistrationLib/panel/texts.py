@@ -259,7 +259,7 @@ def templates(_: Callable[[str], str]) -> tuple[str, ...]:
         _("The {label} is DICOM, for which the package pydicom is needed: pip install pydicom"),
         _("The {label} is not one image: {path} holds {count} DICOM series. Choose one by its number in this list (--series, or the argument series):{listing}"),
         _("The {list} {value} no such frame."),
-        _("The {method} alignment was not used, because under it the edges of the images agree hardly better than by chance ({evidence} standard deviations above displaced copies, {SMALLEST_EVIDENCE} are needed); {kept}."),
+        _("The {method} alignment was not used, because under it the edges of the images agree hardly better than by chance ({evidence} standard deviations above displaced copies, {needed} are needed); {kept}."),
         _("The {method} alignment was not used, because {fault}; the {kept} one was kept."),
         _("The {name} and the {name2} are on different grids. Resample one of them first."),
         _("The {name} and the {name2} are on different grids. Resample one onto the other first."),
