@@ -39,6 +39,8 @@ def test_a_large_turn_that_was_searched_for_needs_more_evidence(monkeypatch, tur
     result = align(picture(FIXED_GRID), picture(FIXED_GRID, motion), "rigid", initial=start)
     assert (distance(result.matrix, motion) < 0.7) is believed
     assert believed or ["8 are needed" in text for text in result.warnings] == [True]
+    # That of what is kept, here the images as they lie.
+    assert given or result.evidence == (7.0 if believed else 5.0)
 
 
 def test_images_that_lie_nearly_alike_are_not_searched_for_and_others_are(monkeypatch):

@@ -246,8 +246,8 @@ def _safe_start(pair: Pair, search: bool) -> tuple[np.ndarray, str]:
 def _trusted(
     pair: Pair, edges: Edges, method: str, found: np.ndarray, rigid: np.ndarray, search: bool
 ) -> tuple[np.ndarray, float, str | None]:
-    """`found` if it stands out from chance, else `rigid` if that does, else the safe start; the evidence for `found`,
-    and why not that. search: whether no start was given."""
+    """`found` if it stands out from chance, else `rigid` if that does, else the safe start; the evidence for what is
+    kept, and why that is not `found`. search: whether no start was given."""
     evidence = edges.evidence(found)
     needed = TURNED_EVIDENCE if search and angle(rigid[:3, :3]) > SMALLEST_TURN else SMALLEST_EVIDENCE
     if evidence >= needed:
@@ -260,7 +260,7 @@ def _trusted(
         f"The {method} alignment was not used, because under it the edges of the images agree hardly better than by "
         f"chance ({evidence:.1f} standard deviations above displaced copies, {needed:g} are needed); {kept}."
     )
-    return trusted, evidence, reason
+    return trusted, edges.evidence(trusted), reason
 
 
 def _with_one_scale(pair: Pair, edges: Edges, affine: np.ndarray, seed: int, report: Progress) -> np.ndarray:

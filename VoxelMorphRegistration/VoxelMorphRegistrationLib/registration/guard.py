@@ -275,11 +275,13 @@ class Checks:
             return field, True
         return start if start is not None else DisplacementField.identity(field.grid), False
 
-    def unrefined(self, pair: Pair, start: DisplacementField | None, similarity: str) -> None:
-        """The refinement found nothing better than its start."""
+    def unrefined(
+        self, pair: Pair, start: DisplacementField | None, similarity: str, reason: str | None = None
+    ) -> None:
+        """The refinement found nothing better than its start, or nothing of it is kept for another reason."""
         field = start if start is not None else DisplacementField.identity(pair.fixed.grid)
         comparisons = self.judge(pair).compare(similarity, start, field)
-        self._kept("refinement", Verdict(comparisons, None, NOTHING_BETTER))
+        self._kept("refinement", Verdict(comparisons, None, reason or NOTHING_BETTER))
 
     def judge(self, pair: Pair) -> Judge:
         """The judge of the pair, made once."""

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..fields.warp import warp_image
+from .both_ways import NOTHING_SHARED, both_ways, may_be_chance, told_of
 from .channels import facts_of
 from .device import check_memory
-from .intensity import intensity_window
+from .intensity import intensity_window, measured_region
 from .memory import images_bytes, is_out_of_memory
 from .result import Preview
 
@@ -64,14 +65,23 @@ def show_preview(work: Pair, field: DisplacementField, background: float | None,
 
 
 def refine_pair(
-    work: Pair, start: DisplacementField | None, device: str, settings: Settings, run: Run, checks: Checks
+    work: Pair,
+    start: DisplacementField | None,
+    device: str,
+    settings: Settings,
+    run: Run,
+    checks: Checks,
+    evidence: float | None = None,
 ) -> tuple[DisplacementField, dict]:
-    """The refined field and what the report says of it. work: the pair with what guides it."""
+    """The refined field and what the report says of it. work: the pair with what guides it. evidence: of the alignment
+    by edges; None where it was not looked at.
+    """
     from ..refinement.choice import choose_similarity
     from ..refinement.levels import Options
     from ..refinement.pair import memory_bytes
     from ..refinement.refine import Enough
     from ..refinement.unmatched import left_out, without_counterpart
+    from ..trust.runs import swapped
 
     if device == "mps":
         # Apple's GPU lacks 3D interpolation.
@@ -96,19 +106,31 @@ def refine_pair(
             show_preview(work, field, settings.background, run)
 
     result, device = _refined(work, start, options, device, run, progress=report, preview=show)
-    region = without_counterpart(work, result.field) if result.improved and not result.stopped else None
+    finished = result.improved and not result.stopped
+    agreement: float | None = None
+    if finished and start is None and may_be_chance(work, similarity, evidence):
+        back = swapped(work, measured_region(work.moving, None))
+        returned, _ = _refined(back, None, options, device, run, progress=lambda _: report(1.0))
+        finished = False
+        if not returned.stopped:
+            both = both_ways(work, result.field, returned.field)
+            agreement, result = both.agreement, replace(result, field=both.field, improved=both.agreement > 0)
+            run.warnings.append(told_of(both))
+    region = without_counterpart(work, result.field) if finished else None
     if region is not None:
         others = left_out(work, region)
         without, _ = _refined(others, start, options, device, run, progress=lambda _: report(1.0))
         if without.improved and not without.stopped:
             result = without
             run.warnings.append(_told_of(region, work.moving.grid))
+    # Not known of a mean of both ways.
+    after = result.similarity_after if agreement is None else None
     guides = [what for what, given in (("labels", work.labels), ("landmarks", work.points)) if given is not None]
     field, improved = result.field, result.improved
     if improved:
         field, improved = checks.refinement(work, start, field, similarity)
     else:
-        checks.unrefined(work, start, similarity)
+        checks.unrefined(work, start, similarity, None if agreement is None else NOTHING_SHARED)
     for what in guides:
         run.warnings.append(f"The {what} guided the refinement, so that their agreement is no independent measure.")
     return field, {
@@ -117,12 +139,13 @@ def refine_pair(
         "reason": reason,
         "value": {
             "before": result.similarity_before,
-            "after": result.similarity_after if improved else result.similarity_before,
+            "after": after if improved else result.similarity_before,
         },
         "steps": list(result.steps),
         "detailed": result.detailed,
         "improved": improved,
         "stopped": result.stopped,
+        "agreement": agreement,
         "guided_by": guides,
         "channels": facts_of(work),
     }

@@ -125,7 +125,8 @@ def register(
         with run.stage("refining"):
             heap.give_back(largest)
             work = with_channels(guided(pair, inputs, settings), inputs, settings, deformation)
-            deformation, refined = refine_pair(work, deformation, facts["device"], settings, run, checks)
+            device = facts["device"]
+            deformation, refined = refine_pair(work, deformation, device, settings, run, checks, linear.evidence)
     if deformation is None:
         deformation = DisplacementField.identity(inputs.fixed.grid)
     # Readers of the written field must find it linear up to the outermost fixed voxels.
