@@ -1,4 +1,5 @@
 import contextlib
+import gc
 import io
 import json
 import os
@@ -17,10 +18,12 @@ from model_cases import write_keras
 from registration_cases import SHIFT, ball, ball_labels
 from small_models import save_centroid_model
 from VoxelMorphRegistrationLib.__main__ import main
+from VoxelMorphRegistrationLib.commands.register import _loading
 from VoxelMorphRegistrationLib.commands.terminal import Progress
+from VoxelMorphRegistrationLib.errors import InputError
 from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
 from VoxelMorphRegistrationLib.fields.files import read_field
-from VoxelMorphRegistrationLib.images.files import write_image
+from VoxelMorphRegistrationLib.images.files import read_image, write_image
 from VoxelMorphRegistrationLib.results import outputs
 from VoxelMorphRegistrationLib.transforms.chain import Chain
 from VoxelMorphRegistrationLib.transforms.parts import Bent, Matrix
@@ -372,3 +375,10 @@ def test_what_computes_is_loaded_while_the_images_are_read():
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.split() == ["True", "True"]
+
+
+def test_memory_is_looked_after_again_once_all_is_loaded(tmp_path):
+    """Also where the images cannot be read."""
+    with pytest.raises(InputError), _loading():
+        read_image(tmp_path / "none.nii.gz")
+    assert gc.isenabled()
