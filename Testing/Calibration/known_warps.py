@@ -39,6 +39,7 @@ KINDS = (
     "strangers",
     "lost",
     "operated",
+    "misled",
 )
 UNSEEN = ("half", "grown", "strange", "strangers", "lost")
 FITTED = tuple(kind for kind in KINDS if kind not in UNSEEN)
@@ -78,6 +79,11 @@ def case(kind: str, number: int) -> Case:
         recipe = replace(recipe, related=0.5, rotation=25.0, translation=14.0, scaling=0.2)
     if kind == "lost":
         recipe = replace(recipe, ultrasound=0.5, noise=(0.0, 0.15))
+    if kind == "misled":
+        # Neither contrasts nor positions agree, as of MR and ultrasound of a small field of view.
+        recipe = replace(
+            recipe, related=0.0, ultrasound=0.6, noise=(0.0, 0.1), rotation=15.0, translation=10.0, scaling=0.12
+        )
     if kind == "slice":
         n = int(numbers.integers(48, 97))
         shape = (2 * n, 2 * int(numbers.integers(48, 97)))
@@ -105,6 +111,8 @@ def case(kind: str, number: int) -> Case:
         do = {"resection", "unlike", "cut"}
     if kind == "strangers":
         do = set(numbers.choice(["resection", "cut", "thick", "unlike"], 2, replace=False))
+    if kind == "misled":
+        do = set(numbers.choice(["cut", "thick", "unlike"], int(numbers.integers(0, 3)), replace=False))
     if "unlike" in do:
         fixed, moving = (_with_own_structure(image, numbers) for image in (fixed, moving))
     if kind == "grown":

@@ -32,7 +32,7 @@ LOOKED_AT = 30
 @dataclass(frozen=True, eq=False)
 class Data:
     """values (N, Q), target (N,): log error, group (N,): number of the case, kind (N,): number of its kind, weight
-    (N,): each case the same."""
+    (N,): of a point."""
 
     values: np.ndarray
     target: np.ndarray

@@ -62,6 +62,13 @@ def test_what_is_told_of_a_kind_left_out_is_by_a_fit_without_it():
     assert plain < np.mean([row.under_bound for row in rows if row.kind != "plain"]) - 20
 
 
+def test_kinds_weigh_the_same_however_many_cases_they_have():
+    many, few = made_up(24, 0), made_up(4, 3)
+    data = fit.data_of([*(replace(one, kind="plain") for one in many), *(replace(o, kind="cut") for o in few)], "quick")
+    weights = [data.weight[data.kind == kind].sum() for kind in (0, 1)]
+    assert weights[0] == pytest.approx(weights[1])
+
+
 def test_table_is_read_as_it_was_written(fitted, monkeypatch):
     scope: dict = {}
     exec(fit.table_text({"quick": fitted}), scope)
