@@ -104,6 +104,7 @@ class Problem:
         self.grid = working_grid(region, self.base * level.spacing * level.field_ratio)
         self.field_sigma = FIELD_SIGMA[similarity] * factor_of(similarity)
         image_grid = _split(self.grid, level.field_ratio)
+        self.spacing = level.spacing
         self.seen = (image_grid, level.spacing, similarity, decorrelated)
         same = previous if previous is not None and previous.sees_as(self) else None
         # What leads the similarity compares all images; then each channel has its own.

@@ -18,7 +18,8 @@ image is much like the other's negative, the correlation, to which that is the s
 different people; those of one person's images are compared decorrelated.
 
 At the finest level the field lives on a grid of twice the image's spacing: a smooth one has nothing to hold on a finer
-one, and each step costs an eighth there. Where detail is real, a last level has a field as fine as the image.
+one, and each step costs an eighth there. Where detail is real, a last level has a field as fine as the image. Where it
+is not, and the images are of one modality, the smooth motion is solved for as a whole at the end (see settling).
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from .choice import like_negatives, of_one_person
 from .levels import LEAST_CORRELATED, stages_of
 from .pair import region_grid, thinned
 from .problem import Problem
+from .settling import can_settle, settled
 
 if TYPE_CHECKING:
     from .levels import Options
@@ -160,6 +162,13 @@ def refine(
             preview(field)
     # At least one stage has steps.
     assert problem is not None and scores is not None
+    if not stopped and detailed is False and can_settle(problem):
+        flow = problem.flow_of(field)
+        try:
+            found = settled(problem, flow, lambda: progress(done))
+            field = field if found is flow else problem.field_of(unfolded(found))
+        except Enough:
+            stopped = True
     if field is None:
         field = problem.field_of(problem.flow_of(None))
     whole = working_grid(pair.fixed.grid, float(np.min(field.grid.spacing[field.grid.size > 1])))
