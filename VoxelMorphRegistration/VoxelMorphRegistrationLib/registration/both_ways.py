@@ -6,8 +6,9 @@ by r, 2 r / (1 + r) of the mean's variance is of that thing (Spearman and Brown,
 that, and nothing is left where both ways have nothing in common.
 
 Found on eight prostates and 24 drawn pairs with ultrasound (kind "ultrasound" of Testing/Calibration/known_warps.py),
-looked at on 18 others (its later numbers, and "lost"), all whose edges met by chance: error after the alignment 3.63
-voxels, refined one way 3.98, both ways 3.43; at worst 2.59 and 0.49 more than before.
+looked at on 18 others (its later numbers, and "lost", two of which had been seen before), all whose edges met by
+chance: error after the alignment 3.63 voxels, refined one way 3.98, both ways 3.43; at worst 2.59 and 0.49 more than
+before.
 """
 
 from __future__ import annotations
