@@ -87,3 +87,10 @@ def test_elsewhere_the_function_itself_is_called(monkeypatch, device, translated
 
     scripted(told)(torch.empty(2, device=device))
     assert called == [device]
+
+
+def test_without_source_the_function_itself_is_called():
+    """As in an application that brings compiled files only."""
+    place: dict = {"torch": torch, "__name__": "frozen"}
+    exec("def doubled(values: torch.Tensor) -> torch.Tensor:\n    return values * 2.0", place)
+    assert torch.equal(scripted(place["doubled"])(torch.ones(3)), torch.full((3,), 2.0))

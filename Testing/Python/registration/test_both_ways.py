@@ -7,6 +7,7 @@ from grids import make_grid, smooth_displacement
 from refinement_cases import known, other_contrast, textured
 from VoxelMorphRegistrationLib.alignment.align import Alignment
 from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
+from VoxelMorphRegistrationLib.refinement import pair as refinement_pair
 from VoxelMorphRegistrationLib.refinement.pair import Pair
 from VoxelMorphRegistrationLib.registration import linear, refining
 from VoxelMorphRegistrationLib.registration.both_ways import both_ways
@@ -15,6 +16,10 @@ from VoxelMorphRegistrationLib.registration.settings import Settings
 
 FIXED, MOVING = make_grid((30, 28, 26), degrees=(20.0, -15.0, 35.0)), make_grid((52, 50, 54), (1.1, 1.0, 1.2))
 WINDOWS = (0.0, 1.0), (0.0, 1.0)
+
+
+class Reached(Exception):
+    """A test has seen what it wanted."""
 
 
 def matrix():
@@ -113,3 +118,21 @@ def test_where_nobody_looked_at_edges_the_refinement_is_made_one_way(monkeypatch
     fixed, moving = known()
     report = refined(monkeypatch, fixed, other_contrast(moving), None)
     assert report.refinement["similarity"] == "mind" and report.refinement["agreement"] is None
+
+
+def test_the_memory_of_the_way_back_is_asked_for_before_anything_is_refined(monkeypatch):
+    """Its grid is that of the moving image, which may be the larger one."""
+    fixed, moving = known()
+    shapes = []
+    bytes_of = refinement_pair.memory_bytes
+    monkeypatch.setattr(
+        refinement_pair, "memory_bytes", lambda pair: shapes.append(pair.fixed.grid.shape) or bytes_of(pair)
+    )
+
+    def not_yet(*arguments, **named):
+        assert shapes == [fixed.grid.shape, moving.grid.shape]
+        raise Reached
+
+    monkeypatch.setattr(refining, "_refined", not_yet)
+    with pytest.raises(Reached):
+        refined(monkeypatch, fixed, other_contrast(moving), 2.0)

@@ -21,8 +21,8 @@ _TRANSLATED = sys.version_info < (3, 14)
 
 
 def scripted(function: Function) -> Function:
-    """The function as such a program on a processor; on other devices, by its first tensor, and from Python 3.14 on, as
-    it stands.
+    """The function as such a program on a processor; on other devices, by its first tensor, from Python 3.14 on, and
+    where Python has no source of it (a frozen application), as it stands.
 
     It is written in what TorchScript knows, without constants of its module, and translated when it is called first.
     """
@@ -35,7 +35,15 @@ def scripted(function: Function) -> Function:
         if not programs:
             with _lock:
                 if not programs:
-                    programs.append(torch.jit.script(function))
+                    programs.append(_translated(function))
         return programs[0](first, *others)
 
     return run  # type: ignore[return-value]
+
+
+def _translated(function: Callable[..., Any]) -> Callable[..., Any]:
+    try:
+        return torch.jit.script(function)
+    except OSError:
+        # PyTorch reads the source.
+        return function

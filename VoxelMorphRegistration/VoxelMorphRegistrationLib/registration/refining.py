@@ -87,10 +87,18 @@ def refine_pair(
         # Apple's GPU lacks 3D interpolation.
         device = "cpu"
         run.warnings.append("The refinement ran on the CPU: the Apple GPU cannot interpolate volumes.")
-    check_memory(memory_bytes(work) + images_bytes(work.fixed.grid, work.moving.grid), "The refinement")
+
+    def check(pair: Pair) -> None:
+        check_memory(memory_bytes(pair) + images_bytes(work.fixed.grid, work.moving.grid), "The refinement")
+
+    check(work)
     similarity, reason = (settings.channel_similarities or (settings.similarity,))[0], "As set."
     if similarity == "auto":
         similarity, reason = choose_similarity(work, start)
+    back: Pair | None = None
+    if start is None and may_be_chance(work, similarity, evidence):
+        back = swapped(work, measured_region(work.moving, None))
+        check(back)
     weights = settings.smoothness, settings.label_weight, settings.landmark_weight
     options = Options(settings.refinement, similarity, *weights)
 
@@ -108,8 +116,7 @@ def refine_pair(
     result, device = _refined(work, start, options, device, run, progress=report, preview=show)
     finished = result.improved and not result.stopped
     agreement: float | None = None
-    if finished and start is None and may_be_chance(work, similarity, evidence):
-        back = swapped(work, measured_region(work.moving, None))
+    if finished and back is not None:
         returned, _ = _refined(back, None, options, device, run, progress=lambda _: report(1.0))
         finished = False
         if not returned.stopped:
