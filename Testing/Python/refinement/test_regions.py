@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 
 from grids import KINDS, make_grid
+from refinement_cases import deformed, textured
 from VoxelMorphRegistrationLib.images.image import Image
-from VoxelMorphRegistrationLib.refinement import refine
+from VoxelMorphRegistrationLib.refinement import refine as refinement
+from VoxelMorphRegistrationLib.refinement.levels import Options
 from VoxelMorphRegistrationLib.refinement.pair import Channel, Pair, mean_extent, region_grid, thinned
 from VoxelMorphRegistrationLib.refinement.problem import _ends_in_background
+from VoxelMorphRegistrationLib.refinement.refine import refine
 
 
 @pytest.mark.parametrize(("size", "expected"), [((40, 40, 20), 2.0), ((40, 40, 1), 2**0.5)])
@@ -24,6 +27,18 @@ def test_the_region_is_isotropic_at_the_mean_voxel_size(size, expected):
     margins = np.minimum(inside.min(0) - corners.min(0), corners.max(0) - inside.max(0)) / grid.spacing
     assert (margins[:2] > 3.5).all() and (margins[:2] < 8).all()
     assert region.contains(grid.positions()[mask]).all()
+
+
+@pytest.mark.parametrize("similarity", ["lncc", "mind"])
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (4.0, 4.0, 1.0)])
+def test_few_thin_slices_are_refined_as_well(similarity, spacing):
+    """As few as are taken; isotropic to the mean, or half as fine, they would be one or two layers."""
+    grid = make_grid((24, 24, 4), spacing)
+    images = [(image.array / 800).astype(np.float32) for image in (deformed(grid), textured(grid))]
+    fixed, moving = (Image(values, grid, "slices") for values in images)
+    pair = Pair(fixed, moving, np.eye(4), ((0.0, 1.0),) * 2, np.ones(grid.shape, bool))
+    found = refine(pair, None, Options("default", similarity))
+    assert found.improved and found.similarity_after > found.similarity_before
 
 
 def test_a_large_region_has_larger_voxels(monkeypatch):
@@ -69,9 +84,9 @@ def test_background_is_what_is_near_the_lowest_value_of_the_window(value, ends, 
     ("found", "possible"), [((0.2, 4.0), True), ((0.05, 1.0), False), ((0.9, 6.0), False), ((0.05, 6.0), False)]
 )
 def test_no_tissue_shrinks_or_grows_beyond_what_is_possible(monkeypatch, found, possible):
-    monkeypatch.setattr(refine, "change_of_pieces", lambda *_: found)
+    monkeypatch.setattr(refinement, "change_of_pieces", lambda *_: found)
     grid = make_grid((4, 4, 4))
     image = Image(np.zeros(grid.shape, np.float32), grid, "image")
     windows = ((0.0, 1.0),) * 2
     pair = Pair(image, image, np.eye(4), windows, np.ones(grid.shape, bool))
-    assert refine._possible(pair, None) == possible
+    assert refinement._possible(pair, None) == possible
