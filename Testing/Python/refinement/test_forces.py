@@ -26,6 +26,17 @@ def test_box_sums_equal_direct_sums(shape):
     torch.testing.assert_close(box_sum(volume, 2), expected)
 
 
+@pytest.mark.parametrize("term", [SquaredDifference, LocalCorrelation, MutualInformation])
+def test_where_nothing_is_known_images_are_not_alike(term):
+    """Else a field that moves everything out of the other image would be the best one."""
+    fixed = torch.rand(1, 9, 9, 9)
+    own = term(fixed)
+    weight = torch.ones(9, 9, 9)
+    nothing, _ = own.evaluate(fixed, weight, torch.zeros(9, 9, 9))
+    unlike, _ = own.evaluate(torch.rand(1, 9, 9, 9), weight)
+    assert float(nothing) <= float(unlike)
+
+
 TERMS = {
     "mse": (SquaredDifference, 3),
     "lncc": (LocalCorrelation, 1),

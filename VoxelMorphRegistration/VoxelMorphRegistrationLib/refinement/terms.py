@@ -59,7 +59,10 @@ def _counting(weight: torch.Tensor, known: torch.Tensor | None) -> torch.Tensor:
 
 
 class SquaredDifference:
-    """Minus the mean squared difference: of images with equal intensities, of descriptors, or of label channels."""
+    """Minus the mean squared difference: of images with equal intensities, of descriptors, or of label channels.
+
+    All of these lie in [0, 1]; where nothing counts, it is that of 0 and 1.
+    """
 
     quadratic, best, reach, reach_alone = True, 0.0, 0, 0
 
@@ -77,7 +80,8 @@ class SquaredDifference:
             return ((self.fixed[:, rows] - warped[:, rows]).square_().sum(0) * weight[rows]).sum()
 
         slabs = rows_of(weight.shape, weight.device, 1, _SLAB_VOXELS)
-        value = torch.stack(each(total, slabs)).sum() / weight.sum().clamp_min(1.0) / len(warped)
+        count = weight.sum()
+        value = torch.stack(each(total, slabs)).sum() / count.clamp_min(1.0) / len(warped) + (count == 0)
         return -value, slope if with_slope else None
 
 
