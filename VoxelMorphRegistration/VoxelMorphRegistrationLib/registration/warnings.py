@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..alignment.align import SURE_EVIDENCE
 from ..fields.folding import POSSIBLE
+from .both_ways import NOTHING_SHARED
 
 # A report warns when less of the fixed anatomy, in percent, is covered by the moving image: where the alignment may be
 # wrong, and where it is sure (two crops of one image, which show half of each other, are a good result).
@@ -55,7 +56,12 @@ def _warn_of_stages(warnings: list[str], gain: tuple[float, float], checks: dict
     # A refinement that went well has replaced what the network did.
     if checks.get("refinement", {}).get("kept"):
         undone.pop("network", None)
-    told = {stage: check["reason"] for stage, check in undone.items() if not _alike(check)}
+    # Of ways that have nothing in common is told where they are compared.
+    told = {
+        stage: check["reason"]
+        for stage, check in undone.items()
+        if not _alike(check) and check["reason"] != NOTHING_SHARED
+    }
     if "alignment" in told:
         warnings.append(f"The alignment made things worse and was undone: {told.pop('alignment')}.")
     if told:
