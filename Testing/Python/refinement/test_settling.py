@@ -136,3 +136,18 @@ def test_who_has_enough_while_it_settles_keeps_what_was_there(pair, monkeypatch)
     assert not result.stopped
     result = refining.refine(whole, None, Options())
     assert result.stopped and result.improved
+
+
+def test_the_same_is_solved_on_any_number_of_threads():
+    generator = torch.Generator().manual_seed(0)
+    shape = 24, 28, 24
+    root, right = torch.rand(3, 3, *shape, generator=generator), torch.rand(3, *shape, generator=generator)
+    matrix = (root[:, :, None] * root[:, None]).sum(0)
+    threads, found = torch.get_num_threads(), []
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            found.append(settling._solved(matrix, right, 1.0))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*found)

@@ -172,16 +172,21 @@ def _conjugate_gradients(matrix: torch.Tensor, right: torch.Tensor, bending: flo
     found = start.clone()
     left = right - applied(found)
     guess = (inverse * left[None]).sum(1)
-    direction, size = guess.clone(), (left * guess).sum()
+    direction, size = guess.clone(), _product(left, guess)
     for _ in range(ROUNDS):
         image = applied(direction)
-        length = size / (direction * image).sum().clamp_min(1e-30)
+        length = size / _product(direction, image).clamp_min(1e-30)
         found += length * direction
         left -= length * image
         guess = (inverse * left[None]).sum(1)
-        previous, size = size, (left * guess).sum()
+        previous, size = size, _product(left, guess)
         direction = guess + size / previous.clamp_min(1e-30) * direction
     return found
+
+
+def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """The sum of a * b, the same on any number of threads: these share the rows, not the sum of one."""
+    return (a * b).sum(-1).sum()
 
 
 def bent(v: torch.Tensor) -> torch.Tensor:
