@@ -10,7 +10,8 @@ from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
 from VoxelMorphRegistrationLib.refinement import pair as refinement_pair
 from VoxelMorphRegistrationLib.refinement.pair import Pair
 from VoxelMorphRegistrationLib.registration import linear, refining
-from VoxelMorphRegistrationLib.registration.both_ways import BothWays, both_ways, told_of
+from VoxelMorphRegistrationLib.registration.both_ways import ONE_WAY, BothWays, both_ways, told_of
+from VoxelMorphRegistrationLib.registration.progress import STOP_HERE
 from VoxelMorphRegistrationLib.registration.register import register
 from VoxelMorphRegistrationLib.registration.settings import Settings
 
@@ -138,3 +139,19 @@ def test_the_memory_of_the_way_back_is_asked_for_before_anything_is_refined(monk
     monkeypatch.setattr(refining, "_refined", not_yet)
     with pytest.raises(Reached):
         refined(monkeypatch, fixed, other_contrast(moving), 2.0)
+
+
+def test_whoever_stops_on_the_way_back_is_told_that_one_way_was_kept(monkeypatch):
+    fixed, moving = known()
+    monkeypatch.setattr(linear, "align", lambda *a, **k: Alignment(np.eye(4), "affine", 0.0, 0.0, [], 2.0))
+    made, refine = [], refining._refined
+    monkeypatch.setattr(refining, "_refined", lambda *a, **k: made.append(a) or refine(*a, **k))
+    report = register(
+        fixed,
+        other_contrast(moving),
+        None,
+        Settings(refinement="fast", device="cpu"),
+        lambda stage, fraction: STOP_HERE if len(made) == 2 else None,
+    ).report
+    assert report.stopped_at == "refining" and report.refinement["improved"]
+    assert ONE_WAY in report.warnings

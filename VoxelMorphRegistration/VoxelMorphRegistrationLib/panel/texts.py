@@ -111,6 +111,7 @@ def templates(_: Callable[[str], str]) -> tuple[str, ...]:
         _("The displacement field cannot be inverted: {bad} % of the points have no stable inverse. It folds there; use a smoother field."),
         _("The displacement field could not be written to {path}: check the folder's permissions and the free space."),
         _("The displacement field holds numbers that are not finite."),
+        _("The edges of the images agree hardly better than by chance, and the refinement was stopped before it was made the other way round, too. Do not trust the deformation before you have looked."),
         _("The edges of the images agree hardly better than by chance, so that the refinement was made both ways; both correlate by {agreement}, and {kept}. Do not trust the deformation before you have looked."),
         _("The error is expected to stay under 5 mm in {sure} % of the anatomy only: jump to the least certain place and look at the map."),
         _("The facts in {path} cannot be read: {strerror}."),

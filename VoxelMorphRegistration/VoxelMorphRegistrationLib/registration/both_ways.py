@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
 # Why nothing of a refinement is kept.
 NOTHING_SHARED = "both ways of it have nothing in common; its start was kept"
+# What is said where somebody stopped it in between.
+ONE_WAY = (
+    "The edges of the images agree hardly better than by chance, and the refinement was stopped before it was made the "
+    "other way round, too. Do not trust the deformation before you have looked."
+)
 
 
 class BothWays(NamedTuple):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..fields.warp import warp_image
-from .both_ways import NOTHING_SHARED, both_ways, may_be_chance, told_of
+from .both_ways import NOTHING_SHARED, ONE_WAY, both_ways, may_be_chance, told_of
 from .channels import facts_of
 from .device import check_memory
 from .intensity import intensity_window, measured_region
@@ -119,7 +119,9 @@ def refine_pair(
     if finished and back is not None:
         returned, _ = _refined(back, None, options, device, run, progress=lambda _: report(1.0))
         finished = False
-        if not returned.stopped:
+        if returned.stopped:
+            run.warnings.append(ONE_WAY)
+        else:
             both = both_ways(work, result.field, returned.field)
             agreement, result = both.agreement, replace(result, field=both.field, improved=both.agreement > 0)
             run.warnings.append(told_of(both))
