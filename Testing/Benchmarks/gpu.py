@@ -78,7 +78,7 @@ def checks(device: str) -> list[dict[str, Any]]:
             [sampling.warp_box(v, within(f, box), (box[0].start, 0, 0)) for box in boxes_of(v.shape[1:], v.device)], 1
         ),
         "small moves": lambda v, f: sampling.moved_rows(f, 0.1 * f, slice(0, 40)),
-        "twice as fine": lambda v, f: sampling.doubled_box(v, tuple(slice(0, n) for n in v.shape[1:])),
+        "twice as fine": lambda v, f: sampling.doubled_part(v, [0, 0, 0], list(v.shape[1:])),
         "descriptors": lambda v, f: mind_ssc(v[0]),
     }
     found = []

@@ -30,7 +30,7 @@ def arguments(random):
         boxes._box_sum_rows: (counted, 2, 9, 3),
         boxes._pooled: (counted, 2),
         sampling._warp_box: (random(2, 30, 30, 30), random(3, *whole), [5, 5, 5]),
-        sampling._doubled_box: (counted, LOW, HIGH),
+        scripted(sampling.doubled_part): (counted, LOW, HIGH),
         sampling._moved_rows: (counted, 0.3 * random(3, 6, 15, 18), 4, 10),
         smoothing._across: (random(2, *BOX), torch.zeros(2, *BOX), LOW, [0, 0, 0], BOX, *kernels),
         smoothing._along: (counted, torch.zeros(3, *BOX), LOW, HIGH, 4, smoothing.gaussian_band(16, 1.3, 4)),

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from .scripted import scripted
-from .slabs import Box, each, ends_of, rows_of
+from .slabs import Box, each, ends_of, narrowed, rows_of
 
 # Of a slab, of each of the few volumes that are summed together.
 _SLAB_VOXELS = 64_000
@@ -110,12 +110,7 @@ def slope_along(volume: torch.Tensor, axis: int, low: list[int], high: list[int]
     """A box of `gradient` along one axis, in TorchScript, for programs (see scripted.py)."""
     size = volume.shape[axis]
     begin, end = max(low[axis] - 1, 0), min(high[axis] + 1, size)
-    part = volume
-    for other in range(volume.dim()):
-        if other == axis:
-            part = part.narrow(other, begin, end - begin)
-        else:
-            part = part.narrow(other, low[other], high[other] - low[other])
+    part = narrowed(volume, low[:axis] + [begin] + low[axis + 1 :], high[:axis] + [end] + high[axis + 1 :])
     inner = end - begin - 2
     out = torch.empty_like(part)
     torch.sub(part.narrow(axis, 2, inner), part.narrow(axis, 0, inner), out=out.narrow(axis, 1, inner)).mul_(0.5)

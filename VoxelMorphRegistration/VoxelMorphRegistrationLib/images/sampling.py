@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from .scripted import scripted
-from .slabs import Box, ends_of
+from .slabs import narrowed
 from .smoothing import gaussian_band, gaussian_radius, gaussian_smooth
 
 __all__ = ["gaussian_smooth"]
@@ -100,21 +100,17 @@ def _linear(volume: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
 _warp_box = scripted(warped_part)
 
 
-def doubled_box(volume: torch.Tensor, box: Box) -> torch.Tensor:
-    """A box of volumes (C, *S), on a grid twice as fine, linear, the border repeated: two voxels a side for each."""
-    return _doubled_box(volume, *ends_of(box))
-
-
 def doubled_part(volume: torch.Tensor, low: list[int], high: list[int]) -> torch.Tensor:
-    """`doubled_box` in TorchScript, for programs (see scripted.py)."""
-    part = volume
-    for axis in range(1, volume.dim()):
-        begin, end = max(low[axis - 1] - 1, 0), min(high[axis - 1] + 1, volume.shape[axis])
-        part = part.narrow(axis, begin, end - begin)
+    """A box of volumes (C, *S), from `low` to before `high`, on a grid twice as fine, linear, the border repeated: two
+    voxels a side for each. TorchScript, for programs (see scripted.py).
+    """
+    sizes = volume.shape[1:]
+    begins = [max(begin - 1, 0) for begin in low]
+    part = narrowed(volume, begins, [min(high[n] + 1, sizes[n]) for n in range(len(high))])
     for n in range(1, volume.dim()):
         axis = volume.dim() - n
-        begin, count = low[axis - 1], high[axis - 1] - low[axis - 1]
-        part = _doubled(part, axis).narrow(axis, 2 * (begin - max(begin - 1, 0)), 2 * count)
+        count = high[axis - 1] - low[axis - 1]
+        part = _doubled(part, axis).narrow(axis, 2 * (low[axis - 1] - begins[axis - 1]), 2 * count)
     return part
 
 
@@ -137,9 +133,6 @@ def _doubled(volume: torch.Tensor, axis: int) -> torch.Tensor:
     return out.reshape(sizes[:axis] + [2 * sizes[axis]] + sizes[axis + 1 :])
 
 
-_doubled_box = scripted(doubled_part)
-
-
 def _centres(flow: torch.Tensor, axis: int, begin: int, size: int) -> torch.Tensor:
     """Where the voxels of (d, *P) lie along `axis` of a volume, from its voxel `begin` on, in units of grid_sample."""
     shape = [1] * (flow.dim() - 1)
@@ -156,7 +149,8 @@ def _warp_layers(volume: torch.Tensor, flow: torch.Tensor, first: list[int]) -> 
     between = (flow[0] + torch.arange(first[0], first[0] + flow.shape[1])[:, None, None]).clamp_(0, depth - 1)
     layer = between.floor().clamp_(max=depth - 2)
     between.sub_(layer)
-    low, high = int(layer.min()), int(layer.max())
+    least, most = torch.aminmax(layer)
+    low, high = int(least), int(most)
     image = volume[:, low : high + 2].reshape(1, count, -1, width)
     size = image.shape[2]
     positions = torch.empty([flow.shape[1], flow.shape[2], flow.shape[3], 2])

@@ -96,6 +96,14 @@ def ends_of(box: Box) -> tuple[list[int], list[int]]:
     return [side.start for side in box], [side.stop for side in box]
 
 
+def narrowed(volumes: torch.Tensor, low: list[int], high: list[int]) -> torch.Tensor:
+    """From `low` to before `high` along the last axes, as many as there are of these; TorchScript, for programs."""
+    first = volumes.dim() - len(low)
+    for axis in range(len(low)):
+        volumes = volumes.narrow(first + axis, low[axis], high[axis] - low[axis])
+    return volumes
+
+
 def each(function: Callable[[Part], Result], slabs: Iterable[Part]) -> list[Result]:
     """`function` of every slab, in their order, on as many threads as PyTorch has."""
     slabs = list(slabs)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from .scripted import scripted
-from .slabs import Box, each, ends_of, rows_of
+from .slabs import Box, each, ends_of, narrowed, rows_of
 
 # Weights of a Gaussian below this part of their sum are rounding.
 _NEGLIGIBLE = 2e-6
@@ -124,9 +124,7 @@ def _across(
                 part = _last(part, start, radius, bands[axis])
             else:
                 part = _middle(part, start, radius, bands[axis])
-        for axis in range(len(low)):
-            part = part.narrow(axis, low[axis], high[axis] - low[axis])
-        out[n].copy_(part)
+        out[n].copy_(narrowed(part, low, high))
 
 
 @scripted
@@ -136,9 +134,7 @@ def _along(
     size = volumes.shape[1]
     begin, end = max(low[0] - radius, 0), min(high[0] + radius, size)
     for n in range(len(volumes)):
-        part = volumes[n].narrow(0, begin, end - begin)
-        for axis in range(1, len(low)):
-            part = part.narrow(axis, low[axis], high[axis] - low[axis])
+        part = narrowed(volumes[n], [begin] + low[1:], [end] + high[1:])
         if radius == 0:
             out[n].copy_(part)
         else:

@@ -10,7 +10,7 @@ import torch
 from ..images import sampling
 from ..images.boxes import gradient, pooled, pooled_blocks, slope_along
 from ..images.scripted import scripted
-from ..images.slabs import SLAB_VOXELS, Box, boxes_of, each, ends_of, within
+from ..images.slabs import SLAB_VOXELS, Box, boxes_of, each, ends_of, narrowed, within
 from ..images.smoothing import Smoother
 from .terms import Slope, Term
 
@@ -122,9 +122,7 @@ def _warp(
 ) -> None:
     """Into `out` (C, *I) what a box of the field (d, *S) brings from `moving`, which begins `margin` voxels before."""
     if ratio == 1:
-        part, place = field, out
-        for axis in range(len(low)):
-            part = part.narrow(1 + axis, low[axis], high[axis] - low[axis])
+        part, place = narrowed(field, low, high), out
     else:
         part, place = sampling.doubled_part(field, low, high).mul_(2.0), out
     first: list[int] = []
@@ -262,9 +260,7 @@ def _window_force(parts: torch.Tensor, slopes: list[torch.Tensor], low: list[int
     """What is missing in a box (C, *P) times the slopes of the fixed volumes, each (d, *S): (d, *P)."""
     force = torch.empty(0)
     for n in range(len(slopes)):
-        own = slopes[n]
-        for axis in range(len(low)):
-            own = own.narrow(1 + axis, low[axis], high[axis] - low[axis])
+        own = narrowed(slopes[n], low, high)
         if n == 0:
             force = own * parts[0]
         else:

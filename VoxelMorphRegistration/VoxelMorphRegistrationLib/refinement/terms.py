@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from ..images.boxes import box_sum_rows, pooled, summed_rows
 from ..images.scripted import scripted
-from ..images.slabs import Box, each, ends_of, rows_of, within
+from ..images.slabs import Box, each, ends_of, narrowed, rows_of, within
 
 # Radius of the correlation window in voxels, the largest one used.
 WINDOW_RADIUS = 3
@@ -261,9 +261,7 @@ def _slope(
     total = spread_part(coefficients[0], low, high, blocks[0])
     for n in range(1, len(coefficients)):
         total = total + spread_part(coefficients[n], low, high, blocks[n])
-    for axis in range(len(low)):
-        values = values.narrow(axis, low[axis], high[axis] - low[axis])
-        warped = warped.narrow(axis, low[axis], high[axis] - low[axis])
+    values, warped = narrowed(values, low, high), narrowed(warped, low, high)
     return (total[0] * values).addcmul_(total[1], warped, value=-1).sub_(total[2])[None]
 
 
