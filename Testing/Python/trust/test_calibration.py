@@ -69,6 +69,16 @@ def test_kinds_weigh_the_same_however_many_cases_they_have():
     assert weights[0] == pytest.approx(weights[1])
 
 
+def test_failures_weigh_twice():
+    """Registrations fail in more ways than they succeed."""
+    cases = made_up(8, 0)
+    data = fit.data_of(
+        [*(replace(one, kind="plain") for one in cases), *(replace(o, kind="astray") for o in cases)], "quick"
+    )
+    plain, astray = (data.weight[data.kind == kind].sum() for kind in (0, 1))
+    assert astray == pytest.approx(2 * plain)
+
+
 def test_table_is_read_as_it_was_written(fitted, monkeypatch):
     scope: dict = {}
     exec(fit.table_text({"quick": fitted}), scope)
