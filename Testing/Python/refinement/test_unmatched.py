@@ -13,6 +13,9 @@ from VoxelMorphRegistrationLib.refinement import refine as refinement
 from VoxelMorphRegistrationLib.refinement import unmatched
 from VoxelMorphRegistrationLib.refinement.pair import Pair
 from VoxelMorphRegistrationLib.refinement.unmatched import left_out, without_counterpart
+from VoxelMorphRegistrationLib.registration.progress import STOP_HERE
+from VoxelMorphRegistrationLib.registration.register import register
+from VoxelMorphRegistrationLib.registration.settings import Settings
 
 FIXED, MOVING = GRIDS[0]
 PLACE, RADIUS = np.array([4.0, -3.0, 2.0]), 5.0
@@ -90,3 +93,18 @@ def test_a_gpu_too_small_for_either_refinement_hands_it_to_the_cpu(too_small, de
     assert used == devices
     assert sum("the refinement ran on the CPU" in text for text in report.warnings) == 1
     assert sum("were left out of the comparison" in text for text in report.warnings) == 1
+
+
+def test_who_stops_it_without_a_region_is_told_that_it_was_stopped(monkeypatch):
+    monkeypatch.setattr(unmatched, "without_counterpart", lambda *_: from_place(MOVING) < RADIUS)
+    made, refine = [], refinement.refine
+    monkeypatch.setattr(refinement, "refine", lambda *a, **told: made.append(a) or refine(*a, **told))
+    report = register(
+        deformed(FIXED),
+        textured(MOVING),
+        "none",
+        Settings(refinement="fast", alignment="none", device="cpu"),
+        lambda stage, fraction: STOP_HERE if len(made) == 2 else None,
+    ).report
+    assert report.stopped_at == "refining" and report.refinement["stopped"] and report.refinement["improved"]
+    assert not any("were left out of the comparison" in text for text in report.warnings)

@@ -153,5 +153,5 @@ def test_whoever_stops_on_the_way_back_is_told_that_one_way_was_kept(monkeypatch
         Settings(refinement="fast", device="cpu"),
         lambda stage, fraction: STOP_HERE if len(made) == 2 else None,
     ).report
-    assert report.stopped_at == "refining" and report.refinement["improved"]
+    assert report.stopped_at == "refining" and report.refinement["improved"] and report.refinement["stopped"]
     assert ONE_WAY in report.warnings

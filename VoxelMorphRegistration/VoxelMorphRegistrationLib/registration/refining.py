@@ -120,6 +120,7 @@ def refine_pair(
         returned, _ = _refined(back, None, options, device, run, progress=lambda _: report(1.0))
         finished = False
         if returned.stopped:
+            result = replace(result, stopped=True)
             run.warnings.append(ONE_WAY)
         else:
             both = both_ways(work, result.field, returned.field)
@@ -129,7 +130,9 @@ def refine_pair(
     if region is not None:
         others = left_out(work, region)
         without, _ = _refined(others, start, options, device, run, progress=lambda _: report(1.0))
-        if without.improved and not without.stopped:
+        if without.stopped:
+            result = replace(result, stopped=True)
+        elif without.improved:
             result = without
             run.warnings.append(_told_of(region, work.moving.grid))
     # Not known of a mean of both ways.
