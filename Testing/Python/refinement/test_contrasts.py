@@ -44,6 +44,17 @@ def error(pair, u):
     return np.linalg.norm(found - points - u(points), axis=1).mean(), result.report.refinement
 
 
+def test_what_a_moving_mask_leaves_out_has_no_say_in_what_is_compared():
+    """Half of the moving image shows another contrast, and the mask is of the other half."""
+    fixed, moving = known()
+    half = moving.grid.positions()[..., 0] < 0
+    mixed = moving.with_array(np.where(half, moving.array, other_contrast(moving).array))
+    pair = Pair(fixed, mixed, np.eye(4), ((0.0, 0.001),) * 2, fixed.array > 100)
+    assert choice.choose_similarity(pair, None)[0] == "mind"
+    masked = replace(pair, moving_mask=moving.with_array(half.astype(np.uint8)))
+    assert choice.choose_similarity(masked, None)[0] == "lncc"
+
+
 def test_images_of_one_person_are_found_closer_by_decorrelated_descriptors(monkeypatch):
     def u(points):
         return displacement(points / 2)

@@ -82,6 +82,9 @@ def relation(pair: Pair, start: DisplacementField | None, channel: Channel | Non
     moving = warp_image(channel.moving, grid, start, pair.matrix, np.nan).array
     moving = (moving - low_m) * scale_m
     inside = resample(Image(pair.mask.astype(np.uint8), pair.fixed.grid), grid).array >= 0.5
+    if pair.moving_mask is not None:
+        counts = pair.moving_mask.with_array((pair.moving_mask.array > 0).astype(np.float32))
+        inside &= warp_image(counts, grid, start, pair.matrix, 0.0).array >= 0.5
     # Backgrounds and outlines are alike in all modalities.
     inside &= np.isfinite(fixed) & np.isfinite(moving)
     inside[inside] = (fixed[inside] > 0.05) & (moving[inside] > 0.05)
