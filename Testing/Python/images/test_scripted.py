@@ -1,6 +1,7 @@
 """Programs of TorchScript that stand in for functions of tensors."""
 
 import threading
+import warnings
 
 import pytest
 import torch
@@ -94,3 +95,14 @@ def test_without_source_the_function_itself_is_called():
     place: dict = {"torch": torch, "__name__": "frozen"}
     exec("def doubled(values: torch.Tensor) -> torch.Tensor:\n    return values * 2.0", place)
     assert torch.equal(scripted(place["doubled"])(torch.ones(3)), torch.full((3,), 2.0))
+
+
+def test_whoever_makes_errors_of_warnings_gets_its_answer():
+    """TorchScript is deprecated."""
+
+    def doubled(values: torch.Tensor) -> torch.Tensor:
+        return values * 2.0
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(scripted(doubled)(torch.ones(3)), torch.full((3,), 2.0))

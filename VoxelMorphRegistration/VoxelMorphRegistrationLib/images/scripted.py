@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -43,7 +44,10 @@ def scripted(function: Function) -> Function:
 
 def _translated(function: Callable[..., Any]) -> Callable[..., Any]:
     try:
-        return torch.jit.script(function)
+        with warnings.catch_warnings():
+            # That it will be gone one day is nothing to a user; whoever makes errors of warnings would get no further.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return torch.jit.script(function)
     except OSError:
         # PyTorch reads the source.
         return function
