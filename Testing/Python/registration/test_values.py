@@ -183,3 +183,23 @@ def test_change_of_pieces_sees_what_is_large_and_not_what_is_thin():
     assert stretched(np.abs(x) < 12)[1] == pytest.approx(7.0, abs=0.01)
     assert stretched(np.abs(x) < 1.5)[1] < 5
     assert stretched(np.zeros(grid.shape, bool)) == pytest.approx((1.0, 1.0))
+
+
+@pytest.fixture
+def warned_always():
+    """PyTorch warns of each thing once in a process; here, each time."""
+    torch.set_warn_always(True)
+    yield
+    torch.set_warn_always(False)
+
+
+@pytest.mark.filterwarnings("error:The given NumPy array is not writable")
+def test_images_and_fields_that_nobody_may_write_to_are_taken_without_a_word(warned_always):
+    fixed, moving = blobs(GRID), blobs(shifted(GRID, 3.0))
+    start = DisplacementField(np.zeros((*GRID.shape, 3), np.float32), GRID)
+    for array in (fixed.array, moving.array, start.displacement_ras):
+        array.flags.writeable = False
+    settings = REFINED.replace(similarity="auto")
+    register(fixed, moving, settings=settings, initial_transform=start)
+    register(fixed, moving, settings=settings.replace(alignment="rigid"), inverse=True)
+    start.on_grid(GRID.cropped([1, 2, 3], [9, 8, 7]))

@@ -128,7 +128,7 @@ class DisplacementField:
         values = self.displacement_ras
         if to_components is not None:
             values = values @ to_components.T.astype(np.float32)
-        volume = torch.from_numpy(np.moveaxis(values, -1, 0))
+        volume = torch.from_numpy(np.moveaxis(np.require(values, requirements=("W",)), -1, 0))
         if grid.same_as(self.grid, 1e-6):
             return lambda rows: volume[:, rows]
         to_field = self.grid.ras_to_ijk @ grid.ijk_to_ras

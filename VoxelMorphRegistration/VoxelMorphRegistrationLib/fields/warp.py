@@ -42,7 +42,7 @@ def warp_image(
         raise InputError(f"There is no interpolation '{interpolation}': use linear or nearest.")
     if background is None:
         background = float(image.array.min())
-    volume = torch.from_numpy(np.ascontiguousarray(image.array, dtype=np.float32))[None, None]
+    volume = torch.from_numpy(np.require(image.array, np.float32, ("C", "W")))[None, None]
     mode = "bilinear" if interpolation == "linear" else "nearest"
     out = np.empty(reference.shape, np.float32)
     at = positions_at(reference, field, matrix, image.grid)

@@ -74,7 +74,7 @@ def resample(
     sigmas = _smoothing(to_source) if smooth else (0.0, 0.0, 0.0)
     image = _near(image, grid, to_source, sigmas)
     to_source = image.grid.ras_to_ijk @ matrix @ grid.ijk_to_ras
-    source = torch.from_numpy(np.ascontiguousarray(image.array, dtype=np.float32))
+    source = torch.from_numpy(np.require(image.array, np.float32, ("C", "W")))
     out = np.empty(grid.shape, dtype=np.float32)
     straight = None
     # A sum with a weight of zero still sees what is not finite.
@@ -126,7 +126,7 @@ def smoothed(image: Image, to_source: np.ndarray) -> Image:
 
     from . import sampling
 
-    volume = torch.from_numpy(np.ascontiguousarray(image.array, dtype=np.float32))[None, None]
+    volume = torch.from_numpy(np.require(image.array, np.float32, ("C", "W")))[None, None]
     return image.with_array(sampling.gaussian_smooth(volume, _smoothing(to_source))[0, 0].numpy())
 
 
