@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -13,6 +12,9 @@ from ..images.grid import Grid, bounding_box, working_grid
 from ..images.image import Image, resample
 
 if TYPE_CHECKING:
+    import torch
+
+    from ..images.slabs import Box
     from .displacement import DisplacementField
 
 
@@ -105,36 +107,19 @@ def voxel_blocks(field: DisplacementField, grid: Grid):
         yield rows, inner, read(wide).contiguous()
 
 
-def differences(flow, axis: int):
-    """Forward and backward differences of (3, k, J, I) along array axis `axis`; equal at the border. Views of one."""
-    import torch
-
-    size = flow.shape[1 + axis]
-    if size == 1:
-        zero = torch.zeros_like(flow)
-        return zero, zero
-    shape = list(flow.shape)
-    shape[1 + axis] += 1
-    steps = torch.empty(shape, dtype=flow.dtype, device=flow.device)
-    inner = steps.narrow(1 + axis, 1, size - 1)
-    torch.sub(flow.narrow(1 + axis, 1, size - 1), flow.narrow(1 + axis, 0, size - 1), out=inner)
-    for end, beside in ((0, 1), (size, size - 1)):
-        steps.select(1 + axis, end).copy_(steps.select(1 + axis, beside))
-    return steps.narrow(1 + axis, 1, size), steps.narrow(1 + axis, 0, size)
-
-
 def determinants(field: DisplacementField, grid: Grid, counted: np.ndarray | None) -> tuple[np.ndarray, int]:
     """Central determinants (K, J, I) on `grid`, and how many `counted` voxels fold at any corner (0 when None)."""
+    from .jacobian import central_determinant
+
     det = np.empty(grid.shape, np.float32)
 
-    def of_block(target: slice, sides: list) -> int:
-        det[target] = _central_determinant(sides).numpy()
-        if counted is None or not counted[target].any():
+    def of_block(rows: slice, inner: slice, flow) -> int:
+        det[rows] = central_determinant(flow, inner.start, inner.stop).numpy()
+        if counted is None or not counted[rows].any():
             return 0
-        box = bounding_box(counted[target])
-        within = (slice(None), *box)
-        folded = any_corner_folds([[side[within] for side in pair] for pair in sides])
-        return int(np.count_nonzero(folded & counted[target][box]))
+        box = bounding_box(counted[rows])
+        own = slice(inner.start + box[0].start, inner.start + box[0].stop)
+        return int(np.count_nonzero(_folded_within(flow, (own, *box[1:])) & counted[rows][box]))
 
     return det, sum(_each_block(field, grid, of_block))
 
@@ -142,53 +127,55 @@ def determinants(field: DisplacementField, grid: Grid, counted: np.ndarray | Non
 def folded_corners(field: DisplacementField) -> np.ndarray:
     """Voxels (K, J, I) of the field's grid that fold by the stricter, any-corner count."""
     folded = np.empty(field.grid.shape, bool)
+    whole = slice(0, field.grid.shape[1]), slice(0, field.grid.shape[2])
 
-    def of_block(target: slice, sides: list) -> None:
-        folded[target] = any_corner_folds(sides)
+    def of_block(rows: slice, inner: slice, flow) -> None:
+        folded[rows] = _folded_within(flow, (inner, *whole))
 
     _each_block(field, field.grid, of_block)
     return folded
 
 
-def folded_voxels(flow, looked_at=None) -> np.ndarray:
+def folded_voxels(flow: torch.Tensor, boxes: list[Box] | None = None) -> np.ndarray:
     """As `folded_corners`, of a flow (d, *S) in voxels of its own grid, torch, channel c along tensor axis c.
 
-    looked_at: bool (*S), torch, the voxels to look at; the others count as not folded. Returns bool (K, J, I).
+    boxes: of *S, what is looked at; the rest counts as not folded. Returns bool (K, J, I).
     """
     from ..images.slabs import each, rows_of
 
     if len(flow) == 2:
         flow = flow.new_zeros((3, 1, *flow.shape[1:])).index_copy_(0, flow.new_tensor([1, 2]).long(), flow[:, None])
+        boxes = None if boxes is None else [(slice(0, 1), *box) for box in boxes]
     shape = tuple(flow.shape[1:])
-    if looked_at is not None:
-        found = np.zeros(shape, bool)
-        places = looked_at.reshape(shape).nonzero()
-        found[tuple(places.cpu().numpy().T)] = any_corner_folds([_differences_at(flow, places, a) for a in range(3)])
-        return found
-    folded = np.empty(shape, bool)
+    boxes = [tuple(slice(0, size) for size in shape)] if boxes is None else boxes
+    folded = np.zeros(shape, bool)
+    parts = []
+    for first, *others in boxes:
+        size = (first.stop - first.start, *(side.stop - side.start for side in others))
+        rows = rows_of(size, flow.device, 1, BLOCK_VOXELS)
+        parts += [(slice(first.start + part.start, first.start + part.stop), *others) for part in rows]
 
-    def of_rows(rows: slice) -> None:
-        wide, inner = _with_margin(rows, flow.shape[1])
-        sides = [[side[:, inner] for side in differences(flow[:, wide], axis)] for axis in range(3)]
-        folded[rows] = any_corner_folds(sides)
+    def look(part: Box) -> None:
+        folded[part] = _folded_within(flow, part)
 
-    each(of_rows, rows_of(shape, flow.device, 1, BLOCK_VOXELS))
+    each(look, parts)
     return folded
 
 
-def _differences_at(flow, places, axis: int) -> list:
-    """`differences` of (3, K, J, I) at voxels (N, 3) in the order of the array axes: two of (3, N)."""
-    size = flow.shape[1 + axis]
-    sides = []
-    for first in (places[:, axis].clamp(max=size - 2), (places[:, axis] - 1).clamp(min=0)):
-        near, far = list(places.T), list(places.T)
-        near[axis], far[axis] = first.clamp(min=0), (first + 1).clamp(max=size - 1)
-        sides.append(flow[:, far[0], far[1], far[2]] - flow[:, near[0], near[1], near[2]])
-    return sides
+def _folded_within(flow: torch.Tensor, box: Box) -> np.ndarray:
+    """`folded_voxels` of a box of a flow (3, K, J, I): the voxels beside it count as well."""
+    from ..images.slabs import grown
+    from .jacobian import any_corner_folds
+
+    wide, (rows, *others) = grown(box, 1, tuple(flow.shape[1:]), range(3))
+    near, inner = (slice(None), *wide), (slice(None), *others)
+    return any_corner_folds(flow[near], rows.start, rows.stop)[inner].cpu().numpy()
 
 
-def _each_block(field: DisplacementField, grid: Grid, function: Callable[[slice, list], Result]) -> list[Result]:
-    """`function` of each block's slice of k and its differences along each array axis, on all cores."""
+def _each_block(field: DisplacementField, grid: Grid, function: Callable[..., Result]) -> list[Result]:
+    """`function` of each block's slice of k, the slice that takes the margin off and the flow (3, k, J, I), in voxels
+    of `grid`, on all cores.
+    """
     from ..images.sampling import slabs
     from ..images.slabs import each
 
@@ -196,8 +183,7 @@ def _each_block(field: DisplacementField, grid: Grid, function: Callable[[slice,
 
     def of_block(rows: slice) -> Result:
         wide, inner = _with_margin(rows, grid.shape[0])
-        flow = read(wide).contiguous()
-        return function(rows, [[side[:, inner] for side in differences(flow, axis)] for axis in range(3)])
+        return function(rows, inner, read(wide).contiguous())
 
     return each(of_block, slabs(grid.shape, BLOCK_VOXELS))
 
@@ -206,54 +192,3 @@ def _with_margin(rows: slice, size: int) -> tuple[slice, slice]:
     """A slice of `size` rows with one more on each side, and what takes them off again."""
     wide = slice(max(rows.start - 1, 0), min(rows.stop + 1, size))
     return wide, slice(rows.start - wide.start, rows.stop - wide.start)
-
-
-def voxel_determinant(flow):
-    """det(I + grad u) (K, J, I) of u (3, K, J, I) in voxels, torch, channel c along tensor axis c.
-
-    By central differences, one-sided at the border; along an axis of one voxel nothing changes.
-    """
-    return _central_determinant([differences(flow, axis) for axis in range(3)])
-
-
-def _central_determinant(sides):
-    """The determinant from the forward and backward differences (3, k, J, I) along each array axis."""
-    columns = [0.5 * (forward + backward) for forward, backward in sides]
-    for axis in range(3):
-        columns[axis][axis] += 1.0
-    return _dot(columns[0], _cross(columns[1], columns[2]))
-
-
-def any_corner_folds(sides: list) -> np.ndarray:
-    """Voxels with a determinant <= 0 in any of the eight combinations of forward and backward differences.
-
-    sides: for each array axis the two differences (3, k, J, I) of u in voxels.
-    """
-    import torch
-
-    # With the sum of a row's differences below one, I + grad u is dominated by its diagonal, its determinant positive.
-    steep = functools.reduce(torch.add, (torch.maximum(*(side.abs() for side in pair)) for pair in sides))
-    doubtful = (steep.amax(0) >= 1).cpu()
-    folded = doubtful.numpy()
-    if not folded.any():
-        return folded
-    columns = [[side[:, doubtful.to(side.device)] for side in pair] for pair in sides]
-    for axis in range(3):
-        for side in columns[axis]:
-            side[axis] += 1.0
-    products = (_cross(second, third) for second in columns[1] for third in columns[2])
-    values = (_dot(first, product) for product in products for first in columns[0])
-    folded[folded] = (functools.reduce(torch.minimum, values) <= 0).cpu().numpy()
-    return folded
-
-
-def _cross(b, c):
-    return (
-        (b[1] * c[2]).addcmul_(b[2], c[1], value=-1),
-        (b[2] * c[0]).addcmul_(b[0], c[2], value=-1),
-        (b[0] * c[1]).addcmul_(b[1], c[0], value=-1),
-    )
-
-
-def _dot(a, b):
-    return (a[0] * b[0]).addcmul_(a[1], b[1]).addcmul_(a[2], b[2])

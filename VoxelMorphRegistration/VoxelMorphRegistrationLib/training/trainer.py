@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import InputError, OutputError, VoxelMorphError
-from ..fields.folding import voxel_determinant
+from ..fields.jacobian import voxel_determinant
 from ..images.sampling import compose, integrate, warp
 from ..networks.heatmaps import KeypointNetwork
 from . import keypoints, losses
