@@ -192,6 +192,20 @@ def test_a_node_that_was_moved_elsewhere_stays_there(scene):
     assert read.moving_node.GetParentTransformNode() is elsewhere
 
 
+@pytest.mark.parametrize("where", [None, cases.affine(cases.rotation(5, 10, 15), (10, 20, 30))])
+def test_a_node_that_was_taken_out_by_hand_lies_where_it_is_now(scene, where):
+    read, registration, nodes = written(scene, apply=True)
+    read.moving_node.SetAndObserveTransformNodeID(None)
+    cases.add_parent(scene, read.moving_node, where)
+    here = read.moving_node.GetTransformNodeID()
+    found = parent_to_world(read.moving_node, "moving", nodes.grid_transform)
+    assert np.allclose(found, np.eye(4) if where is None else where)
+    applying.apply_transform(nodes.transform, [read.moving_node])
+    assert applying.applied_nodes(nodes.transform) == [read.moving_node]
+    applying.take_off([read.moving_node])
+    assert read.moving_node.GetTransformNodeID() == here
+
+
 def test_deleted_transforms_leave_nothing_to_stumble_over(scene):
     read, registration, nodes = written(scene)
     former = read.moving_node.GetParentTransformNode()

@@ -26,13 +26,14 @@ TRANSFORM_CLASS = "vtkMRMLTransformNode"
 def is_moved_by(transform_node, node) -> bool:
     """Whether a registration or applying.py put the node under this transform, whose record tells where it was."""
     parent = node.GetParentTransformNode()
-    if not transform_node.GetAttribute(PARENT_ATTRIBUTE):
+    if parent is None or not transform_node.GetAttribute(PARENT_ATTRIBUTE):
+        # The user may have taken it out.
         return False
+    own = [one for one in (transform_node, transform_node.GetNodeReference(LINEAR_ROLE)) if one is not None]
     if node.GetNodeReference(APPLIED_ROLE) is transform_node:
-        above = (parent, parent.GetParentTransformNode())
-        return any(one in (transform_node, transform_node.GetNodeReference(LINEAR_ROLE)) for one in above)
+        return any(above in own for above in (parent, parent.GetParentTransformNode()))
     is_moving = transform_node.GetNodeReference(transform_node.GetMovingNodeReferenceRole()) is node
-    return is_moving and parent in (transform_node, transform_node.GetNodeReference(LINEAR_ROLE))
+    return is_moving and parent in own
 
 
 def transforms_of(fields: Fields) -> dict:
