@@ -58,7 +58,8 @@ class Refined:
     """field: on a grid that covers the fixed image. similarity: as the options name it, at start and end, at its
     second finest stage. steps: made at each stage, coarse to fine, 0 where one was left out. detailed: whether little
     smoothing was worth it for the correlation or the descriptors (None: another similarity). improved: False when the
-    start was returned as the better one. stopped: whether it ended early, as it was asked to.
+    start was returned as the better one. stopped: whether it ended early, as it was asked to. decorrelated: whether
+    descriptors were compared so, as of one person's images.
     """
 
     field: DisplacementField
@@ -68,6 +69,7 @@ class Refined:
     detailed: bool | None
     improved: bool
     stopped: bool = False
+    decorrelated: bool = False
 
 
 def refine(
@@ -176,8 +178,8 @@ def refine(
     before, after = float(first), float(last)
     if after_all < before_all:
         kept = start if start is not None else DisplacementField.identity(whole)
-        return Refined(kept, before, before, tuple(made), detailed, False, stopped)
-    return Refined(field.on_grid(whole), before, after, tuple(made), detailed, True, stopped)
+        return Refined(kept, before, before, tuple(made), detailed, False, stopped, bool(decorrelated))
+    return Refined(field.on_grid(whole), before, after, tuple(made), detailed, True, stopped, bool(decorrelated))
 
 
 def _descend(problem: Problem, flow: torch.Tensor, steps: int) -> Iterator[int]:

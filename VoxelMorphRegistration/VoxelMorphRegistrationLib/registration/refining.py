@@ -140,7 +140,8 @@ def refine_pair(
     guides = [what for what, given in (("labels", work.labels), ("landmarks", work.points)) if given is not None]
     field, improved = result.field, result.improved
     if improved:
-        field, improved = checks.refinement(work, start, field, similarity)
+        smooth = start is not None and result.decorrelated and result.detailed is False
+        field, improved = checks.refinement(work, start, field, similarity, smooth)
     else:
         checks.unrefined(work, start, similarity, None if agreement is None else NOTHING_SHARED)
     for what in guides:
