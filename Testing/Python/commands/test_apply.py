@@ -51,6 +51,13 @@ def test_voxels_that_are_not_finite_stay_so_and_are_no_damage(files):
         assert np.isnan(found).any() and np.nanmin(found) > 0
 
 
+@pytest.mark.parametrize(("name", "told"), [("o.tif", True), ("o.gipl", True), ("o.nrrd", False), ("o.mha", False)])
+def test_a_format_that_does_not_hold_the_place_says_so(files, name, told, capsys):
+    source = files.image("m.nrrd", pattern(files.s.moving).astype(np.int16))
+    assert files.apply(source, name) == 0
+    assert (f"Warning: {name} does not say where its voxels lie" in capsys.readouterr().out) == told
+
+
 def test_the_clock_of_a_series_is_kept_in_seconds(files):
     import nibabel
 

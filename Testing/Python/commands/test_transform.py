@@ -11,7 +11,7 @@ from grids import make_grid, rotation, smooth_displacement
 from transform_cases import apart, blank, chain_of, lps_affine, moved, setting
 from VoxelMorphRegistrationLib.__main__ import main
 from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
-from VoxelMorphRegistrationLib.images.files import read_image, set_sitk_geometry
+from VoxelMorphRegistrationLib.images.files import read_image, set_sitk_geometry, write_image
 from VoxelMorphRegistrationLib.transforms.chain import Chain
 from VoxelMorphRegistrationLib.transforms.parts import Bent, Matrix
 from VoxelMorphRegistrationLib.transforms.reading import read_chain, read_transform
@@ -178,6 +178,7 @@ def test_the_jacobian_is_that_of_the_whole_chain(tmp_path):
         (["jacobian", "u.h5", "--csv", "x.csv", "--labels", "fixed.nii.gz", "--log"], "--log is for the map"),
         (["jacobian", "a.tfm", "-o", "x.nii.gz"], "Give an image as --reference"),
         (["jacobian", "u.h5", "-o", "x.nii.gz", "--csv", "x.csv"], "needs both"),
+        (["jacobian", "u.h5", "--csv", "x.csv", "--labels", "nan.nii.gz"], "not whole numbers"),
         (
             [
                 "jacobian",
@@ -196,6 +197,8 @@ def test_the_jacobian_is_that_of_the_whole_chain(tmp_path):
     ],
 )
 def test_bad_input_gets_a_sentence_and_nothing_is_left(files, arguments, message, capsys):
+    fixed = read_image(files / "fixed.nii.gz")
+    write_image(fixed.with_array(np.full(fixed.array.shape, np.nan, np.float32)), files / "nan.nii.gz")
     before = sorted(files.iterdir())
     assert run(files, *arguments) == 1
     error = capsys.readouterr().err

@@ -117,3 +117,10 @@ def test_nan_stays_in_every_format(tmp_path):
     for suffix in (".nii", ".nii.gz", ".nrrd", ".mha"):
         write_image(Image(array, GRID), tmp_path / f"a{suffix}")
         np.testing.assert_array_equal(read_image(tmp_path / f"a{suffix}").array, array)
+
+
+@pytest.mark.parametrize("kind", [">i2", ">f4"])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd"])
+def test_numbers_in_the_other_order_of_bytes_are_written_as_they_are(suffix, kind, tmp_path):
+    write_image(Image(noise().astype(kind), GRID), tmp_path / f"a{suffix}")
+    np.testing.assert_array_equal(read_image(tmp_path / f"a{suffix}").array, noise())

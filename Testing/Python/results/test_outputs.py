@@ -143,6 +143,15 @@ def test_an_output_is_never_an_input(tmp_path):
     assert own.read_text() == "image"
 
 
+@pytest.mark.parametrize("name", ["inverse.h5", "warped_labels.nii.gz"])
+def test_what_a_run_would_not_write_is_not_taken_away_unasked(name, tmp_path):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(OutputError, match=f"already holds {name}"):
+        outputs.check_folder(tmp_path)
+    outputs.check_folder(tmp_path, overwrite=True)
+    assert (tmp_path / name).read_text() == "mine"
+
+
 def test_a_folder_in_a_result_s_place_is_told_before_the_work(tmp_path):
     (tmp_path / "report.json").mkdir()
     with pytest.raises(OutputError, match="which no result can replace"):

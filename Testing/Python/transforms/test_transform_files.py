@@ -292,3 +292,33 @@ def test_a_slice_written_as_a_transform_is_read_back_alike(tmp_path):
     np.testing.assert_allclose(
         read_transform(tmp_path / "u.nii.gz").transform_points(points).points, field.transform_points(points), atol=1e-4
     )
+
+
+@sound
+@pytest.mark.parametrize("suffix", [".h5", ".tfm"])
+def test_a_slice_in_a_chain_of_parts_is_read_back_alike(suffix, tmp_path):
+    grid = make_grid((20, 18, 1), (1, 1.2, 2), (10, 20, 30))
+    field = DisplacementField(smooth_displacement(grid.positions()).astype(np.float32), grid)
+    chain = Chain((Bent(field), Matrix(some_matrix())))
+    write_transform(chain, tmp_path / f"c{suffix}", composite=True)
+    points = grid.to_ras([[4, 5, 0], [11, 9, 0], [0, 0, 0]])
+    expected = chain.transform_points(points).points
+    np.testing.assert_allclose(
+        read_transform(tmp_path / f"c{suffix}").transform_points(points).points, expected, atol=1e-4
+    )
+    itk = sitk.ReadTransform(str(tmp_path / f"c{suffix}"))
+    lps = np.array([itk.TransformPoint((p * [-1, -1, 1]).tolist()) for p in points])
+    np.testing.assert_allclose(lps * [-1, -1, 1], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["t.txt", "t.lta"])
+def test_a_text_of_windows_with_a_mark_at_its_beginning_is_read(name, tmp_path):
+    s = setting(ODD)
+    write_transform(
+        Chain((Matrix(some_matrix()),)),
+        tmp_path / name,
+        "greedy" if name == "t.txt" else "itk",
+        sides=Sides(s.fixed, s.moving),
+    )
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + (tmp_path / name).read_bytes())
+    np.testing.assert_allclose(read_transform(tmp_path / name).matrix, some_matrix(), atol=1e-9)

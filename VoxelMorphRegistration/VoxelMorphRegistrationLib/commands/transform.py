@@ -210,8 +210,8 @@ def _write(args: argparse.Namespace, composite: bool) -> int:
 def _jacobian(args: argparse.Namespace) -> int:
     import numpy as np
 
-    from ..images.files import read_image
     from ..images.image import Image
+    from ..images.segmentations import read_labels
     from ..transforms.frames import Frames, write_frames
     from ..transforms.written import check_free, whole
 
@@ -225,24 +225,26 @@ def _jacobian(args: argparse.Namespace) -> int:
     for output in outputs:
         check_free(output, args.overwrite, read_names(args.files, args))
     chain = _read(args)
-    labels = read_image(args.labels, "labels") if args.labels else None
+    labels = read_labels(args.labels, "labels").image if args.labels else None
     grid = _grids(args)[0] or (labels.grid if labels else None) or _measuring_grid(chain, None)
     if grid is None:
         raise InputError("It is unknown on which grid the determinant is to be mapped. Give an image as --reference.")
     if labels is not None and not labels.grid.same_as(grid, 1e-2):
         raise InputError("The labels are on another grid than the reference. Leave --reference out, or resample them.")
     determinant = chain.field_on(grid).jacobian_determinant().array
+    lost = ""
     with whole(outputs, args.overwrite) as stages:
         stage = iter(zip(stages, outputs, strict=True))
         if args.output:
             values = np.log(np.maximum(determinant, 1e-9)) if args.log else determinant
-            write_frames(Frames.of(Image(values.astype(np.float32), grid)), *next(stage))
+            lost = write_frames(Frames.of(Image(values.astype(np.float32), grid)), *next(stage))
         if labels is not None:
             next(stage)[0].write_text(_by_label(labels.array, determinant, grid), encoding="utf-8")
     folded = np.count_nonzero(determinant <= 0)
     print(
         f"determinant {determinant.min():.4f} to {determinant.max():.4f}, mean {determinant.mean():.4f}; {folded} of "
         f"{determinant.size} voxels fold. Written: {', '.join(map(str, outputs))}"
+        + (f"\n  Warning: {lost}" if lost else "")
     )
     return EXIT_OK
 
@@ -256,8 +258,6 @@ def _by_label(labels, determinant, grid: Grid) -> str:
     columns = ["label", "voxels", "volume_mm3", "volume_in_input_mm3", "change_percent", "mean", "sd", "min", "max"]
     rows.writerow([*columns, "mean_log", "folded_voxels"])
     voxel = float(abs(np.linalg.det(grid.ijk_to_ras[:3, :3])))
-    if labels.dtype.kind == "f":
-        labels = np.rint(labels).astype(np.int64)
     for label in np.unique(labels[labels != 0]):
         found = determinant[labels == label].astype(np.float64)
         mean = found.mean()

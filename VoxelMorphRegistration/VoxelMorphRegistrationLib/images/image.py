@@ -34,6 +34,9 @@ class Image:
             raise InputError(
                 f"The {self.name} has an array of {self.array.shape} voxels but a grid of {self.grid.shape}."
             )
+        if not self.array.dtype.isnative:
+            # As nibabel gives the voxels of some files; neither PyTorch nor the writers look at the order of bytes.
+            object.__setattr__(self, "array", self.array.astype(self.array.dtype.newbyteorder("=")))
 
     def with_array(self, array: np.ndarray, name: str | None = None) -> Image:
         """Other values on the same grid."""

@@ -87,8 +87,7 @@ def reserved(
     with contextlib.ExitStack() as stack:
         staging = Staging(folder)
         stack.enter_context(staging)
-        # Whether the error is estimated is known later: the images may be too small.
-        names = output_names(with_labels, with_inverse, True)
+        # Also what this run does not write: it would go with the results that it replaces.
         existing = [name for name in names if (folder / name).exists()]
         if existing and not overwrite:
             raise OutputError(

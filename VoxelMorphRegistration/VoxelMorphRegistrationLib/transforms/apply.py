@@ -107,12 +107,14 @@ def apply_to_file(chain: Chain, source: str | Path, stage: Path, target: Path, w
     if kind == SEGMENTATION:
         result, how = carried_image(chain, segmentations.read(source), wishes, segments=True)
         segmentations.write(result, stage, target)
+        told = result.told
     else:
         result, how = carried_image(chain, read_frames(source), wishes)
-        write_frames(result, stage, target)
+        lost = write_frames(result, stage, target)
+        told = (*result.told, lost) if lost else result.told
     size = " x ".join(map(str, result.grid.size))
     frames = f", {len(result.values)} frames" if len(result.values) > 1 else ""
-    doubts = "".join(f"\n  Warning: {text}" for text in result.told)
+    doubts = "".join(f"\n  Warning: {text}" for text in told)
     return (
         f"{Path(source).name}: resampled onto {size} voxels{frames} ({how}), each looked up in the input by the "
         f"transforms, from the reference to the input{doubts}"

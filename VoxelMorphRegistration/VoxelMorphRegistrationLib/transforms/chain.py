@@ -117,7 +117,7 @@ class Chain:
             ras = ras.reshape(-1, 3)
             for part in parts:
                 if isinstance(part, Matrix):
-                    matrix = torch.from_numpy(part.matrix)
+                    matrix = torch.tensor(part.matrix)
                     ras = ras @ matrix[:3, :3].T + matrix[:3, 3]
                     continue
                 ras, missed = part.displaced(ras)

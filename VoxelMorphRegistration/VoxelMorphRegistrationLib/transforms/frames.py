@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import InputError, OutputError
 from ..images.dicom import is_dicom_file
 from ..images.files import grid_from_sitk, open_image, read_image, set_sitk_geometry
-from ..images.grid import Grid, check_right_angles
+from ..images.grid import SAME_VOXELS, Grid, check_right_angles
 from ..images.image import Image
 from ..images.nifti import NiftiContent, is_nifti_name, read_nifti, write_nifti
 from ..images.places import check_place
@@ -159,8 +159,11 @@ def _in_first_plane(grid: Grid) -> bool:
     return grid.shape[0] == 1 and bool(np.abs(np.abs(normal[2]) - 1) < 1e-6 and abs(grid.ijk_to_ras[2, 3]) < 1e-6)
 
 
-def write_frames(frames: Frames, path: Path, target: Path) -> None:
-    """Write to `path` and read it back. target: what messages call it. Raises OutputError."""
+def write_frames(frames: Frames, path: Path, target: Path) -> str:
+    """Write to `path` and read it back. target: what messages call it. Raises OutputError.
+
+    Returns a sentence where the format does not keep where the voxels lie, else "".
+    """
     import SimpleITK as sitk
 
     try:
@@ -180,6 +183,12 @@ def write_frames(frames: Frames, path: Path, target: Path) -> None:
         raise OutputError(
             f"{target} reads back changed after writing: the format does not hold these values, or the disk is full."
         )
+    if back.grid.same_as(frames.grid, SAME_VOXELS):
+        return ""
+    return (
+        f"{target.name} does not say where its voxels lie, which its format cannot hold. Write .nii.gz, .nrrd or .mha "
+        "where that matters."
+    )
 
 
 def _lossy(path: Path) -> bool:

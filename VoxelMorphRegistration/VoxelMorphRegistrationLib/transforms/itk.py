@@ -219,7 +219,10 @@ def _spline(transform, path: Path) -> SplineField:
 
 
 def transform_of(chain: Chain):
-    """A SimpleITK transform in LPS of a chain without inverses; a composite where it has several parts."""
+    """A SimpleITK transform in LPS of a chain without inverses, whose fields have several layers.
+
+    A composite where it has several parts.
+    """
     import SimpleITK as sitk
 
     parts = [_itk_part(part) for part in chain.parts] or [_affine(np.eye(4))]
@@ -235,9 +238,8 @@ def _itk_part(part: Matrix | Bent):
         raise ValueError("an inverse has to be computed before it is written")
     if isinstance(part.u, SplineField):
         return _itk_spline(part.u)
-    field = part.u.padded(across=True) if part.grid.dimension == 2 else part.u
-    vectors = sitk.GetImageFromArray((field.displacement_ras * FLIP).astype(np.float64), isVector=True)
-    set_sitk_geometry(vectors, field.grid)
+    vectors = sitk.GetImageFromArray((part.u.displacement_ras * FLIP).astype(np.float64), isVector=True)
+    set_sitk_geometry(vectors, part.grid)
     return sitk.DisplacementFieldTransform(vectors)
 
 

@@ -17,7 +17,7 @@ _VOXELS, _RAS = 0, 1
 def read(path: Path) -> Chain:
     """Of voxels (type 0) or RAS (type 1). Raises InputError."""
     try:
-        lines = [line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.split("#")[0].strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
         kind = int(_value(lines, "type"))
         if int(_value(lines, "nxforms")) != 1:
             raise InputError(f"The transform in {path.name} has several matrices; give one with a single one.")

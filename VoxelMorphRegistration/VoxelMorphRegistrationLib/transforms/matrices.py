@@ -17,7 +17,7 @@ def rows_of_numbers(path: Path) -> np.ndarray | None:
     if path.stat().st_size > 10_000:
         return None
     try:
-        lines = [line.replace(",", " ").split() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.replace(",", " ").split() for line in path.read_text(encoding="utf-8-sig").splitlines()]
         rows = [[float(word) for word in line] for line in lines if line and not line[0].startswith("#")]
     except ValueError:
         return None

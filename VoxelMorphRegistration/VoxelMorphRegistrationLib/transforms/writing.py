@@ -101,6 +101,7 @@ def _write_matrix(matrix: np.ndarray, stage: Path, target: str, sides: Sides) ->
 
 
 def _write_composite(chain: Chain, stage: Path) -> Chain:
+    """Returns what the file holds: fields of slices have layers on both sides in it."""
     if not stage.name.endswith((".h5", ".tfm")):
         raise _unknown(stage, "a composite", (".h5", ".tfm"))
     if any(part.backward for part in chain.bent):
@@ -108,8 +109,18 @@ def _write_composite(chain: Chain, stage: Path) -> Chain:
             "A composite file cannot hold an inverse that was not computed. Compute it first (transform invert), or "
             "leave --composite out, which writes one field."
         )
+    parts = (
+        Bent(_with_layers(part.u)) if isinstance(part, Bent) and isinstance(part.u, DisplacementField) else part
+        for part in chain.parts
+    )
+    chain = Chain(tuple(parts))
     _write_itk(chain, stage)
     return chain
+
+
+def _with_layers(field: DisplacementField) -> DisplacementField:
+    """Readers of transform files take a single layer for a 2D transform."""
+    return field.padded(across=True) if field.grid.dimension == 2 else field
 
 
 def _write_itk(chain: Chain, stage: Path) -> None:
@@ -126,9 +137,7 @@ def _write_itk(chain: Chain, stage: Path) -> None:
 def _write_field(field: DisplacementField, stage: Path, target: str) -> Chain:
     if not stage.name.endswith((".h5", ".tfm", *_IMAGE_SUFFIXES)):
         raise _unknown(stage, "a displacement field", (".h5", ".tfm", *_IMAGE_SUFFIXES))
-    if field.grid.dimension == 2:
-        # Readers of transform files take a single layer for a 2D transform.
-        field = field.padded(across=True)
+    field = _with_layers(field)
     if target in ("ants", "greedy") and stage.name.endswith((".nii", ".nii.gz")):
         import SimpleITK as sitk
 
@@ -160,6 +169,7 @@ def _compare(expected: Chain, stage: Path, path: Path) -> None:
                 part.u.displacement_ras if isinstance(part.u, DisplacementField) else part.u.coefficients_ras
                 for part in (one, other)
             ]
+            same = same and arrays[0].shape == arrays[1].shape
             same = same and np.allclose(arrays[0], arrays[1], rtol=1e-6, atol=1e-6)
         elif isinstance(one, Matrix) and isinstance(other, Matrix):
             same = same and np.allclose(one.matrix, other.matrix, rtol=1e-6, atol=1e-5)
