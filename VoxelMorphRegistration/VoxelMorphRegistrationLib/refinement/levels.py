@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from ..images.grid import Grid
 from .descriptors import NEIGHBOUR_DISTANCE, PATCH_RADIUS
+from .size import FEWEST_LAYERS
 from .size import LARGEST_GRID as LARGEST_GRID
 from .terms import WINDOW_RADIUS
 
@@ -146,6 +147,12 @@ def stages_of(options: Options, region: Grid) -> list[Stage]:
 
 
 def _usable_levels(levels: Sequence[Level], region: Grid) -> list[Level]:
-    """The levels on which the region still has enough voxels; always the finest."""
+    """The levels on which the region still has enough voxels; else the finest, and of few layers one finer yet."""
     smallest = min(n for n in region.shape if n > 1)
-    return [level for level in levels if smallest >= SMALLEST_SIZE * level.spacing] or [levels[-1]]
+    usable = [level for level in levels if smallest >= SMALLEST_SIZE * level.spacing]
+    if usable:
+        return usable
+    spacing = levels[-1].spacing
+    while spacing > 1 and smallest < FEWEST_LAYERS * spacing:
+        spacing //= 2
+    return [replace(levels[-1], spacing=spacing)]

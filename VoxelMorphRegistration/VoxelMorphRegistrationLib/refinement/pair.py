@@ -10,11 +10,7 @@ from ..images.blocks import block_means
 from ..images.grid import Grid, bounding_box, working_grid
 from ..images.image import Image
 from .descriptors import LABEL_CHANNELS
-from .size import LARGEST_GRID, grid_bytes
-
-# Voxels along each axis. Of four slices (the fewest that are taken) of 60x60 voxels, at three spacings, no similarity
-# saw anything on four layers, and on two there was no slope across them; on five they were refined.
-FEWEST_LAYERS = 5
+from .size import FEWEST_LAYERS, LARGEST_GRID, MARGIN, grid_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +55,7 @@ class Pair:
 
 def region_grid(grid: Grid, mask: np.ndarray) -> Grid:
     """The fixed voxels around the mask, with a margin of a few voxels, isotropic to the mean voxel size, or finer where
-    few thin slices would be less than FEWEST_LAYERS.
+    few thin slices would be less than FEWEST_LAYERS; of about LARGEST_GRID voxels at most.
     """
     box = bounding_box(mask)
     start = np.array([max(s.start - 4, 0) if n > 1 else 0 for s, n in zip(box, grid.shape, strict=True)])
@@ -68,10 +64,9 @@ def region_grid(grid: Grid, mask: np.ndarray) -> Grid:
     used = cropped.size > 1
     extents = (cropped.size * cropped.spacing)[used]
     axes = int(used.sum())
-    spacing = max(
-        float(np.prod(cropped.spacing[used])) ** (1 / axes), (float(np.prod(extents)) / LARGEST_GRID) ** (1 / axes)
-    )
-    return working_grid(cropped, min(spacing, float(extents.min()) / FEWEST_LAYERS))
+    mean = float(np.prod(cropped.spacing[used])) ** (1 / axes)
+    least = (float(np.prod(extents)) / LARGEST_GRID) ** (1 / axes)
+    return working_grid(cropped, max(min(mean, float(extents.min()) / FEWEST_LAYERS), least))
 
 
 def thinned(pair: Pair, spacing: float) -> Pair:
@@ -95,14 +90,20 @@ def mean_extent(grid: Grid) -> float:
     return float(np.prod((grid.size * grid.spacing)[used])) ** (1 / int(used.sum()))
 
 
-def memory_bytes(pair: Pair) -> int:
-    """Estimated peak of a refinement: 63 float32 volumes of the finest grid, and with labels two of the
-    larger label map for each channel. Further images: 32 volumes each, what a term and its step hold.
+def margin_of(grid: Grid, spacing: float) -> int:
+    """How many voxels of `spacing` mm the moving image is read beyond a grid, for what a field brings in."""
+    return max(1, int(np.ceil(MARGIN * mean_extent(grid) / spacing)))
 
-    Without labels an upper bound: 6 % above what the correlation with a field as fine as the image took at 5 million
-    voxels; others take about two thirds. The labels' part is the making of their channels.
+
+def memory_bytes(pair: Pair) -> int:
+    """Estimated peak of a refinement: that of its finest grid, and with labels two of the larger label map for each
+    channel, which is the making of their channels. Without labels an upper bound.
     """
-    needed = grid_bytes(region_grid(pair.fixed.grid, pair.mask).voxel_count, len(pair.further))
+    region = region_grid(pair.fixed.grid, pair.mask)
+    used = region.size > 1
+    margin = margin_of(region, float(np.min(region.spacing[used])))
+    width = float(np.prod(1 + 2 * margin / region.size[used]))
+    needed = grid_bytes(region.voxel_count, len(pair.further), width)
     if pair.labels is not None:
         channels = min(len(common_labels(pair.labels)), LABEL_CHANNELS)
         needed += 4 * 2 * channels * max(image.array.size for image in pair.labels)

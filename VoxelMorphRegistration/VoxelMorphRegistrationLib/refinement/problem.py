@@ -15,7 +15,7 @@ from ..images.grid import Grid, working_grid
 from ..images.image import Image, resample
 from .descriptors import descriptor_noise, label_channels, mind_ssc
 from .levels import CORRELATION_WEIGHT, REACH
-from .pair import common_labels, mean_extent
+from .pair import common_labels, margin_of, mean_extent
 from .steps import (
     DETAIL_PART,
     FINEST_PART,
@@ -58,9 +58,8 @@ WIDE_WINDOWS, WIDE_WEIGHT = (2, 8), 2.0
 # A level ends when this many steps gained less than this part of the similarity; Gauss-Newton steps gain faster.
 PATIENCE, SMALLEST_GAIN = 5, 0.0003
 WINDOW_PATIENCE, WINDOW_SMALLEST_GAIN = 3, 0.002
-# How far beyond the fixed region the moving image is read, as a part of its mean extent (13 mm of a brain), and up to
-# where values in [0, 1] are background.
-MARGIN, BACKGROUND = 0.08, 0.02
+# Up to where values in [0, 1] are background.
+BACKGROUND = 0.02
 
 
 def _ends_in_background(image: Image, window: tuple[float, float]) -> bool:
@@ -158,7 +157,7 @@ class Problem:
 
     def _wide(self, grid: Grid, spacing: float) -> tuple[Grid, int]:
         """A grid with a margin for what the field brings in from outside, and the margin in voxels."""
-        margin = max(1, int(np.ceil(MARGIN * mean_extent(grid) / spacing)))
+        margin = margin_of(grid, spacing)
         margins = np.where(grid.size > 1, margin, 0)
         return grid.cropped(-margins, grid.size + 2 * margins), margin
 

@@ -130,7 +130,8 @@ def expected_bytes(settings: Settings, fixed: Grid, card: ModelCard | None = Non
     further: how many more images of each side.
     """
     settings = resolved(settings)
-    needed = 0 if settings.refinement == "off" else grid_bytes(int(USUAL_PART * fixed.voxel_count), further)
+    refined = min(int(USUAL_PART * fixed.voxel_count), int(1e6 * MOST_REFINED))
+    needed = 0 if settings.refinement == "off" else grid_bytes(refined, further)
     if card is not None:
         largest = max(grid.voxel_count for grid in pass_grids(fixed, card, settings))
         needed = max(needed, network_bytes(card, largest))
