@@ -83,7 +83,7 @@ def test_texts_of_strangers_stay_texts(tmp_path):
     places = Places(tmp_path)
     places.make()
     name = "<script>alert(1)</script> & 'x' #%"
-    pair = Pair("a#b%'&c", PairFiles("/f.nii", f"/{name}.nii"), Settings(), notes={"=cmd": "@sum"})
+    pair = Pair("a#b%'&c", PairFiles("/f.nii", f"/{name}.nii"), Settings(), notes={"=cmd": "@sum", "change": "-3.5"})
     places.folder(pair.id).mkdir()
     write_json(places.folder(pair.id) / "report.json", report())
     write_json(places.folder(pair.id) / "job.json", {"key": "k", "computer": "=x"})
@@ -96,7 +96,7 @@ def test_texts_of_strangers_stay_texts(tmp_path):
         "pairs/a%23b%25%27%26c/thumbnail.jpg",
     }
     row = {key: value for row in read_summary(tmp_path / "summary.csv")[1:] for key, value in row.items()}
-    assert row["'=cmd"] == "'@sum" and row["computer"] == "'=x"
+    assert row["'=cmd"] == "'@sum" and row["computer"] == "'=x" and row["change"] == "-3.5"
 
 
 def test_robust_scores():

@@ -107,6 +107,12 @@ def test_pairs_without_ids_are_named_by_what_tells_them_apart():
     assert short_names(["a b.nii.gz", "ä.nrrd"]) == {"a b.nii.gz": "a_b", "ä.nrrd": "ä"}
 
 
+def test_a_semicolon_in_the_name_of_a_file_parts_nothing_without_a_table():
+    for rows in (one_to_many("fixed", "/a;1.nii", ["/b;2.nii"], {}), all_pairs(["/a;1.nii", "/b;2.nii"])):
+        (pair,) = table_of([("1", row) for row in rows]).pairs
+        assert (pair.files.fixed, pair.files.moving) == ("/a;1.nii", "/b;2.nii")
+
+
 def test_long_names_stay_apart():
     atlas = "a" * 118
     rows = one_to_many("moving", f"/{atlas}.nii.gz", [f"/s{n}/{'ä' * 50}_{n}.nii.gz" for n in range(3)], {})
@@ -133,9 +139,9 @@ def test_all_pairs_of_a_list_that_is_a_file(tmp_path):
     names = [str(tmp_path / name) for name in ("a.nii", "b.nii", "sub/c.nii")]
     assert listed([str(tmp_path / "list.txt"), names[0]]) == names
     assert [tuple(row.values()) for row in all_pairs(names)] == [
-        (names[0], names[1]),
-        (names[0], names[2]),
-        (names[1], names[2]),
+        ([names[0]], [names[1]]),
+        ([names[0]], [names[2]]),
+        ([names[1]], [names[2]]),
     ]
     assert len(all_pairs(names, both_ways=True)) == 6
 

@@ -75,6 +75,17 @@ def test_the_template_has_the_mean_shape_whichever_it_began_with(group, tmp_path
     assert len(report["rounds"]) == 2 and report["images"] == group
 
 
+def test_voxels_without_data_are_background_in_the_template(group, tmp_path):
+    for name in group[1:]:
+        image = read_image(name)
+        array = image.array.copy()
+        array[:4] = np.nan
+        write_image(image.with_array(array), name)
+    result = template.build(group, tmp_path / "out", rounds=1, settings=Settings())
+    found = read_image(tmp_path / "out" / "template.nii.gz")
+    assert np.isfinite(found.array).all() and np.ptp(found.array) > 500 and np.isfinite(result.sharpness)
+
+
 def test_pose_of_points():
     rng = np.random.default_rng(0)
     points = rng.normal(size=(50, 3))

@@ -179,7 +179,7 @@ def robust_z(values: np.ndarray) -> np.ndarray:
 
 
 def csv_of(lines: Sequence[Line]) -> str:
-    """One row a pair. Texts that a spreadsheet would take for a formula get an apostrophe in front."""
+    """One row a pair. Texts that a spreadsheet would take for a formula get an apostrophe in front; numbers do not."""
     notes = list(dict.fromkeys(name for line in lines if line.pair for name in line.pair.notes))
     measures = list(next((line.values for line in lines if line.values), {}))
     used = [name for name in measures if any(line.values.get(name) is not None for line in lines)]
@@ -218,7 +218,14 @@ def _changed(pair: Pair) -> dict:
 
 def _plain(text: str) -> str:
     text = " ".join(str(text).split())
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def read_summary(path: str | Path) -> list[dict[str, str]]:

@@ -154,7 +154,8 @@ def one_to_many(side: str, image: str, others: Sequence[str], extras: Mapping[st
     extras: further columns of all rows.
     """
     other = "moving" if side == "fixed" else "fixed"
-    return [{side: image, other: name, **extras} for name in listed(others)]
+    # As lists: a semicolon in a name parts no names here.
+    return [{side: [image], other: [name], **extras} for name in listed(others)]
 
 
 def all_pairs(images: Sequence[str], both_ways: bool = False) -> list[dict]:
@@ -163,7 +164,7 @@ def all_pairs(images: Sequence[str], both_ways: bool = False) -> list[dict]:
     if len(names) < 2:
         raise InputError("Pairs of a list need at least two images.")
     return [
-        {"fixed": fixed, "moving": moving}
+        {"fixed": [fixed], "moving": [moving]}
         for fixed, moving in (permutations(names, 2) if both_ways else combinations(names, 2))
     ]
 

@@ -23,6 +23,7 @@ from ..fields.files import read_field
 from ..images.files import read_image, write_image
 from ..images.grid import Grid, working_grid
 from ..images.image import Image, resample
+from ..images.nodata import filled
 from ..registration.intensity import intensity_window, measured_region
 from ..registration.settings import Settings
 from ..results import outputs
@@ -142,7 +143,7 @@ def _registered(
     images: Sequence[str], labels: Sequence[str], folder: Path, settings: Settings, options: dict[str, Any]
 ) -> _Group:
     """Every image onto the template of a folder. Raises VoxelMorphError where one fails: a mean lacks nobody."""
-    rows: list[dict] = [{"fixed": str(folder / TEMPLATE), "moving": image} for image in images]
+    rows: list[dict] = [{"fixed": [str(folder / TEMPLATE)], "moving": [image]} for image in images]
     for row, name in zip(rows, labels, strict=False):
         row["moving_labels"] = name
     table = table_of([(str(number), row) for number, row in enumerate(rows, 1)], settings)
@@ -159,7 +160,7 @@ def _registered(
 
 def _first(images: Sequence[str], start: str | None, spacing: float | None) -> Image:
     """The image to begin with, on the grid of the template."""
-    image = read_image(start or images[0], "first image")
+    image = filled(read_image(start or images[0], "first image")).image
     if spacing is None:
         return image.with_array(image.array.astype(np.float32))
     grid = working_grid(image.grid, spacing)
@@ -205,7 +206,7 @@ def _average(group: _Group, mean: DisplacementField, template: Image) -> Image:
     total, weight = np.zeros(template.grid.shape, np.float64), 0.0
     lows, ranges = [], []
     for number, name in enumerate(group.images):
-        image = read_image(name, "image")
+        image = filled(read_image(name, "image")).image
         low, high = intensity_window(image, 0.5, 99.5)
         values = np.clip((image.array - np.float32(low)) / np.float32(high - low), 0.0, 1.5, dtype=np.float32)
         frames = Frames.of(image.with_array(values))
