@@ -5,6 +5,7 @@ import pytest
 
 from grids import KINDS, make_grid
 from refinement_cases import INNER, deformed, displacement, other_contrast, textured
+from VoxelMorphRegistrationLib.images.blocks import block_means
 from VoxelMorphRegistrationLib.images.image import Image
 from VoxelMorphRegistrationLib.refinement import refine as refinement
 from VoxelMorphRegistrationLib.refinement.levels import LARGEST_GRID, Options
@@ -89,7 +90,10 @@ def test_voxels_far_finer_than_those_compared_are_averaged_in_their_place(kind):
     mask = np.zeros(fixed_grid.shape, bool)
     mask[:8] = True
     windows = ((0.0, 1.0),) * 2
-    pair = Pair(fixed, moving, np.eye(4), windows, mask, further=(Channel(moving, fixed, windows),))
+    seen = moving.with_array(
+        (np.arange(moving_grid.shape[0]) < 8)[:, None, None] * np.ones(moving_grid.shape, np.uint8)
+    )
+    pair = Pair(fixed, moving, np.eye(4), windows, mask, seen, further=(Channel(moving, fixed, windows),))
     whole = float(fixed_grid.spacing.max())
     found = thinned(pair, 2.0 * whole)
     for one in found.channels:
@@ -98,8 +102,22 @@ def test_voxels_far_finer_than_those_compared_are_averaged_in_their_place(kind):
             np.testing.assert_allclose(image.array, image.grid.positions() @ slope, atol=2e-3)
     rows = fixed_grid.to_ijk(found.fixed.grid.positions())[..., 2]
     np.testing.assert_array_equal(found.mask, rows < 8)
+    rows = moving_grid.to_ijk(found.moving.grid.positions())[..., 2]
+    np.testing.assert_array_equal(found.moving_mask.array != 0, rows < 8)
+    assert found.moving_mask.grid is found.moving.grid
     same = thinned(pair, 1.5 * float(fixed_grid.spacing.min()))
-    assert same.fixed is fixed and same.moving is moving and same.mask is mask
+    assert same.fixed is fixed and same.moving is moving and same.mask is mask and same.moving_mask is seen
+
+
+@pytest.mark.parametrize("voxels", [1, 500, 3000])
+def test_blocks_are_averaged_alike_whatever_the_slabs(voxels, monkeypatch):
+    grid = make_grid((10, 9, 17), (1.0, 0.5, 0.4))
+    image = Image(np.random.default_rng(0).integers(0, 4000, grid.shape, np.int16), grid, "image")
+    found = block_means(image, 1.3)
+    blocks = np.pad(image.array.astype(float), [(0, 1), (0, 1), (0, 0)], mode="edge")
+    np.testing.assert_allclose(found.array, blocks.reshape(6, 3, 5, 2, 10).mean((1, 3)), rtol=1e-6)
+    monkeypatch.setattr("VoxelMorphRegistrationLib.images.blocks.SLAB_VOXELS", voxels)
+    np.testing.assert_array_equal(block_means(image, 1.3).array, found.array)
 
 
 @pytest.mark.parametrize(("value", "ends"), [(-95.0, True), (-85.0, True), (-70.0, False)])

@@ -86,7 +86,10 @@ def test_a_field_that_carries_the_anatomy_out_of_the_moving_image_is_worse():
     assert "of the anatomy seen in the moving image before" in str(found)
 
 
-def test_what_a_moving_mask_leaves_out_does_not_count():
+@pytest.mark.parametrize("largest", [6_000_000, 6_000])
+def test_what_a_moving_mask_leaves_out_does_not_count(largest, monkeypatch):
+    """Of an image that is larger than what a refinement looks at, too."""
+    monkeypatch.setattr("VoxelMorphRegistrationLib.refinement.pair.LARGEST_GRID", largest)
     fixed = textured(GRID)
     spoilt = fixed.array.copy()
     spoilt[:, :, 18:] = np.random.default_rng(0).uniform(0, 800, spoilt[:, :, 18:].shape)

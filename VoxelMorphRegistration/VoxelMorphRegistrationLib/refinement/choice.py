@@ -13,7 +13,7 @@ from ..images.image import Image, resample
 from .pair import region_grid
 
 if TYPE_CHECKING:
-    from .pair import Channel, Pair
+    from .pair import Pair
 
 
 # Of `relation` and `choose_similarity`: voxels looked at, bins, the least of the variance that the other image must
@@ -65,14 +65,15 @@ def like_negatives(pair: Pair, start: DisplacementField | None) -> bool:
     """Whether of all images that are compared by descriptors one grows as the other falls, all over, as T2 of a brain
     does against T1.
     """
-    described = [one for one in pair.channels if one.similarity in (None, "mind")]
-    found = [relation(pair, start, one) for one in described]
+    described = [number for number, one in enumerate(pair.channels) if one.similarity in (None, "mind")]
+    found = [relation(pair, start, number) for number in described]
     return all(one is not None and one.falling >= LEAST_RISING for one in found)
 
 
-def relation(pair: Pair, start: DisplacementField | None, channel: Channel | None = None) -> Relation | None:
-    """Under a field; None where the images share too few voxels. channel: of the pair, its first when None."""
-    channel = channel or pair.channels[0]
+def relation(pair: Pair, start: DisplacementField | None, number: int = 0) -> Relation | None:
+    """Under a field; None where the images share too few voxels. number: of the pair's channels."""
+    pair = pair.thin
+    channel = pair.channels[number]
     region = region_grid(pair.fixed.grid, pair.mask)
     used = region.size > 1
     base = float(np.min(region.spacing[used]))

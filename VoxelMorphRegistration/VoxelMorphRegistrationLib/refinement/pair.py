@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -52,6 +53,14 @@ class Pair:
         """All that are compared, the first one these images."""
         return Channel(self.fixed, self.moving, self.windows, None, self.weight), *self.further
 
+    @cached_property
+    def thin(self) -> Pair:
+        """The pair without voxels far finer than the finest that a refinement looks at. Made once: each that looks at a
+        large image would have to smooth all of it.
+        """
+        region = region_grid(self.fixed.grid, self.mask)
+        return thinned(self, float(np.min(region.spacing[region.size > 1])))
+
 
 def region_grid(grid: Grid, mask: np.ndarray) -> Grid:
     """The fixed voxels around the mask, with a margin of a few voxels, isotropic to the mean voxel size, or finer where
@@ -70,18 +79,22 @@ def region_grid(grid: Grid, mask: np.ndarray) -> Grid:
 
 
 def thinned(pair: Pair, spacing: float) -> Pair:
-    """The pair with means over blocks in place of voxels far finer than `spacing` mm, the finest that will be looked
-    at: each level would have to smooth all of them.
-    """
-    fixed = block_means(pair.fixed, spacing)
-    mask = pair.mask
+    """The pair with means over blocks in place of voxels far finer than `spacing` mm. Labels and landmarks stay."""
+
+    def most(mask: np.ndarray, image: Image) -> np.ndarray:
+        return block_means(image.with_array(mask.astype(np.uint8)), spacing).array >= 0.5
+
+    fixed, moving = block_means(pair.fixed, spacing), block_means(pair.moving, spacing)
+    mask, moving_mask = pair.mask, pair.moving_mask
     if fixed is not pair.fixed:
-        mask = block_means(Image(mask.astype(np.uint8), pair.fixed.grid), spacing).array >= 0.5
+        mask = most(mask, pair.fixed)
+    if moving is not pair.moving and moving_mask is not None:
+        moving_mask = moving.with_array(most(moving_mask.array > 0, pair.moving).astype(np.uint8))
     further = tuple(
         replace(one, fixed=block_means(one.fixed, spacing), moving=block_means(one.moving, spacing))
         for one in pair.further
     )
-    return replace(pair, fixed=fixed, moving=block_means(pair.moving, spacing), mask=mask, further=further)
+    return replace(pair, fixed=fixed, moving=moving, mask=mask, moving_mask=moving_mask, further=further)
 
 
 def mean_extent(grid: Grid) -> float:

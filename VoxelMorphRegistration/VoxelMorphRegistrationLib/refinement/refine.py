@@ -40,7 +40,7 @@ from ..images.slabs import Box, boxes_of, each, grown, threads_for, within
 from ..images.smoothing import Smoother
 from .choice import like_negatives, of_one_person
 from .levels import LEAST_CORRELATED, stages_of
-from .pair import region_grid, thinned
+from .pair import region_grid
 from .problem import Problem
 from .settling import can_settle, settled
 
@@ -88,7 +88,7 @@ def refine(
     the last, when a tenth of the work has been done since it was called before.
     """
     region = region_grid(pair.fixed.grid, pair.mask)
-    seen = thinned(pair, float(np.min(region.spacing[region.size > 1])))
+    seen = pair.thin
     stages = stages_of(options, region)
     decorrelated: bool | None = None if options.similarity == "mind" else False
     own = [
@@ -248,5 +248,5 @@ def _converged(problem: Problem, values: list[Any]) -> Any:
 
 def _possible(pair: Pair, field: DisplacementField) -> bool:
     """Whether a field does nothing to pieces of the anatomy that no tissue does."""
-    smallest, largest = change_of_pieces(field, pair.mask, pair.fixed.grid)
+    smallest, largest = change_of_pieces(field, pair.thin.mask, pair.thin.fixed.grid)
     return smallest >= POSSIBLE[0] and largest <= POSSIBLE[1]

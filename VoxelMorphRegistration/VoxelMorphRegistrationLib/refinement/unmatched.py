@@ -34,7 +34,7 @@ def without_counterpart(pair: Pair, field: DisplacementField) -> np.ndarray | No
     """
     if pair.fixed.grid.dimension < 3:
         return None
-    changes = changes_of_pieces(field, pair.mask, pair.fixed.grid)
+    changes = changes_of_pieces(field, pair.thin.mask, pair.thin.fixed.grid)
     values = np.nan_to_num(changes.array, nan=1.0)
     hollow = _grown(values > SUSPECT, values > AROUND)
     if not hollow.any():

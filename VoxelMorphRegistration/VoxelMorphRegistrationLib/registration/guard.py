@@ -169,7 +169,7 @@ class Judge:
 
     def pieces(self, field: DisplacementField) -> tuple[float, float]:
         """By which factors a field changes the volume of pieces of the region, the smallest and the largest."""
-        return change_of_pieces(field, self.pair.mask, self.pair.fixed.grid)
+        return change_of_pieces(field, self.pair.thin.mask, self.pair.thin.fixed.grid)
 
     def compare(
         self, similarity: str, before: DisplacementField | None, after: DisplacementField, smooth: bool = False
@@ -218,7 +218,7 @@ class Judge:
     def _averaged(self, voxels: int) -> Pair:
         """The pair averaged over blocks until the region has about `voxels`, cut to it, with values in [0, 1]."""
         if voxels not in self._coarse:
-            pair = self.pair
+            pair = self.pair.thin
             spacing = _spacing(pair.fixed.grid, pair.mask, voxels)
             fixed, moving = (
                 _averaged(image, spacing, window)
