@@ -101,6 +101,20 @@ def test_boxes_are_warped_as_the_whole(random, shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+def test_where_a_displacement_is_not_a_number_the_rest_is_warped_as_ever(random, shape):
+    """A network that gives such numbers ends no training."""
+    volume, flow = random(2, *shape), random(len(shape), *shape)
+    expected = sampling.warp_box(volume, flow, (0,) * len(shape))
+    spot = (slice(None), slice(2, 4), *[slice(1, 3)] * (len(shape) - 1))
+    spoilt = flow.clone()
+    spoilt[spot] = torch.nan
+    found = sampling.warp_box(volume, spoilt, (0,) * len(shape))
+    expected[spot], found[spot] = 0.0, 0.0
+    torch.testing.assert_close(found, expected)
+    assert sampling.warp_box(volume, torch.full_like(flow, torch.nan), (0,) * len(shape)).shape == volume.shape
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 def test_boxes_of_a_grid_twice_as_fine_are_linear_between_the_voxels(random, shape):
     volume = random(2, *shape)
     mode = "trilinear" if len(shape) == 3 else "bilinear"

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
 from VoxelMorphRegistrationLib.images.sampling import warp
 from VoxelMorphRegistrationLib.training.losses import soft_dice
-from VoxelMorphRegistrationLib.training.shapes import ShapeRecipe, half_resolution_labels, largest, random_pair
+from VoxelMorphRegistrationLib.training.shapes import (
+    ShapeRecipe,
+    Source,
+    half_resolution_labels,
+    largest,
+    random_pair,
+    ultrasound,
+)
 
 
 @pytest.mark.parametrize("shape", [(32, 48), (16, 32, 24)])
@@ -84,3 +92,12 @@ def test_half_resolution_labels_are_shares_of_blocks(shape):
     pool = torch.nn.functional.avg_pool2d if len(shape) == 2 else torch.nn.functional.avg_pool3d
     direct = torch.cat([pool((labels == label).float(), 2) for label in range(3)], 1)
     assert torch.allclose(half_resolution_labels(labels, 3), direct)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ultrasound_of_intensities_below_zero_is_an_image(seed):
+    source = Source(torch.device("cpu"), np.random.default_rng(seed))
+    image = torch.full((1, 1, 8, 10, 12), -0.07)
+    image[..., 6:] = 0.05
+    shown = ultrasound(image, source)
+    assert bool(torch.isfinite(shown).all()) and float(shown.max()) > float(shown.min()) >= 0

@@ -148,8 +148,12 @@ def _warp_layers(volume: torch.Tensor, flow: torch.Tensor, first: list[int]) -> 
     count, depth, height, width = volume.shape
     between = (flow[0] + torch.arange(first[0], first[0] + flow.shape[1])[:, None, None]).clamp_(0, depth - 1)
     layer = between.floor().clamp_(max=depth - 2)
-    between.sub_(layer)
     least, most = torch.aminmax(layer)
+    if bool(least.isnan()):
+        # PyTorch reads at 0 where a position is NaN.
+        between.nan_to_num_(0.0)
+        least, most = torch.aminmax(layer.nan_to_num_(0.0))
+    between.sub_(layer)
     low, high = int(least), int(most)
     image = volume[:, low : high + 2].reshape(1, count, -1, width)
     size = image.shape[2]

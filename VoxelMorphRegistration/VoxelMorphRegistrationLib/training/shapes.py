@@ -133,7 +133,8 @@ def random_pair(
 
 def ultrasound(image: torch.Tensor, source: Source) -> torch.Tensor:
     """What ultrasound shows of mean intensities (1, 1, *S): echoes at interfaces, speckle, and less with depth."""
-    volume = image[0, 0]
+    # Of drawn intensities some are below 0: there the logarithm would have none.
+    volume = image[0, 0].clamp_min(0)
     edges = torch.stack(torch.gradient(gaussian_smooth(image, (1.0,) * volume.dim())[0, 0])).norm(dim=0)
     volume = source.within((0.3, 1.0)) * volume + source.within((0.0, 4.0)) * edges
     # The length of a smooth complex noise is speckle (Rayleigh).
