@@ -71,7 +71,7 @@ def test_thin_slices_have_no_larger_grids_than_others_and_their_margins_are_coun
         image = Image(np.zeros(size[::-1], np.float32), make_grid(size), "image")
         pair = Pair(image, image, np.eye(4), ((0.0, 1.0),) * 2, np.ones(size[::-1], bool))
         counted.append(memory_bytes(pair) / region_grid(image.grid, pair.mask).voxel_count)
-    assert counted[0] == pytest.approx(4 * 63, rel=0.02) and counted[1] > 1.3 * counted[0]
+    assert counted[0] == pytest.approx(4 * 63, rel=0.05) and counted[1] > 1.3 * counted[0]
 
 
 def test_a_large_region_has_larger_voxels(monkeypatch):

@@ -12,8 +12,9 @@ FEWEST_LAYERS = 6
 MARGIN = 0.08
 # Of float32 volumes, those of the region and those with the margin: with the 1.56 times that these are of a cube, 6 %
 # above what the correlation with a field as fine as the image took at 5 million voxels; others take about two thirds.
-# Of two volumes of 1024x1024x5 voxels, where these are 6 and 11 times, 2.8 and 3.5 GB were taken; 3.1 and 4.0 are told.
-_VOLUMES, _WIDE_VOLUMES, _FURTHER_VOLUMES, _USUAL_WIDTH = 48, 9.6, 32, (1 + 2 * MARGIN) ** 3
+# Of volumes of 512x512x5 and twice 1024x1024x5 voxels, where these are 5, 7 and 11 times, 0.93, 2.8 and 3.5 GB were
+# taken; 0.95, 3.5 and 4.7 are told.
+_VOLUMES, _WIDE_VOLUMES, _FURTHER_VOLUMES, _USUAL_WIDTH = 44, 12.2, 32, (1 + 2 * MARGIN) ** 3
 
 
 def grid_bytes(voxels: int, further: int = 0, width: float = _USUAL_WIDTH) -> int:
