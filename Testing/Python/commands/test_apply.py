@@ -8,12 +8,17 @@ import SimpleITK as sitk
 
 from apply_cases import Files, array, pattern, refused
 from full_disk import files_up_to
+from grids import make_grid
 from registration_cases import pair
 from small_models import save_centroid_model
 from VoxelMorphRegistrationLib.__main__ import main
+from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
+from VoxelMorphRegistrationLib.fields.files import write_field
 from VoxelMorphRegistrationLib.images.files import write_image
+from VoxelMorphRegistrationLib.images.image import Image
 from VoxelMorphRegistrationLib.transforms import cubic
 from VoxelMorphRegistrationLib.transforms.frames import read_frames, read_grid
+from VoxelMorphRegistrationLib.transforms.reading import read_transform
 
 pytestmark = pytest.mark.usefixtures("readers_here")
 
@@ -56,6 +61,21 @@ def test_a_format_that_does_not_hold_the_place_says_so(files, name, told, capsys
     source = files.image("m.nrrd", pattern(files.s.moving).astype(np.int16))
     assert files.apply(source, name) == 0
     assert (f"Warning: {name} does not say where its voxels lie" in capsys.readouterr().out) == told
+
+
+@pytest.mark.parametrize("name", ["v.nii.gz", "v.nrrd"])
+def test_a_displacement_field_that_is_cut_is_the_same_field(name, tmp_path):
+    grid = make_grid((6, 5, 4), (2, 2.5, 3), (10, 20, 30))
+    field = DisplacementField(np.random.default_rng(0).normal(size=(*grid.shape, 3)), grid)
+    write_field(field, tmp_path / "u.nii.gz")
+    (tmp_path / "a.txt").write_text("1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n")
+    part = grid.cropped((1, 1, 1), (4, 3, 2))
+    write_image(Image(np.zeros(part.shape, np.uint8), part), tmp_path / "part.nrrd")
+    files = [str(tmp_path / one) for one in ("a.txt", "u.nii.gz", name, "part.nrrd")]
+    assert main(["apply", *files[:2], "-o", files[2], "--reference", files[3]]) == 0
+    points = part.positions().reshape(-1, 3)
+    found = read_transform(tmp_path / name).transform_points(points).points
+    np.testing.assert_allclose(found, field.transform_points(points), atol=1e-4)
 
 
 def test_the_clock_of_a_series_is_kept_in_seconds(files):

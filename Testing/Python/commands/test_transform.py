@@ -171,6 +171,7 @@ def test_the_jacobian_is_that_of_the_whole_chain(tmp_path):
         (["invert", "u.h5", "-o", "a.tfm"], "--overwrite"),
         (["convert", "u.h5", "-o", "x.lta", "--reference", "fixed.nii.gz", "--moving", "moving.nii.gz"], "bends space"),
         (["convert", "a.tfm", "-o", "x.mat", "--to", "fsl"], "names both images"),
+        (["convert", "a.tfm", "-o", "x.nii.gz", "--to", "fsl"], "x.nii.gz is no name for a matrix for fsl: use .mat"),
         (["convert", "a.tfm", "u.h5", "-o", "x.h5"], "takes one transform"),
         (["convert", "a.tfm", "-o", "x.nii.gz"], "Give an image as --reference"),
         (["compose", "u.h5:inverse", "-o", "x.h5", "--composite"], "cannot hold an inverse"),

@@ -274,6 +274,12 @@ def test_a_disk_that_fills_while_writing_is_told(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_field_of_one_voxel_is_a_shift_and_has_its_inverse():
+    chain = Chain((Bent(DisplacementField(np.full((1, 1, 1, 3), (5.0, -3.0, 2.0)), make_grid((1, 1, 1)))),))
+    back = chain.inverse().field_on(make_grid((4, 3, 2)))
+    np.testing.assert_allclose(back.displacement_ras.reshape(-1, 3), np.tile([-5.0, 3.0, -2.0], (24, 1)), atol=1e-3)
+
+
 def test_a_field_that_folds_has_no_inverse_on_a_grid():
     grid = make_grid((20, 20, 20))
     u = np.zeros((*grid.shape, 3), np.float32)

@@ -293,8 +293,9 @@ class DisplacementField:
 
 def inverse_tolerance(*grids: Grid) -> float:
     """How exact an inverse of a field on one of the grids, at the voxels of another, is, in mm."""
-    smallest = min(float(np.min(grid.spacing, where=grid.size > 1, initial=np.inf)) for grid in grids)
-    return INVERSE_TOLERANCE * smallest
+    # Of a single voxel, all axes count.
+    axes = [grid.spacing[grid.size > 1] if grid.voxel_count > 1 else grid.spacing for grid in grids]
+    return INVERSE_TOLERANCE * float(np.min(np.concatenate(axes)))
 
 
 def grid_over(grid: Grid, covered: Grid) -> Grid:

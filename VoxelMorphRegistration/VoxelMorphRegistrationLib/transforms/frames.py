@@ -12,7 +12,7 @@ from ..images.dicom import is_dicom_file
 from ..images.files import grid_from_sitk, open_image, read_image, set_sitk_geometry
 from ..images.grid import SAME_VOXELS, Grid, check_right_angles
 from ..images.image import Image
-from ..images.nifti import NiftiContent, is_nifti_name, read_nifti, write_nifti
+from ..images.nifti import DISPLACEMENT_INTENT, NiftiContent, is_nifti_name, read_nifti, write_nifti
 from ..images.places import check_place
 
 
@@ -22,7 +22,7 @@ class Frames:
 
     dimension: of the file, 2 to 4. times, components: how many. vector: whether the file's voxels are vectors (also of
     one component). clock: origin and spacing of a time series. tags: what else the file says, by key. told: what was
-    doubtful when it was read.
+    doubtful when it was read. Displacements are in LPS, as ITK has them, also where a NIfTI file holds RAS.
     """
 
     values: np.ndarray = field(repr=False)
@@ -65,6 +65,10 @@ def _from_nifti(content: NiftiContent, label: str) -> Frames:
         raise InputError(f"The {label} has {array.ndim} dimensions. Give volumes, series, or several values a voxel.")
     components, times = ((1, 1, *array.shape)[-5:])[:2]
     values = array.reshape(components, times, *array.shape[-3:]).swapaxes(0, 1).reshape(-1, *array.shape[-3:])
+    if content.intent == DISPLACEMENT_INTENT and components > 1:
+        # Those of other formats are in LPS, and so is what is written.
+        flipped = np.arange(len(values)) % components < 2
+        values = np.where(flipped[:, None, None, None], -values, values)
     return Frames(
         values,
         Grid(array.shape[-3:], content.ijk_to_ras),

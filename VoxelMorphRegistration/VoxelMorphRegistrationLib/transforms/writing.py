@@ -60,6 +60,8 @@ def write_transform(
         if chain.matrix is not None and not path.name.endswith(_IMAGE_SUFFIXES):
             _write_matrix(chain.matrix, stage, target, sides)
             expected: Chain | None = None if target in ("fsl", "freesurfer") else chain
+        elif target in ("fsl", "freesurfer") and chain.matrix is not None:
+            raise _unknown(path, f"a matrix for {target}", (".mat" if target == "fsl" else ".lta",))
         elif target in ("fsl", "freesurfer"):
             raise InputError(
                 f"{path.name} cannot hold this transform: it bends space, and only linear ones are written for "
