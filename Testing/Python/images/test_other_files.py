@@ -124,3 +124,11 @@ def test_nan_stays_in_every_format(tmp_path):
 def test_numbers_in_the_other_order_of_bytes_are_written_as_they_are(suffix, kind, tmp_path):
     write_image(Image(noise().astype(kind), GRID), tmp_path / f"a{suffix}")
     np.testing.assert_array_equal(read_image(tmp_path / f"a{suffix}").array, noise())
+
+
+@pytest.mark.parametrize(("head", "data"), [("a.mhd", "a.zraw"), ("a.nhdr", "a.raw.gz")])
+def test_a_head_without_the_file_of_its_voxels_names_that_file(head, data, tmp_path):
+    sitk.WriteImage(sitk.GetImageFromArray(noise()), str(tmp_path / head), useCompression=True)
+    (tmp_path / data).unlink()
+    with pytest.raises(InputError, match=f"its voxels are in .*{data}, and there is no such file"):
+        read_image(tmp_path / head)

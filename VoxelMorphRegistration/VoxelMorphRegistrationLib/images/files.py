@@ -19,7 +19,7 @@ from .grid import LPS_FROM_RAS, Grid, check_right_angles
 from .image import Image
 from .nifti import SHEARED, NiftiContent, is_nifti_name, read_nifti, write_nifti
 from .packed import DamagedFile
-from .places import check_data_files, check_place
+from .places import check_data_files, check_place, missing_data_file
 
 # ITK's libraries for some formats keep what they are at in one place for all: two threads in them crash (HDF5 always,
 # NRRD where files are damaged).
@@ -149,6 +149,10 @@ def open_image(path: Path, label: str):
         try:
             return sitk.ReadImage(str(path))
         except RuntimeError as error:
+            if lost := missing_data_file(path):
+                raise InputError(
+                    f"The {label} cannot be read from {path}: its voxels are in {lost}, and there is no such file."
+                ) from error
             raise _refusal(path, label, str(error)) from error
         except UnicodeDecodeError as error:
             raise _refusal(path, label, "") from error

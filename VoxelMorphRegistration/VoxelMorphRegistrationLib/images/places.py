@@ -42,20 +42,28 @@ def check_file(path: Path, label: str) -> None:
 
 def check_data_files(path: Path, label: str) -> None:
     """Raise InputError where a head names a pipe or a device as the file of its voxels. Other files pass."""
-    with path.open("rb") as file:
-        head = file.read(_HEAD)
-    if not head.lstrip().startswith(_HEADS):
-        return
-    found = _NAMED.search(head)
-    if found is None:
-        return
-    names = [found.group(1)]
-    if names[0].split()[:1] == [b"LIST"]:
-        names = head[found.end() :].split(b"\n")
-    for name in {name.strip() for name in names} - {b"", b"LOCAL", b"Local", b"local"}:
-        other = path.parent / os.fsdecode(name)
-        # Patterns with numbers are no names.
+    for other in _data_files(path):
         if os.path.exists(other) and not other.is_file():  # noqa: PTH110 - never raises
             raise InputError(
                 f"The {label} cannot be read from {path}: it says that its voxels are in {other}, which is no file."
             )
+
+
+def missing_data_file(path: Path) -> Path | None:
+    """A file that a head names for its voxels and that is not there, or None."""
+    # Patterns with numbers are no names.
+    names = (other for other in _data_files(path) if "%" not in other.name)
+    return next((other for other in names if not os.path.exists(other)), None)  # noqa: PTH110 - never raises
+
+
+def _data_files(path: Path) -> list[Path]:
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    found = _NAMED.search(head) if head.lstrip().startswith(_HEADS) else None
+    if found is None:
+        return []
+    names = [found.group(1)]
+    if names[0].split()[:1] == [b"LIST"]:
+        names = head[found.end() :].split(b"\n")
+    left = {name.strip() for name in names} - {b"", b"LOCAL", b"Local", b"local"}
+    return [path.parent / os.fsdecode(name) for name in sorted(left)]

@@ -246,6 +246,7 @@ def templates(_: Callable[[str], str]) -> tuple[str, ...]:
         _("The {label} cannot be read from {path}: it has more axes than space (a time series, or several volumes in one file). Extract one volume and register that."),
         _("The {label} cannot be read from {path}: it is no image in a format known here (NIfTI, NRRD, MetaImage, TIFF, DICOM, ...), or the file is damaged."),
         _("The {label} cannot be read from {path}: it says that its voxels are in {other}, which is no file."),
+        _("The {label} cannot be read from {path}: its voxels are in {lost}, and there is no such file."),
         _("The {label} cannot be read from {path}: the file is damaged, it ends early."),
         _("The {label} cannot be read from {path}: {error}."),
         _("The {label} cannot be read from {path}: {refused}."),
