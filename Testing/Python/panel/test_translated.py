@@ -171,7 +171,7 @@ def whole_report() -> dict:
         "label_names": {"1": "mean", "2": "Correlation"},
         "seconds": {"measuring": 1.0, "total": 2.0},
         "inputs": {**report.inputs, "frames": {"moving": "frame 3 of 10 (time 2.5 s)"}},
-        "refinement": {"preset": "fast", "steps": [3], "improved": True, "channels": [channel]},
+        "refinement": {"preset": "fast", "steps": [3], "improved": True, "channels": [channel], "start": "brain-2d"},
         "working_grid": {"shape_kji": [2, 2, 2]},
         "passes": 1,
         "model": {"name": "general-3d"},
@@ -238,8 +238,8 @@ def test_page_of_a_report_says_nothing_in_english_that_has_a_translation(everywh
     settings = {str(value) for value in report["settings"].values()} | set(report["settings"])
     plain = {row.name for row in rows(report) if row.structure} | settings | {"automatic", "mean", "Correlation"}
     left = [one for one in cells_of(page) if "[" not in one and one not in plain and re.search("[A-Za-z]{3}", one)]
-    # Names of images, of the model and the device; a unit.
-    assert set(left) <= {"fixed volume", "moving volume", "general-3d", "cpu", "nat"}
+    # Names of images, of models and the device; a unit.
+    assert set(left) <= {"fixed volume", "moving volume", "general-3d", "brain-2d", "cpu", "nat"}
     for text in (
         "[Registration report]",
         "[Similarity]",

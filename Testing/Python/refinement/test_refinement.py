@@ -272,6 +272,16 @@ def test_progress_rises_to_its_end_whatever_is_left_out(monkeypatch, least):
     assert 0.8 < seen[-1] <= 1.0
 
 
+@pytest.mark.parametrize("known_to_be", [True, False])
+def test_whether_detail_is_real_is_not_asked_where_it_is_known(known_to_be):
+    grid = make_grid((44, 40, 1))
+    pair = Pair(deformed(grid), textured(grid), np.eye(4), ((0.0, 1e-3), (0.0, 1e-3)), np.ones(grid.shape, bool))
+    alone, result = refine(pair, None, Options("fast")), refine(pair, None, Options("fast"), in_detail=known_to_be)
+    assert result.detailed is known_to_be
+    same = np.array_equal(result.field.displacement_ras, alone.field.displacement_ras)
+    assert same is (alone.detailed is known_to_be)
+
+
 def test_too_little_memory_is_told(monkeypatch):
     monkeypatch.setattr("VoxelMorphRegistrationLib.registration.device.available_memory", lambda device: 1000)
     with pytest.raises(DeviceError, match="The refinement needs about"):

@@ -8,19 +8,24 @@ import pytest
 from grids import make_grid
 from VoxelMorphRegistrationLib.images import sampling
 from VoxelMorphRegistrationLib.networks.card import ModelCard
+from VoxelMorphRegistrationLib.networks.model import read_card
+from VoxelMorphRegistrationLib.networks.shelf import find_model
 from VoxelMorphRegistrationLib.registration import expected
 from VoxelMorphRegistrationLib.registration.expected import (
     ALIGNMENT_UNITS,
     PASS_UNITS,
     REFINED_UNITS,
+    START_UNITS,
     USUAL_PART,
     WRITTEN_LARGE,
     WRITTEN_UNITS,
+    _network_units,
     expected_seconds,
     in_words,
     probe_seconds,
 )
 from VoxelMorphRegistrationLib.registration.settings import Settings
+from VoxelMorphRegistrationLib.registration.starts import with_start
 
 GRID = make_grid((128, 128, 64))
 MILLIONS = 128 * 128 * 64 / 1e6
@@ -56,6 +61,26 @@ def test_only_the_box_around_the_anatomy_is_refined():
     # Nothing is known of an image without any.
     empty = np.zeros(GRID.shape, bool)
     assert expected_seconds(PLAIN, GRID, 1.0, empty) == expected_seconds(PLAIN, GRID, 1.0)
+
+
+def test_a_slice_takes_what_its_starts_take():
+    grid, fine = make_grid((200, 160, 1)), make_grid((200, 160, 1), (0.002, 0.002, 0.002))
+    millions = 200 * 160 / 1e6 * USUAL_PART
+    alone, first = (expected_seconds(Settings(model=name), grid, 1.0) for name in ("none", "auto"))
+    cards = {name: read_card(find_model(name)) for name in ("brain-2d", "general-2d")}
+    networks = [
+        _network_units(card, grid, None, USUAL_PART, with_start(Settings(), name, card), "float32")
+        for name, card in cards.items()
+    ]
+    each = START_UNITS + REFINED_UNITS["default"] * millions
+    assert all(networks) and first - alone == pytest.approx(2 * each + sum(networks))
+    # Anatomy too small for a network of 1 mm: one start less.
+    assert expected_seconds(Settings(), fine, 1.0) - alone == pytest.approx(each + networks[1])
+    # Nothing of it where other settings leave the starts out, nor with further images.
+    quick = [expected_seconds(Settings(quality="preview", model=name), grid, 1.0) for name in ("none", "auto")]
+    assert quick[0] == quick[1]
+    further = [expected_seconds(Settings(model=name), grid, 1.0, further=1) for name in ("none", "auto")]
+    assert further[0] == further[1]
 
 
 def test_each_pass_of_a_network_counts_by_its_grid():

@@ -94,10 +94,17 @@ def test_rows_hold_every_measure_at_every_stage():
     run = by_name(rows, "Run")
     assert (run["model"].text, run["device"].text) == ("general-3d", "cuda")
     assert run["working grid"].text == "112x96x80 voxels"
-    assert run["refinement"].text == "fast, 15 steps"
+    assert run["refinement"].text == "fast, 15 steps" and "refined from" not in run
     settings = by_name(rows, "Settings")
     assert set(settings) == set(Settings().__dict__)
     assert settings["seed"].text == "4" and settings["passes"].text == "automatic"
+
+
+@pytest.mark.parametrize(("start", "told"), [("brain-2d", "brain-2d"), ("nothing", None), (None, None)])
+def test_run_tells_the_network_from_whose_field_a_slice_was_refined(start, told):
+    facts = {"preset": "default", "steps": [10, 5], "improved": True, "start": start}
+    row = by_name(results_rows(full_report(refinement=facts)), "Run").get("refined from")
+    assert (row and row.text) == told
 
 
 def test_local_correlation_comes_before_that_of_all_voxels_where_a_report_has_it():

@@ -72,6 +72,7 @@ def names() -> dict[str, str]:
         "model": _("model"),
         "passes": _("passes"),
         "refinement": _("refinement"),
+        "refined from": _("refined from"),
         "working grid": _("working grid"),
         "device": _("device"),
         "version": _("version"),

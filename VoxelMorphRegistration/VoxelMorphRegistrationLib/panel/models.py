@@ -56,7 +56,10 @@ class ModelList:
         if name == "none":
             return _("No network: the refinement alone finds the deformation.")
         if name == "auto":
-            return _("No network where a refinement follows; without one, the shipped model that suits best.")
+            return _(
+                "No network where a refinement follows (slices are refined from several starts, networks among them); "
+                "without one, the shipped model that suits best."
+            )
         try:
             card = read_card(find_model(name))
         except ModelError as error:

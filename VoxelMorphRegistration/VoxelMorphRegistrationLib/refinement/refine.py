@@ -80,12 +80,14 @@ def refine(
     device: str = "cpu",
     progress: Callable[[float], None] = lambda fraction: None,
     preview: Callable[[DisplacementField], None] | None = None,
+    in_detail: bool | None = None,
 ) -> Refined:
     """Find u such that moving(A (x + u(x))) looks like fixed(x).
 
     start: the field to improve (zero when None). progress(fraction) is called at every step and may raise to cancel,
     or `Enough` to end with what there is. preview(field) is called with the field so far after a stage that is not
-    the last, when a tenth of the work has been done since it was called before.
+    the last, when a tenth of the work has been done since it was called before. in_detail: whether little smoothing is
+    worth it, where that is known of the pair already.
     """
     region = region_grid(pair.fixed.grid, pair.mask)
     seen = pair.thin
@@ -155,7 +157,7 @@ def refine(
                 unlike = not worth and start is None
             else:
                 # What no tissue does is no detail: where something has no counterpart, all else is drawn there.
-                detailed = worth and _possible(pair, problem.field_of(flow))
+                detailed = worth and _possible(pair, problem.field_of(flow)) if in_detail is None else in_detail
                 if not detailed:
                     continue
         field = problem.field_of(unfolded(flow))

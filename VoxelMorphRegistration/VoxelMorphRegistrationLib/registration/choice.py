@@ -2,7 +2,7 @@
 
 The table behind it is in docs/quality.md: on a processor the refinement alone is more accurate than any shipped
 network, and a network's start makes it neither more accurate nor cheaper. So a network runs where it is named, or where
-there is no refinement.
+there is no refinement; and in slices, where several starts are tried (see starts).
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ class Run:
     def __init__(self, progress: ProgressCallback | None, preview: Callable[[Preview], object] | None = None) -> None:
         self._progress = progress
         self._stage = ""
+        self._part = (0.0, 1.0)
         self.preview = preview
         self.stopping = False
         self.stopped_at: str | None = None
@@ -41,11 +42,19 @@ class Run:
         self.seconds[name] = round(time.perf_counter() - start, 3)
         self.report(1.0)
 
+    @contextmanager
+    def part(self, number: int, count: int):
+        """What is reported meanwhile is one of `count` equal parts of the stage, counted from 0."""
+        self._part = (number / count, (number + 1) / count)
+        yield
+        self._part = (0.0, 1.0)
+
     def report(self, fraction: float) -> None:
         """Tell the progress of the stage. Raises Cancelled where the answer is False."""
         if self._progress is None:
             return
-        answer = self._progress(self._stage, min(max(fraction, 0.0), 1.0))
+        low, high = self._part
+        answer = self._progress(self._stage, low + (high - low) * min(max(fraction, 0.0), 1.0))
         if answer is False:
             raise Cancelled
         if answer == STOP_HERE and not self.stopping:

@@ -14,6 +14,7 @@ from .device import check_memory
 from .intensity import intensity_window, measured_region
 from .memory import images_bytes, is_out_of_memory
 from .result import Preview
+from .starts import NOTHING, best_of
 
 if TYPE_CHECKING:
     from ..fields.displacement import DisplacementField
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from .inputs import Inputs
     from .progress import Run
     from .settings import Settings
+    from .starts import Starts
 
 
 def pair_of(inputs: Inputs, matrix: np.ndarray) -> Pair:
@@ -72,9 +74,10 @@ def refine_pair(
     run: Run,
     checks: Checks,
     evidence: float | None = None,
+    starts: Starts | None = None,
 ) -> tuple[DisplacementField, dict]:
     """The refined field and what the report says of it. work: the pair with what guides it. evidence: of the alignment
-    by edges; None where it was not looked at.
+    by edges; None where it was not looked at. starts: what one modality is refined from as well.
     """
     from ..refinement.choice import choose_similarity
     from ..refinement.levels import Options
@@ -113,7 +116,18 @@ def refine_pair(
         def show(field: DisplacementField) -> None:
             show_preview(work, field, settings.background, run)
 
-    result, device = _refined(work, start, options, device, run, progress=report, preview=show)
+    several = starts if similarity == "lncc" else None
+    with run.part(0, several.parts if several else 1):
+        result, device = _refined(work, start, options, device, run, progress=report, preview=show)
+    began: dict = {"start": NOTHING if several else None, "starts": []}
+    if several and not result.stopped:
+
+        def refined(field: DisplacementField, in_detail: bool | None) -> Refined:
+            # Once more, smoothly: what was told before does not begin anew.
+            tell = (lambda _: report(1.0)) if in_detail is False else report
+            return _refined(work, field, options, device, run, progress=tell, in_detail=in_detail)[0]
+
+        result, began = best_of(result, several, refined, checks.judge(work), run)
     finished = result.improved and not result.stopped
     agreement: float | None = None
     if finished and back is not None:
@@ -150,6 +164,7 @@ def refine_pair(
         "preset": settings.refinement,
         "similarity": similarity,
         "reason": reason,
+        **began,
         "value": {
             "before": result.similarity_before,
             "after": after if improved else result.similarity_before,

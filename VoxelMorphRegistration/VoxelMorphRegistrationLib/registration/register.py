@@ -28,6 +28,7 @@ from .report import Report
 from .result import Preview, Registration
 from .settings import Settings
 from .start import Initial, start_field
+from .starts import starts_of
 from .warnings import warn
 from .working import network_and_grids
 
@@ -126,7 +127,10 @@ def register(
             heap.give_back(largest)
             work = with_channels(guided(pair, inputs, settings), inputs, settings, deformation)
             device = facts["device"]
-            deformation, refined = refine_pair(work, deformation, device, settings, run, checks, linear.evidence)
+            further_starts = starts_of(asked, settings, inputs, work, deformation)
+            deformation, refined = refine_pair(
+                work, deformation, device, settings, run, checks, linear.evidence, further_starts
+            )
     if deformation is None:
         deformation = DisplacementField.identity(inputs.fixed.grid)
     # Readers of the written field must find it linear up to the outermost fixed voxels.

@@ -22,8 +22,9 @@ class Settings:
     """Everything that decides a result, besides the images. The same for panel, console and command line.
 
     quality: "best" (the most accurate result) or "preview" (within seconds); it decides what is "auto" below (see
-    choice.resolved). model: name of a shipped model, a model file, "auto" (none where a refinement follows; without
-    one the shipped model whose coarse pass makes the images most similar), or "none" (no network: refinement alone).
+    choice.resolved). model: name of a shipped model, a model file, "auto" (none where a refinement follows, but
+    see registration.starts for slices; without one the shipped model whose coarse pass makes the images most similar),
+    or "none" (no network: refinement alone).
     alignment: none, centers, mass, rigid or affine. passes: how often the network is applied to its own result
     (None: as the model's card says). refinement: auto (by the quality), off, coarse, fast, default or accurate (see
     refinement.levels.PRESETS).
