@@ -66,8 +66,7 @@ def do(pair: Pair, places: Places, ask: Ask | None = None, *, trust_model: bool 
             try:
                 again = (folder / JOB).exists()
                 inputs = [path for _, path in pair.files.read_names()]
-                with_labels = pair.files.moving_labels is not None
-                with outputs.reserved(folder, with_labels, again, pair.inverse, inputs) as place:
+                with outputs.reserved(folder, again, inputs) as place:
                     # Whoever held the folder a moment ago has done it.
                     if places.standing(pair).state == DONE:
                         return ended(ALREADY)

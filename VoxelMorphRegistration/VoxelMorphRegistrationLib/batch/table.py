@@ -105,7 +105,7 @@ def _csv_rows(text: str, delimiters: str, path: Path) -> Iterator[tuple[str, Map
     if not lines:
         raise InputError(f"The table {path} is empty.")
     delimiter = max(delimiters, key=lines[0][1].count)
-    head = [column(name) for name in _cells(lines[0][1], delimiter, path)]
+    head = [column(name) for name in _cells(lines[0][1], delimiter)]
     check_columns(head)
     missing = [name for name in ("fixed", "moving") if name not in head]
     if missing:
@@ -114,7 +114,7 @@ def _csv_rows(text: str, delimiters: str, path: Path) -> Iterator[tuple[str, Map
         raise InputError(f"The first line of {path} names a column twice.")
     for number, line in lines[1:]:
         try:
-            cells = _cells(line, delimiter, path)
+            cells = _cells(line, delimiter)
             if len(cells) > len(head):
                 raise InputError(f"There are {len(cells)} cells for {len(head)} columns.")
         except InputError as error:
@@ -123,7 +123,7 @@ def _csv_rows(text: str, delimiters: str, path: Path) -> Iterator[tuple[str, Map
         yield str(number), {name: cell.strip() for name, cell in zip(head, cells, strict=False)}
 
 
-def _cells(line: str, delimiter: str, path: Path) -> list[str]:
+def _cells(line: str, delimiter: str) -> list[str]:
     if "\0" in line:
         raise InputError("The line holds characters that are no text: the file is damaged.")
     try:

@@ -92,8 +92,7 @@ def _register(args: argparse.Namespace) -> int:
     read = [path for _, path in files.read_names()]
     read += [path for path in (args.settings, args.model) if path is not None]
     preview = PreviewFolder(args.preview, args.overwrite, read) if args.preview else None
-    labels = args.moving_labels is not None
-    with outputs.reserved(args.output, labels, args.overwrite, args.inverse, read) as place:
+    with outputs.reserved(args.output, args.overwrite, read) as place:
         result = _into(place, args, files, settings, preview)
     print(summary(result.report))
     print(f"Results are in {args.output}: {', '.join(outputs.names_of(result))}")

@@ -47,7 +47,7 @@ def read_dicom(path: Path, label: str, series: int | str | None = None) -> Image
         chosen = _chosen(_series_at(path, label), path, label, series)
         if chosen.refused:
             raise InputError(f"The {label} cannot be read from {path}: {chosen.refused}.")
-        return _image(chosen, path, label)
+        return _image(chosen, label)
     except DamagedDicom as error:
         raise InputError(f"The {label} cannot be read from {path}: {error}.") from error
     except NoStack as error:
@@ -98,7 +98,7 @@ def _described(series: Series) -> str:
     return f"{' '.join(word for word in words if word)}, {images}{number}"
 
 
-def _image(series: Series, path: Path, label: str) -> Image:
+def _image(series: Series, label: str) -> Image:
     frames, told = _without_copies(series.frames, label)
     if len(frames) == 1 and (frames[0].position is None or frames[0].rows is None):
         told.append(f"The {label} does not state where it lies in the patient; it was put at the origin.")

@@ -79,7 +79,7 @@ def stack_of(frames: list[Frame]) -> Stack:
     positions = np.array([frame.position for frame in order]) - order[0].position
     distances = positions @ normal
     shifts = np.stack([positions @ columns, positions @ rows], -1)
-    _refuse_doubled(order, distances, shifts)
+    _refuse_doubled(order, distances)
     _refuse_mixed(order)
     _refuse_missing(order, distances)
     count = len(order)
@@ -140,7 +140,7 @@ def _have(names: list[str]) -> str:
     return f"{_listed(names)} {'has' if len(names) == 1 else 'have'}"
 
 
-def _refuse_doubled(order: list[Frame], distances: np.ndarray, shifts: np.ndarray) -> None:
+def _refuse_doubled(order: list[Frame], distances: np.ndarray) -> None:
     if len(order) < 2:
         return
     gaps = np.diff(distances)

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..fields.displacement import DisplacementField
-    from ..refinement.pair import Pair
     from .guard import Judge
     from .inputs import Inputs
     from .progress import Run
@@ -50,7 +49,6 @@ def resolved(settings: Settings, model: Model | None = None) -> Settings:
 def picked(
     inputs: Inputs,
     matrix: np.ndarray,
-    pair: Pair,
     judge: Judge,
     settings: Settings,
     run: Run,

@@ -106,7 +106,7 @@ def register(
     picking = model is None and settings.model == "auto"
     if picking and not run.stopping:
         with run.stage("choosing the model"):
-            model, reason = picked(inputs, linear.matrix, pair, checks.judge(pair), settings, run, start)
+            model, reason = picked(inputs, linear.matrix, checks.judge(pair), settings, run, start)
             network, grids = network_and_grids(model, inputs, settings, run.warnings)
     deformation, refined = start, None
     facts: dict = {"device": choose_device(settings.device)}

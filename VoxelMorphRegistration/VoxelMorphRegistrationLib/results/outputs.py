@@ -49,22 +49,18 @@ def names_of(registration: Registration) -> list[str]:
 
 def check_folder(
     folder: str | Path,
-    with_labels: bool = False,
     overwrite: bool = False,
-    with_inverse: bool = False,
     inputs: Iterable[str | Path] = (),
 ) -> None:
     """Raise OutputError early when results could not be written to `folder`; leaves it as it was."""
-    with reserved(folder, with_labels, overwrite, with_inverse, inputs):
+    with reserved(folder, overwrite, inputs):
         pass
 
 
 @contextlib.contextmanager
 def reserved(
     folder: str | Path,
-    with_labels: bool = False,
     overwrite: bool = False,
-    with_inverse: bool = False,
     inputs: Iterable[str | Path] = (),
 ) -> Iterator[Staging]:
     """Hold the folder for results until they are written: a second run is refused at once, not after its work.
@@ -131,9 +127,7 @@ def write_registration(
     folder, registration = Path(folder), with_doubts_of_files(registration)
     with contextlib.ExitStack() as stack:
         if place is None:
-            inverse = registration.inverse is not None
-            held = reserved(folder, registration.warped_labels is not None, overwrite, inverse)
-            place = stack.enter_context(held)
+            place = stack.enter_context(reserved(folder, overwrite))
         stage = place.path
         total = rounded_field(registration.total_field())
         images = {
