@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from refinement_cases import GRIDS, displacement, inner, known, other_contrast, refined
+from grids import make_grid
+from refinement_cases import GRIDS, displacement, inner, known, other_contrast, refined, textured
 from VoxelMorphRegistrationLib.images.image import Image
 from VoxelMorphRegistrationLib.refinement import choice, refine
 from VoxelMorphRegistrationLib.refinement.descriptors import edges_of_cube, lying, mind_ssc
@@ -42,6 +43,19 @@ def error(pair, u):
     points = inner(pair[0].grid)
     found = result.transform_points(points)
     return np.linalg.norm(found - points - u(points), axis=1).mean(), result.report.refinement
+
+
+def test_noise_of_small_voxels_counts_in_what_images_have_in_common(monkeypatch):
+    """Its means over blocks are less noise, and the limits were set on images as they are."""
+    fixed = textured(make_grid((24, 24, 24)))
+    moving = textured(make_grid((48, 48, 48), (0.5, 0.5, 0.5)))
+    noise = np.random.default_rng(0).normal(0, 300, moving.array.shape)
+    moving = moving.with_array((moving.array + noise).astype(np.float32))
+    pair = Pair(fixed, moving, np.eye(4), ((0.0, 0.001),) * 2, fixed.array > 100)
+    assert pair.thin.moving is not moving
+    found = choice.relation(pair, None)
+    monkeypatch.setattr("VoxelMorphRegistrationLib.refinement.pair.block_means", lambda image, _: image)
+    assert found == choice.relation(replace(pair), None) and found.related < 0.9
 
 
 def test_what_a_moving_mask_leaves_out_has_no_say_in_what_is_compared():

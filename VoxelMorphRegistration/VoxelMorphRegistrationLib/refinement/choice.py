@@ -72,17 +72,17 @@ def like_negatives(pair: Pair, start: DisplacementField | None) -> bool:
 
 def relation(pair: Pair, start: DisplacementField | None, number: int = 0) -> Relation | None:
     """Under a field; None where the images share too few voxels. number: of the pair's channels."""
-    pair = pair.thin
-    channel = pair.channels[number]
+    channel, thin = pair.channels[number], pair.thin
     region = region_grid(pair.fixed.grid, pair.mask)
     used = region.size > 1
     base = float(np.min(region.spacing[used]))
     grid = working_grid(region, base * max(1.0, (region.voxel_count / CHOICE_VOXELS) ** (1 / int(used.sum()))))
     (low_f, scale_f), (low_m, scale_m) = channel.windows
-    fixed = (resample(channel.fixed, grid, None, np.nan, smooth=True).array - low_f) * scale_f
+    fixed = (resample(thin.channels[number].fixed, grid, None, np.nan, smooth=True).array - low_f) * scale_f
+    # Not the thinned one: means have more in common than the images that the limits here were set on.
     moving = warp_image(channel.moving, grid, start, pair.matrix, np.nan).array
     moving = (moving - low_m) * scale_m
-    inside = resample(Image(pair.mask.astype(np.uint8), pair.fixed.grid), grid).array >= 0.5
+    inside = resample(Image(thin.mask.astype(np.uint8), thin.fixed.grid), grid).array >= 0.5
     if pair.moving_mask is not None:
         counts = pair.moving_mask.with_array((pair.moving_mask.array > 0).astype(np.float32))
         inside &= warp_image(counts, grid, start, pair.matrix, 0.0).array >= 0.5
