@@ -132,3 +132,24 @@ def test_a_head_without_the_file_of_its_voxels_names_that_file(head, data, tmp_p
     (tmp_path / data).unlink()
     with pytest.raises(InputError, match=f"its voxels are in .*{data}, and there is no such file"):
         read_image(tmp_path / head)
+
+
+@pytest.mark.parametrize(
+    ("unit", "told"),
+    [
+        ('space units: "um" "um" "um"\n', 1),
+        ('space units: "mm" "" "mm"\n', 0),
+        ("# units: parsecs\n", 0),
+        ("", 0),
+    ],
+)
+def test_another_unit_of_a_nrrd_file_is_told(unit, told, tmp_path):
+    """ITK and Slicer read its numbers as millimetres; so do we, but not without a word."""
+    path = tmp_path / "a.nrrd"
+    write_image(Image(noise(), GRID), path)
+    head, voxels = path.read_bytes().split(b"\n\n", 1)
+    path.write_bytes(head + b"\n" + unit.encode() + b"\n" + voxels)
+    found = read_image(path, "fixed image")
+    assert found.grid.spacing == pytest.approx(GRID.spacing)
+    assert len(found.told) == told
+    assert all("fixed image" in line and "'um'" in line for line in found.told)

@@ -19,7 +19,7 @@ from .grid import LPS_FROM_RAS, Grid, check_right_angles
 from .image import Image
 from .nifti import SHEARED, NiftiContent, is_nifti_name, read_nifti, write_nifti
 from .packed import DamagedFile
-from .places import check_data_files, check_place, missing_data_file
+from .places import check_data_files, check_place, missing_data_file, units_told
 
 # ITK's libraries for some formats keep what they are at in one place for all: two threads in them crash (HDF5 always,
 # NRRD where files are damaged).
@@ -125,7 +125,7 @@ def read_image(path: str | Path, name: str | None = None, series: int | str | No
         image = _from_nifti(read_nifti(path, label), label)
     else:
         with ITK_ALONE:
-            image = from_sitk(open_image(path, label), label)
+            image = from_sitk(open_image(path, label), label).with_told(units_told(path, label))
     check_right_angles(image.grid, label)
     return image
 

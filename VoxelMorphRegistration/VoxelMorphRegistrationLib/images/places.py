@@ -17,6 +17,9 @@ from ..errors import InputError
 _HEAD = 1 << 20
 _NAMED = re.compile(rb"^\s*(?:data ?file:|ElementDataFile\s*=)[ \t]*([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
 _HEADS = (b"NRRD", b"ObjectType", b"Comment", b"NDims")
+# Teem, "NRRD file format", "space units:"; a blank line ends the head.
+_UNITS = re.compile(rb"^(?:space )?units:[ \t]*([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
+_MILLIMETRES = {"mm", "millimeter", "millimeters", "millimetre", "millimetres"}
 
 
 def check_place(path: Path, label: str) -> None:
@@ -54,6 +57,23 @@ def missing_data_file(path: Path) -> Path | None:
     # Patterns with numbers are no names.
     names = (other for other in _data_files(path) if "%" not in other.name)
     return next((other for other in names if not os.path.exists(other)), None)  # noqa: PTH110 - never raises
+
+
+def units_told(path: Path, label: str) -> list[str]:
+    """A sentence where the head of a NRRD file states lengths in another unit than millimetres. ITK and 3D Slicer read
+    them as millimetres; a NIfTI file of the same image is read by its unit, and would lie elsewhere.
+    """
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    found = _UNITS.search(re.split(rb"\r?\n\r?\n", head, maxsplit=1)[0]) if head.startswith(b"NRRD") else None
+    units = re.findall(r'"([^"]*)"', found.group(1).decode("utf-8", "replace")) if found else []
+    other = [unit for unit in units if unit.strip() and unit.strip().lower() not in _MILLIMETRES]
+    if not other:
+        return []
+    return [
+        f"The header of the {label} gives its lengths in '{other[0]}'; they were read as millimetres, as ITK and 3D "
+        "Slicer read them. Correct the spacing and the unit in the file if that is wrong."
+    ]
 
 
 def _data_files(path: Path) -> list[Path]:
