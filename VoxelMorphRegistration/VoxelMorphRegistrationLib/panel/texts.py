@@ -139,6 +139,7 @@ def templates(_: Callable[[str], str]) -> tuple[str, ...]:
         _("The folder {folder} already holds {list}. Give another folder, or --overwrite to replace these files."),
         _("The folder {folder} is read as an input. Give another folder for the results."),
         _("The folder {root} cannot be used: {value}."),
+        _("The header of the {label} gives its lengths in '{other}'; they were read as millimetres, as ITK and 3D Slicer read them. Correct the spacing and the unit in the file if that is wrong."),
         _("The header of the {label} gives its voxel size in {UNIT_NAMES}, which makes {largest} mm. Correct the unit in the header if that is wrong."),
         _("The header of the {label} gives no voxel size along its axis {value}; {sizes} was used."),
         _("The header of the {label} gives two voxel sizes: {times} mm by the sform, which was used, and {times2} mm by pixdim, which other programs, 3D Slicer among them, may take. Correct the header if the sform is wrong."),
