@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .folding import voxel_blocks
+from .folding import each_block
 
 if TYPE_CHECKING:
     from .displacement import DisplacementField
@@ -29,8 +29,8 @@ def non_diffeomorphic_percent(field: DisplacementField, mask: np.ndarray | None 
     axes = [axis for axis in range(3) if grid.shape[axis] > 1]
     if len(axes) < 2:
         return float("nan")
-    turned, cells = 0.0, 0
-    for rows, inner, flow in voxel_blocks(field, grid):
+
+    def of_block(rows: slice, inner: slice, flow) -> tuple[float, int]:
         # The cells above a voxel's row reach one row further.
         stop = inner.stop + 1 if 0 in axes else inner.stop
         block = flow[:, inner.start : stop]
@@ -40,8 +40,10 @@ def non_diffeomorphic_percent(field: DisplacementField, mask: np.ndarray | None 
             own = mask[rows.start : rows.start + block.shape[1]]
             counted = np.logical_and.reduce([own[part] for part in _parts(own.shape, axes).values()])
         volume = (_tetrahedra(corners) if len(axes) == 3 else _triangles(corners, axes)).numpy()
-        turned += float(volume[counted].sum(dtype=np.float64))
-        cells += int(np.count_nonzero(counted))
+        return float(volume[counted].sum(dtype=np.float64)), int(np.count_nonzero(counted))
+
+    parts = each_block(field, grid, of_block)
+    turned, cells = sum(part[0] for part in parts), sum(part[1] for part in parts)
     return 100.0 * turned / cells if cells else float("nan")
 
 

@@ -94,19 +94,6 @@ def linear_determinant(linear: np.ndarray, grid: Grid) -> float:
     return float(np.linalg.norm(np.cross(first, second)))
 
 
-def voxel_blocks(field: DisplacementField, grid: Grid):
-    """Yield (target slice of k, slice that takes the margin off, flow (3, k, J, I) in voxels of `grid`, torch).
-
-    The determinant is the same in voxels as in mm, whatever the grid's directions: det(A^-1 M A) = det M.
-    """
-    from ..images.sampling import slabs
-
-    read = field._reader(grid, grid.ras_to_ijk[:3, :3][_SWAP])
-    for rows in slabs(grid.shape, BLOCK_VOXELS):
-        wide, inner = _with_margin(rows, grid.shape[0])
-        yield rows, inner, read(wide).contiguous()
-
-
 def determinants(field: DisplacementField, grid: Grid, counted: np.ndarray | None) -> tuple[np.ndarray, int]:
     """Central determinants (K, J, I) on `grid`, and how many `counted` voxels fold at any corner (0 when None)."""
     from .jacobian import central_determinant
@@ -121,7 +108,7 @@ def determinants(field: DisplacementField, grid: Grid, counted: np.ndarray | Non
         own = slice(inner.start + box[0].start, inner.start + box[0].stop)
         return int(np.count_nonzero(_folded_within(flow, (own, *box[1:])) & counted[rows][box]))
 
-    return det, sum(_each_block(field, grid, of_block))
+    return det, sum(each_block(field, grid, of_block))
 
 
 def folded_corners(field: DisplacementField) -> np.ndarray:
@@ -132,7 +119,7 @@ def folded_corners(field: DisplacementField) -> np.ndarray:
     def of_block(rows: slice, inner: slice, flow) -> None:
         folded[rows] = _folded_within(flow, (inner, *whole))
 
-    _each_block(field, field.grid, of_block)
+    each_block(field, field.grid, of_block)
     return folded
 
 
@@ -172,9 +159,11 @@ def _folded_within(flow: torch.Tensor, box: Box) -> np.ndarray:
     return any_corner_folds(flow[near], rows.start, rows.stop)[inner].cpu().numpy()
 
 
-def _each_block(field: DisplacementField, grid: Grid, function: Callable[..., Result]) -> list[Result]:
-    """`function` of each block's slice of k, the slice that takes the margin off and the flow (3, k, J, I), in voxels
-    of `grid`, on all cores.
+def each_block(field: DisplacementField, grid: Grid, function: Callable[..., Result]) -> list[Result]:
+    """`function` of each block of `grid`, in their order, on all cores: its slice of k, the slice that takes the margin
+    of a row off, and the flow (3, k, J, I) with it, in voxels of the grid (torch).
+
+    The determinant is the same in voxels as in mm, whatever the grid's directions: det(A^-1 M A) = det M.
     """
     from ..images.sampling import slabs
     from ..images.slabs import each

@@ -31,12 +31,14 @@ def unfolded(flow: torch.Tensor, folded: np.ndarray | None = None) -> torch.Tens
     shape = tuple(flow.shape[2:])
     reach = gaussian_radius(max(shape), SIGMA)
     folded = folded_voxels(flow[0]) if folded is None else folded
-    for number in range(ROUNDS):
+    if folded.any():
+        flow = flow.clone()
+    for _ in range(ROUNDS):
         if not folded.any():
             break
-        flow = flow if number else flow.clone()
-        boxes = _around(folded.reshape(shape), reach)
-        _smooth_at(flow, folded.reshape(shape), boxes, reach)
+        folded = folded.reshape(shape)
+        boxes = _around(folded, reach)
+        _smooth_at(flow, folded, boxes, reach)
         # Elsewhere it is as it was: only what changed and its neighbours are looked at again.
         folded = folded_voxels(flow[0], [grown(box, 1, shape, range(len(shape)))[0] for box in boxes])
     return flow

@@ -33,7 +33,6 @@ def warp_image(
     matrix: A (4, 4) in RAS mm (identity when None). background: value outside the image (its minimum when None).
     Returns float32 for "linear"; the image's own type for "nearest".
     """
-    import torch
 
     from ..images import sampling
     from ..images.slabs import each
@@ -42,7 +41,7 @@ def warp_image(
         raise InputError(f"There is no interpolation '{interpolation}': use linear or nearest.")
     if background is None:
         background = float(image.array.min())
-    volume = torch.from_numpy(np.require(image.array, np.float32, ("C", "W")))[None, None]
+    volume = image.tensor()[None, None]
     mode = "bilinear" if interpolation == "linear" else "nearest"
     out = np.empty(reference.shape, np.float32)
     at = positions_at(reference, field, matrix, image.grid)

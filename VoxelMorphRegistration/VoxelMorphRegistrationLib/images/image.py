@@ -12,6 +12,8 @@ import numpy as np
 from ..errors import InputError
 
 if TYPE_CHECKING:
+    import torch
+
     from .grid import Grid
 
 
@@ -37,6 +39,12 @@ class Image:
         if not self.array.dtype.isnative:
             # As nibabel gives the voxels of some files; neither PyTorch nor the writers look at the order of bytes.
             object.__setattr__(self, "array", self.array.astype(self.array.dtype.newbyteorder("=")))
+
+    def tensor(self) -> torch.Tensor:
+        """The voxels (K, J, I), float32; in the same memory where they are that already and may be written."""
+        import torch
+
+        return torch.from_numpy(np.require(self.array, np.float32, ("C", "W")))
 
     def with_array(self, array: np.ndarray, name: str | None = None) -> Image:
         """Other values on the same grid."""
@@ -77,7 +85,7 @@ def resample(
     sigmas = _smoothing(to_source) if smooth else (0.0, 0.0, 0.0)
     image = _near(image, grid, to_source, sigmas)
     to_source = image.grid.ras_to_ijk @ matrix @ grid.ijk_to_ras
-    source = torch.from_numpy(np.require(image.array, np.float32, ("C", "W")))
+    source = image.tensor()
     out = np.empty(grid.shape, dtype=np.float32)
     straight = None
     # A sum with a weight of zero still sees what is not finite.
@@ -125,11 +133,10 @@ def smoothed(image: Image, to_source: np.ndarray) -> Image:
     to_source: (4, 4), voxels of that grid to voxels of the image. The Gaussian has sigma = 0.5 sqrt(ratio^2 - 1)
     voxels along each axis, ratio being how far a step of the grid moves there.
     """
-    import torch
 
     from . import sampling
 
-    volume = torch.from_numpy(np.require(image.array, np.float32, ("C", "W")))[None, None]
+    volume = image.tensor()[None, None]
     return image.with_array(sampling.gaussian_smooth(volume, _smoothing(to_source))[0, 0].numpy())
 
 

@@ -63,8 +63,7 @@ def units_told(path: Path, label: str) -> list[str]:
     """A sentence where the head of a NRRD file states lengths in another unit than millimetres. ITK and 3D Slicer read
     them as millimetres; a NIfTI file of the same image is read by its unit, and would lie elsewhere.
     """
-    with path.open("rb") as file:
-        head = file.read(_HEAD)
+    head = _head_of(path)
     found = _UNITS.search(re.split(rb"\r?\n\r?\n", head, maxsplit=1)[0]) if head.startswith(b"NRRD") else None
     units = re.findall(r'"([^"]*)"', found.group(1).decode("utf-8", "replace")) if found else []
     other = [unit for unit in units if unit.strip() and unit.strip().lower() not in _MILLIMETRES]
@@ -76,9 +75,13 @@ def units_told(path: Path, label: str) -> list[str]:
     ]
 
 
-def _data_files(path: Path) -> list[Path]:
+def _head_of(path: Path) -> bytes:
     with path.open("rb") as file:
-        head = file.read(_HEAD)
+        return file.read(_HEAD)
+
+
+def _data_files(path: Path) -> list[Path]:
+    head = _head_of(path)
     found = _NAMED.search(head) if head.lstrip().startswith(_HEADS) else None
     if found is None:
         return []

@@ -65,6 +65,10 @@ class ModelCard:
             if value is not None:
                 object.__setattr__(self, key, tuple(value))
 
+    def scale_of(self, number: int) -> float:
+        """Factor of the working grid's spacing in a pass, counted from 0."""
+        return self.pass_scales[min(number, len(self.pass_scales) - 1)]
+
     @property
     def shape_kji(self) -> tuple[int, ...] | None:
         """The locked shape in array order, or None."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ..errors import InputError
 from ..images.grid import bounding_box
 from ..networks.model import has_bfloat16, has_int8
-from ..refinement.size import grid_bytes
+from ..refinement.size import LARGEST_GRID, grid_bytes
 from .choice import resolved
 from .memory import network_bytes
 from .starts import starting_networks, with_start
@@ -51,8 +51,8 @@ FURTHER_PART = 0.8
 START_UNITS = 4.0
 # Of the fixed image that is in the box around the anatomy, where that is not known yet.
 USUAL_PART = 0.7
-# Millions of voxels refined at most: refinement.levels.LARGEST_GRID, which cannot be asked without PyTorch.
-MOST_REFINED = 6.0
+# Millions of voxels refined at most.
+MOST_REFINED = LARGEST_GRID / 1e6
 
 
 def probe_seconds(device: str = "cpu") -> float:
@@ -149,7 +149,7 @@ def expected_bytes(settings: Settings, fixed: Grid, card: ModelCard | None = Non
     further: how many more images of each side.
     """
     settings = resolved(settings)
-    refined = min(int(USUAL_PART * fixed.voxel_count), int(1e6 * MOST_REFINED))
+    refined = min(int(USUAL_PART * fixed.voxel_count), LARGEST_GRID)
     needed = 0 if settings.refinement == "off" else grid_bytes(refined, further)
     if card is not None:
         largest = max(grid.voxel_count for grid in pass_grids(fixed, card, settings))

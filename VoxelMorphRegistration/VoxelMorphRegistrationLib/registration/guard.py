@@ -352,7 +352,7 @@ def _spacing(grid: Grid, mask: np.ndarray, voxels: int) -> float:
 def _averaged(image: Image, spacing: float, window: tuple[float, float] = (0.0, 1.0)) -> Image:
     """The image averaged over blocks of about `spacing`, whole voxels a side; window: as in refinement.pair.Pair."""
     factor = np.clip(np.ceil(spacing / image.grid.spacing - 0.2).astype(int), 1, np.maximum(image.grid.size // 4, 1))
-    values = torch.from_numpy(np.require(image.array, np.float32, ("C", "W")))[None, None]
+    values = image.tensor()[None, None]
     if (factor > 1).any():
         values = F.avg_pool3d(values, tuple(int(n) for n in factor[::-1]))
     low, scale = window

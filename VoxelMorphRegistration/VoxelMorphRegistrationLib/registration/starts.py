@@ -101,8 +101,7 @@ def starting_networks(settings: Settings, fixed: Grid) -> dict[str, ModelCard]:
 
 def with_start(settings: Settings, name: str, card: ModelCard) -> Settings:
     """Settings by which a network makes a start: without its finer passes, unless their number is set by name."""
-    last = len(card.pass_scales) - 1
-    coarse = sum(card.pass_scales[min(number, last)] >= 1 for number in range(card.passes))
+    coarse = sum(card.scale_of(number) >= 1 for number in range(card.passes))
     return settings.replace(model=name, passes=settings.passes or max(coarse, 1))
 
 

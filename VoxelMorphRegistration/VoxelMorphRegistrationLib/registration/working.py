@@ -104,13 +104,13 @@ def network_grid(fixed: Grid, card: ModelCard, settings: Settings, scale: float 
 
 def pass_grids(fixed: Grid, card: ModelCard, settings: Settings) -> list[Grid]:
     """The working grid of each pass; the same object where two passes share one."""
-    passes, scales = settings.passes or card.passes, card.pass_scales
+    passes = settings.passes or card.passes
     if card.shape_kji is not None:
         return [network_grid(fixed, card, settings)] * passes
     known: dict[float, Grid] = {}
-    for scale in set(scales):
+    for scale in set(card.pass_scales):
         known[scale] = network_grid(fixed, card, settings, scale)
-    return [known[scales[min(number, len(scales) - 1)]] for number in range(passes)]
+    return [known[card.scale_of(number)] for number in range(passes)]
 
 
 def _spread(spacing: tuple[float, ...], grid: Grid) -> tuple[float, ...]:
