@@ -15,10 +15,13 @@ from VoxelMorphRegistrationLib.errors import Cancelled
 from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
 from VoxelMorphRegistrationLib.images.image import Image
 from VoxelMorphRegistrationLib.networks.card import ModelCard
+from VoxelMorphRegistrationLib.networks.model import read_card
+from VoxelMorphRegistrationLib.networks.shelf import find_model
 from VoxelMorphRegistrationLib.refinement.levels import REAL_DETAIL
 from VoxelMorphRegistrationLib.refinement.refine import Refined
 from VoxelMorphRegistrationLib.registration import refining, starts
 from VoxelMorphRegistrationLib.registration.guard import Comparison
+from VoxelMorphRegistrationLib.registration.needs import needed_bytes
 from VoxelMorphRegistrationLib.registration.progress import STOP_HERE, Run
 from VoxelMorphRegistrationLib.registration.starts import best_of, starting_networks, with_start
 
@@ -287,3 +290,34 @@ def test_cancel_is_heard_between_the_starts(shipped):
     with pytest.raises(Cancelled):
         done(*far_apart(), progress)
     assert sum(f >= 0.4 for f in fractions) == 1
+
+
+def needs_of(grid, changes=None, **extras):
+    image = Image(np.ones(grid.shape, np.float32), grid, "image")
+    settings = Settings(**{"device": "cpu", **(changes or {})})
+    return needed_bytes(image, image, settings, "cpu", **extras)["cpu"]
+
+
+def test_the_memory_told_beforehand_counts_what_the_starts_hold(monkeypatch):
+    grid = make_grid((1000, 1000, 1), (0.2, 0.2, 1.0))
+    alone, several = needs_of(grid, {"model": "none"}), needs_of(grid)
+    # What registrations of so many pixels took more than from nothing alone.
+    assert 61e6 < several - alone < 70e6
+    points = np.zeros((3, 3))
+    guided = {"landmark_weight": 1.0}, {"model": "none", "landmark_weight": 1.0}
+    for further in ({"further": 1}, {"fixed_points": points, "moving_points": points}):
+        with_them, without = (needs_of(grid, changes, **further) for changes in guided)
+        assert with_them == without
+    checked = []
+    monkeypatch.setattr(refining, "check_memory", lambda needed, _: checked.append(needed))
+    for name in ("auto", "none"):
+        done(*far_apart(), model=name, refinement="default")
+    assert checked[0] - checked[1] > 100_000
+
+
+def test_the_memory_told_beforehand_counts_the_networks_of_the_starts():
+    """Pixels twice as large as those of the network, so that it sees four times as many of them."""
+    grid = make_grid((1000, 1000, 1), (2.0, 2.0, 1.0))
+    held = needs_of(make_grid((1000, 1000, 1), (0.2, 0.2, 1.0)))
+    card = read_card(find_model("brain-2d"))
+    assert needs_of(grid) > held + card.memory_bytes(4_000_000) / 2

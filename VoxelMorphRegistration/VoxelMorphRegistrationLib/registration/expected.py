@@ -146,7 +146,8 @@ def _pass_units(card: ModelCard, settings: Settings, arithmetic: str) -> tuple[f
 def expected_bytes(settings: Settings, fixed: Grid, card: ModelCard | None = None, further: int = 0) -> int:
     """About how much memory the device needs: what the larger of refinement and network takes.
 
-    further: how many more images of each side.
+    further: how many more images of each side. The networks of a slice's starts are left out: one that is too large for
+    the device runs on the processor, and the refinement stays.
     """
     settings = resolved(settings)
     refined = min(int(USUAL_PART * fixed.voxel_count), LARGEST_GRID)

@@ -25,6 +25,9 @@ UNFOLDED_VOXELS, UNFOLDED_PART, WHOLE_PART = 1_000_000, 3.0, 1.4
 # Copies of the images on their own grids: filtered, warped, displacement, determinant; some 11 bytes for a voxel of
 # both at 288^3, int16.
 FIXED_VOXEL_BYTES, MOVING_VOXEL_BYTES = 20, 12
+# What the results of several starts of a slice take for each voxel of the finest refined grid: some five displacements
+# are held at once. 53 to 61 bytes of 1, 4, 6 and 9 million pixels, refined in detail.
+STARTS_VOXEL_BYTES = 62
 _SIGNS = ("out of memory", "can't allocate memory", "failed to allocate", "bad_alloc", "not enough memory")
 
 

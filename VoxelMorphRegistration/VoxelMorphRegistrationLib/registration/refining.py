@@ -14,7 +14,7 @@ from .device import check_memory
 from .intensity import intensity_window, measured_region
 from .memory import images_bytes, is_out_of_memory
 from .result import Preview
-from .starts import NOTHING, best_of
+from .starts import NOTHING, best_of, held_bytes
 
 if TYPE_CHECKING:
     from ..fields.displacement import DisplacementField
@@ -92,7 +92,8 @@ def refine_pair(
         run.warnings.append("The refinement ran on the CPU: the Apple GPU cannot interpolate volumes.")
 
     def check(pair: Pair) -> None:
-        check_memory(memory_bytes(pair) + images_bytes(work.fixed.grid, work.moving.grid), "The refinement")
+        held = held_bytes(pair.fixed.grid, pair.mask) if starts else 0
+        check_memory(memory_bytes(pair) + held + images_bytes(work.fixed.grid, work.moving.grid), "The refinement")
 
     check(work)
     similarity, reason = (settings.channel_similarities or (settings.similarity,))[0], "As set."

@@ -8,6 +8,7 @@ by local correlation, which a refinement of one modality raises itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,9 @@ import numpy as np
 from ..errors import DeviceError, InputError
 from ..networks.model import read_card
 from ..networks.shelf import find_model, model_names
+from .memory import STARTS_VOXEL_BYTES, network_bytes
 from .passes import deform
-from .working import network_and_grids
+from .working import network_and_grids, pass_grids
 
 if TYPE_CHECKING:
     from ..fields.displacement import DisplacementField
@@ -103,6 +105,24 @@ def with_start(settings: Settings, name: str, card: ModelCard) -> Settings:
     """Settings by which a network makes a start: without its finer passes, unless their number is set by name."""
     coarse = sum(card.scale_of(number) >= 1 for number in range(card.passes))
     return settings.replace(model=name, passes=settings.passes or max(coarse, 1))
+
+
+def networks_bytes(cards: Mapping[str, ModelCard], settings: Settings, seen: Grid) -> int:
+    """What the largest network of the starts takes. seen: the part of the fixed grid that networks see."""
+    largest = 0
+    for name, card in cards.items():
+        # One that sees too little is left out.
+        with suppress(InputError):
+            grids = pass_grids(seen, card, with_start(settings, name, card))
+            largest = max(largest, network_bytes(card, max(grid.voxel_count for grid in grids)))
+    return largest
+
+
+def held_bytes(fixed: Grid, region: np.ndarray) -> int:
+    """What the results of several starts take beside the refinement. region: (K, J, I), where the images are compared."""
+    from ..refinement.pair import region_grid
+
+    return STARTS_VOXEL_BYTES * region_grid(fixed, region).voxel_count
 
 
 def best_of(
