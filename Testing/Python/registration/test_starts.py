@@ -143,8 +143,9 @@ def test_less_smoothing_counts_where_it_explains_enough(monkeypatch, first, own,
         return Refined(field, 0.1, 0.3, (5,), own if in_detail is None else in_detail, True)
 
     alone = Refined(identity, 0.05, 0.2, (4,), first, True)
-    found, facts = best_of(alone, starts.Starts(None, np.eye(4), Settings(), {"m": None}), refined, Seen(), Run(None))
-    assert told == asked and facts["start"] == "m"
+    some = starts.Starts(None, np.eye(4), Settings(), {"m": None})
+    ((name, found), *_), _ = best_of(alone, some, refined, Seen(), Run(None))
+    assert told == asked and name == "m"
     assert (found.similarity_before, found.similarity_after, found.steps) == (0.05, 0.3, (5,))
 
 
@@ -163,8 +164,42 @@ def test_what_no_tissue_does_is_not_kept(monkeypatch):
     alone = Refined(identity, 0.05, 0.2, (4,), False, True)
     folded = Refined(identity, 0.1, 0.3, (5,), False, True)
     some = starts.Starts(None, np.eye(4), Settings(), {"m": None})
-    found, facts = best_of(alone, some, lambda *_: folded, Seen(), Run(None))
-    assert facts["start"] == "nothing" and facts["starts"] and found.steps == (4,)
+    ranked, tried = best_of(alone, some, lambda *_: folded, Seen(), Run(None))
+    assert [(name, found.steps) for name, found in ranked] == [("nothing", (4,))] and tried
+
+
+@pytest.mark.parametrize(
+    ("belongs", "kept", "undone"), [(FAR, 0, False), (3.0, 1, False), (1.0, 2, False), (0.0, 2, True)]
+)
+def test_where_labels_measure_the_most_alike_result_that_parts_none_is_kept(
+    shipped, monkeypatch, belongs, kept, undone
+):
+    """Results of two networks and of nothing, by how alike the images are, and labels as they lie in `belongs` mm."""
+    found = iter([1.0, FAR, 3.0])
+    names = [*shipped(1.0, 0.9), "nothing"]
+    fixed, moving = far_apart()
+
+    def refined(*_, **__):
+        shift = np.broadcast_to(next(found) * fixed.grid.directions[:, 0], (*fixed.grid.shape, 3))
+        return Refined(DisplacementField(shift, fixed.grid), 0.1, 0.3, (4,), True, True), "cpu"
+
+    monkeypatch.setattr(refining, "_refined", refined)
+    bands = [np.zeros(fixed.grid.shape, np.uint8) for _ in range(2)]
+    for band, shift in zip(bands, (0, int(belongs)), strict=True):
+        band[..., 30 + shift : 55 + shift] = 1
+    labels = {
+        f"{side}_labels": image.with_array(band)
+        for side, image, band in zip(("fixed", "moving"), (fixed, moving), bands, strict=True)
+    }
+    settings = Settings(alignment="none", device="cpu", similarity="lncc")
+    report = register(fixed, moving, settings=settings, **labels).report
+    assert report.checks["refinement"]["kept"] is not undone
+    if undone:
+        assert report.largest_displacement_mm == 0 and report.dice["after"]["mean"] == 1.0
+    else:
+        assert report.refinement["start"] == names[kept]
+        assert report.largest_displacement_mm == pytest.approx([FAR, 3.0, 1.0][kept])
+        assert report.dice["after"]["mean"] > report.dice["before"]["mean"]
 
 
 @pytest.mark.parametrize(

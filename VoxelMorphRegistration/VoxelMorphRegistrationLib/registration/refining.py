@@ -120,7 +120,9 @@ def refine_pair(
     several = starts if similarity == "lncc" else None
     with run.part(0, several.parts if several else 1):
         result, device = _refined(work, start, options, device, run, progress=report, preview=show)
-    began: dict = {"start": NOTHING if several else None, "starts": []}
+    began = NOTHING if several else None
+    tried: list[dict] = []
+    next_best: list[tuple[str, Refined]] = []
     if several and not result.stopped:
 
         def refined(field: DisplacementField, in_detail: bool | None) -> Refined:
@@ -128,7 +130,7 @@ def refine_pair(
             tell = (lambda _: report(1.0)) if in_detail is False else report
             return _refined(work, field, options, device, run, progress=tell, in_detail=in_detail)[0]
 
-        result, began = best_of(result, several, refined, checks.judge(work), run)
+        ((began, result), *next_best), tried = best_of(result, several, refined, checks.judge(work), run)
     finished = result.improved and not result.stopped
     agreement: float | None = None
     if finished and back is not None:
@@ -157,6 +159,13 @@ def refine_pair(
     if improved:
         smooth = start is not None and result.decorrelated and result.detailed is False
         field, improved = checks.refinement(work, start, field, similarity, smooth)
+        # Given labels may tell that the images were misled from one start, and not from another.
+        for name, other in next_best:
+            if improved or not other.improved:
+                break
+            field, improved = checks.refinement(work, start, other.field, similarity)
+            if improved:
+                began, result, after = name, other, other.similarity_after
     else:
         checks.unrefined(work, start, similarity, None if agreement is None else NOTHING_SHARED)
     for what in guides:
@@ -165,7 +174,8 @@ def refine_pair(
         "preset": settings.refinement,
         "similarity": similarity,
         "reason": reason,
-        **began,
+        "start": began,
+        "starts": tried,
         "value": {
             "before": result.similarity_before,
             "after": after if improved else result.similarity_before,

@@ -119,7 +119,7 @@ def networks_bytes(cards: Mapping[str, ModelCard], settings: Settings, seen: Gri
 
 
 def held_bytes(fixed: Grid, region: np.ndarray) -> int:
-    """What the results of several starts take beside the refinement. region: (K, J, I), where the images are compared."""
+    """What the results of several starts take beside the refinement. region: (K, J, I), where images are compared."""
     from ..refinement.pair import region_grid
 
     return STARTS_VOXEL_BYTES * region_grid(fixed, region).voxel_count
@@ -131,11 +131,12 @@ def best_of(
     refined: Callable[[DisplacementField, bool | None], Refined],
     judge: Judge,
     run: Run,
-) -> tuple[Refined, dict]:
-    """The best result, and what the report says of the starts.
+) -> tuple[list[tuple[str, Refined]], list[dict]]:
+    """The starts' names and results that are at least as good as the one from nothing, best first, and what the report
+    says of each network.
 
     first: from nothing. refined: the refinement of a field, with little smoothing, with much (False), or as it decides
-    itself (None). Whoever stops it keeps the best of those that were finished.
+    itself (None). Whoever stops it keeps those that were finished.
 
     With less smoothing images are always more alike. So where it was worth it from nothing, the others have it as well;
     and where it was not, it has to explain as much of what that left.
@@ -143,7 +144,7 @@ def best_of(
     from ..refinement.levels import REAL_DETAIL
     from .guard import verdict
 
-    kept, name_kept, most, tried = first, NOTHING, 0.0, []
+    ranked, tried = [(0.0, NOTHING, first)], []
 
     def compared(found: Refined) -> Comparison:
         return judge.compare("lncc", first.field, found.field)[0]
@@ -166,7 +167,8 @@ def best_of(
         one = compared(found)
         tried.append({"name": name, "local_from_nothing": one.before, "local": one.after})
         believed = not verdict((one,), pieces=judge.pieces(found.field)).reason
-        if believed and one.after - one.before > most:
-            most, name_kept = one.after - one.before, name
+        if believed and one.after > one.before:
             kept = replace(found, similarity_before=first.similarity_before, improved=True)
-    return replace(kept, stopped=run.stopping), {"start": name_kept, "starts": tried}
+            ranked.append((one.after - one.before, name, kept))
+    ranked.sort(key=lambda one: one[0], reverse=True)
+    return [(name, replace(found, stopped=run.stopping)) for _, name, found in ranked], tried
