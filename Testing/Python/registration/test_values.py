@@ -203,3 +203,14 @@ def test_images_and_fields_that_nobody_may_write_to_are_taken_without_a_word(war
     register(fixed, moving, settings=settings, initial_transform=start)
     register(fixed, moving, settings=settings.replace(alignment="rigid"), inverse=True)
     start.on_grid(GRID.cropped([1, 2, 3], [9, 8, 7]))
+
+
+def test_images_of_true_and_false_are_registered_as_zeros_and_ones():
+    fixed = blobs(GRID)
+    bright = fixed.array > 0.3 * fixed.array.max()
+    results = [
+        register(Image(array, GRID, "image"), Image(array.copy(), shifted(GRID, 3.0), "image"), settings=REFINED)
+        for array in (bright, bright.astype(np.uint8))
+    ]
+    np.testing.assert_array_equal(*(result.field.displacement_ras for result in results))
+    np.testing.assert_array_equal(*(result.warped.array for result in results))

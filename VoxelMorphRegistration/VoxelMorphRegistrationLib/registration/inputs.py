@@ -118,6 +118,9 @@ def usable_image(image: Image, role: str, warnings: list[str]) -> Image:
         name = f"{role} ({image.name})" if image.name != "image" else role
     if image.array.dtype.kind not in "biuf":
         raise InputError(f"The {name} holds {image.array.dtype} values. Give an image of real numbers.")
+    if image.array.dtype.kind == "b":
+        # Statistics need numbers.
+        image = image.with_array(image.array.astype(np.uint8))
     result = filled(image.renamed(name))
     if result.missing:
         warnings.append(result.sentence())
