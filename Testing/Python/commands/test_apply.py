@@ -45,6 +45,24 @@ def test_an_image_is_what_simpleitk_makes_of_it_in_its_own_type(files, kind):
     assert np.abs(found.astype(float) - expected)[both].mean() < 0.01
 
 
+@pytest.mark.parametrize("how", ["nearest", "linear", "cubic"])
+@pytest.mark.parametrize("kind", [np.int64, np.uint64, np.int8])
+def test_whole_numbers_at_both_ends_of_their_type_stay_at_their_end(files, kind, how):
+    ends = np.iinfo(kind)
+    values = np.full(files.s.moving.shape, ends.min, kind)
+    values[:, :, files.s.moving.shape[2] // 2 :] = ends.max
+    source = files.image("m.nrrd", values)
+    assert files.apply(source, "out.nrrd", "--interpolation", how) == 0
+    found = array(files.folder / "out.nrrd")
+    assert found.dtype == kind
+    # Between both lies a layer of what is interpolated, in double precision.
+    near = 2.0**-40 * float(ends.max)
+    parts = [np.mean(np.abs(found.astype(float) - float(end)) <= near) for end in (ends.min, ends.max)]
+    assert min(parts) > 0.1 and sum(parts) > (0.999 if how == "nearest" else 0.8)
+    assert files.apply(files.image("same.nrrd", np.full_like(values, ends.max)), "end.nrrd") == 0
+    assert array(files.folder / "end.nrrd").min() >= ends.max - near
+
+
 def test_voxels_that_are_not_finite_stay_so_and_are_no_damage(files):
     values = pattern(files.s.moving).astype(np.float32)
     values[3:6, 4:9, 5:9] = np.nan

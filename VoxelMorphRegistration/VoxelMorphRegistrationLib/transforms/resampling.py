@@ -48,8 +48,9 @@ def carried(
 
 
 def smallest(values: np.ndarray) -> float:
+    """The smallest value that is finite, 0 where there is none; an int of whole numbers, which may have 64 bits."""
     finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
-    return float(finite.min()) if finite.size else 0.0
+    return finite.min().item() if finite.size else 0.0
 
 
 def _carry(
@@ -70,12 +71,23 @@ def _carry(
         inside = sampling.inside(voxels, grid.shape)
         found = read(voxels.reshape(-1, 3)).reshape(len(values), *inside.shape)
         if out.dtype.kind in "iu" and found.dtype.kind == "f":
-            limits = np.iinfo(out.dtype)
-            # A cubic curve overshoots; what does not fit would come out at the other end of the range.
-            found = np.clip(np.rint(found), limits.min, limits.max)
-        out[:, rows] = found
+            _fit(np.rint(found), out[:, rows])
+        else:
+            out[:, rows] = found
         if not bool(inside.all()):
             np.copyto(out[:, rows], out.dtype.type(background), where=~inside.numpy())
+
+
+def _fit(values: np.ndarray, out: np.ndarray) -> None:
+    """Set `out`, of whole numbers, to the nearest ones of its type: those beyond its ends would come out at the other
+    end. A cubic curve overshoots.
+    """
+    limits = np.iinfo(out.dtype)
+    high = values.dtype.type(limits.max)
+    # The end of 64 bits is no floating-point number: the next one lies beyond it.
+    most = high if int(high) <= limits.max else np.nextafter(high, values.dtype.type(0))
+    np.copyto(out, np.clip(values, limits.min, most), casting="unsafe")
+    np.copyto(out, limits.max, where=values >= high)
 
 
 def _reader(values: np.ndarray, grid: Grid, interpolation: str) -> Callable:
