@@ -111,6 +111,35 @@ def test_stop_here_gives_a_finished_result(stage):
         np.testing.assert_array_equal(result.field.displacement_ras, 0.0)
 
 
+@pytest.mark.parametrize("stage", ["refining", "warping", "measuring"])
+def test_who_stops_when_all_is_done_has_stopped_nothing(stage):
+    fixed, moving = textured_pair()
+    chosen = settings(refinement="coarse", similarity="mse")
+    whole = register(fixed, moving, settings=chosen)
+    heard = []
+
+    def progress(name, fraction):
+        heard.append((name, fraction))
+        return STOP_HERE if name == stage and fraction > 0.999 else None
+
+    result = register(fixed, moving, settings=chosen, progress=progress)
+    # The last step of the refinement, and its end.
+    assert stage != "refining" or [fraction for name, fraction in heard if name == stage][-2:] == [1.0, 1.0]
+    assert result.report.stopped_at is None and not result.report.refinement["stopped"]
+    np.testing.assert_array_equal(result.field.displacement_ras, whole.field.displacement_ras)
+
+
+@pytest.mark.parametrize(("fraction", "error"), [(0.96, "off"), (0.999, "quick")])
+def test_who_stops_before_the_last_step_or_before_the_error_is_estimated_has_stopped_it(fraction, error):
+    result = register(
+        *textured_pair(),
+        settings=settings(refinement="coarse", similarity="mse", expected_error=error),
+        progress=lambda name, done: STOP_HERE if name == "refining" and done > fraction else None,
+    )
+    assert result.report.stopped_at == "refining" and result.expected_error is None
+    assert result.report.refinement["stopped"] is (error == "off")
+
+
 def test_cancel_discards_also_while_previews_are_shown():
     def progress(name, fraction):
         return not (name == "refining" and fraction > 0.3)

@@ -138,7 +138,12 @@ def refine(
             with threads_for(voxels):
                 for made_steps in _descend(problem, flow, steps):
                     count = made_steps
-                    progress(done + share * count / steps)
+                    try:
+                        progress(done + share * count / steps)
+                    except Enough:
+                        # The last step of all cuts nothing short.
+                        if count < steps or any(costs[1:]):
+                            raise
         except Enough:
             stopped = True
         made.append(count)

@@ -43,7 +43,7 @@ def deform(
     total, target, fine, region, made = start, None, None, None, 0
     for number, grid in enumerate(grids):
         run.report(number / len(grids))
-        if run.stopping and total is not None:
+        if total is not None and run.cut_short():
             break
         if target is None or grid is not grids[number - 1]:
             target = normalised(resample(fixed, grid, None, window[0][0], smooth=True), window[0])

@@ -21,12 +21,14 @@ class Run:
     """Stages, their seconds, progress and warnings of one registration.
 
     preview: called with a Preview while the result improves, or None. stopping: the user wants what there is.
+    stopped_at: the stage in which they said so, where something was left out for it.
     """
 
     def __init__(self, progress: ProgressCallback | None, preview: Callable[[Preview], object] | None = None) -> None:
         self._progress = progress
         self._stage = ""
         self._part = (0.0, 1.0)
+        self._asked_at = ""
         self.preview = preview
         self.stopping = False
         self.stopped_at: str | None = None
@@ -58,7 +60,13 @@ class Run:
         if answer is False:
             raise Cancelled
         if answer == STOP_HERE and not self.stopping:
-            self.stopping, self.stopped_at = True, self._stage
+            self.stopping, self._asked_at = True, self._stage
+
+    def cut_short(self) -> bool:
+        """Whether what would come next is left out, since the user wants what there is."""
+        if self.stopping:
+            self.stopped_at = self._asked_at
+        return self.stopping
 
     def finish(self) -> None:
         self.seconds["total"] = round(sum(self.seconds.values()), 3)

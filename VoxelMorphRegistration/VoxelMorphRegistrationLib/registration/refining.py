@@ -152,6 +152,8 @@ def refine_pair(
         elif without.improved:
             result = without
             run.warnings.append(_told_of(region, work.moving.grid))
+    if result.stopped:
+        run.cut_short()
     # Not known of a mean of both ways.
     after = result.similarity_after if agreement is None else None
     guides = [what for what, given in (("labels", work.labels), ("landmarks", work.points)) if given is not None]

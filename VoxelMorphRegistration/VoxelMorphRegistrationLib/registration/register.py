@@ -104,13 +104,13 @@ def register(
     if start is not None:
         checks.started(linear.matrix, start)
     picking = model is None and settings.model == "auto"
-    if picking and not run.stopping:
+    if picking and not run.cut_short():
         with run.stage("choosing the model"):
             model, reason = picked(inputs, linear.matrix, checks.judge(pair), settings, run, start)
             network, grids = network_and_grids(model, inputs, settings, run.warnings)
     deformation, refined = start, None
     facts: dict = {"device": choose_device(settings.device)}
-    if network is not None and not run.stopping:
+    if network is not None and not run.cut_short():
         with run.stage("registering"):
             deformation, network, folds, made = deform(
                 inputs, linear.matrix, grids, network, settings.precision, run, start
@@ -122,7 +122,7 @@ def register(
         if settings.refinement != "off":
             show_preview(pair, deformation, settings.background, run)
     largest = max(inputs.fixed.array.size, inputs.moving.array.size)
-    if settings.refinement != "off" and not run.stopping:
+    if settings.refinement != "off" and not run.cut_short():
         with run.stage("refining"):
             heap.give_back(largest)
             work = with_channels(guided(pair, inputs, settings), inputs, settings, deformation)
@@ -144,7 +144,7 @@ def register(
             mode = settings.label_interpolation
             warped_labels = warp_labels(moving_labels, inputs.fixed.grid, deformation, linear.matrix, mode)
     doubt = None
-    if settings.expected_error != "off" and not run.stopping:
+    if settings.expected_error != "off" and not run.cut_short():
         with run.stage("estimating the error"):
             compared = refined["similarity"] if refined else None
             doubt = error_map_of(inputs, pair, deformation, compared, facts["device"], settings, run)

@@ -33,7 +33,7 @@ class Report:
     after is not known then), and where a slice was refined from several starts the "start" of the result that was kept
     ("nothing" or a network's name) and the other "starts": of each network the local correlation of its result and of
     that from nothing, at the voxels that both carry into the moving image; or None. stopped_at: the stage in which the
-    user asked to keep what there was, or None.
+    user asked to keep what there was, where that left something out, or None.
     checks: of each stage that was made ("alignment", by labels alone; "network", "refinement"), whether its
     result was kept, and the measures of the images and the mean Dice of given labels before and after it. folding: of
     the deformable part, `inside` the mask or the foreground of the fixed image, and in the whole `volume`, at voxels of

@@ -150,11 +150,11 @@ def best_of(
         return judge.compare("lncc", first.field, found.field)[0]
 
     for number, name in enumerate(starts.cards, 1):
-        if run.stopping:
+        if run.cut_short():
             break
         with run.part(2 * number - 1, starts.parts):
             field = starts.field(name, run)
-        if field is None or run.stopping:
+        if field is None or run.cut_short():
             continue
         with run.part(2 * number, starts.parts):
             found = refined(field, first.detailed or None)
@@ -163,6 +163,7 @@ def best_of(
                 if one.after - one.before < REAL_DETAIL["lncc"] * (1 - one.before):
                     found = refined(field, False)
         if found.stopped:
+            run.cut_short()
             break
         one = compared(found)
         tried.append({"name": name, "local_from_nothing": one.before, "local": one.after})
@@ -171,4 +172,4 @@ def best_of(
             kept = replace(found, similarity_before=first.similarity_before, improved=True)
             ranked.append((one.after - one.before, name, kept))
     ranked.sort(key=lambda one: one[0], reverse=True)
-    return [(name, replace(found, stopped=run.stopping)) for _, name, found in ranked], tried
+    return [(name, replace(found, stopped=run.stopped_at is not None)) for _, name, found in ranked], tried
