@@ -146,6 +146,33 @@ def test_files_that_cannot_be_written_are_one_sentence_and_the_next_job_works(cl
     assert cases.Run(client, Job(*cases.images(), quick)).wait().kind == "result"
 
 
+def unreadable(path):
+    yield
+    raise ValueError(f"The file {path.name} is cut short.")
+
+
+@pytest.mark.parametrize("end", ["read", "written"])
+def test_previews_that_cannot_be_passed_on_are_left_out_and_told_once(client, patient, monkeypatch, end):
+    read, write = files.reading, files.writing
+    if end == "read":
+        monkeypatch.setattr(files, "reading", lambda path: (unreadable if "preview" in path.name else read)(path))
+    else:
+
+        def taken(path, array):
+            # No new file can be made where one is.
+            for number in range(30):
+                (path.parent / f"preview-{number}-0.npy").touch()
+            yield from write(path, array)
+
+        monkeypatch.setattr(files, "writing", taken)
+    settings = patient.replace(refinement="default")
+    run = cases.Run(client, Job(*cases.images(), settings, previews=True)).wait()
+    assert run.kind == "result" and run.value.report.stopped_at is None
+    told = [line for line in run.log if "preview" in line]
+    assert len(told) == 1 and f"A preview could not be {end} (" in told[0] and "goes on without it" in told[0]
+    assert run.previews == [] and client.state == "ready"
+
+
 def test_previews_come_while_it_improves_and_stop_here_ends_it_with_what_there_is(client, patient):
     fixed, moving = cases.images()
     run = cases.Run(client, Job(fixed, moving, patient, previews=True))

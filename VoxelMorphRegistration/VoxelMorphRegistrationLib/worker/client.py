@@ -45,6 +45,7 @@ class _Request:
     folder: Path | None = None
     slices: Slices | None = None
     preview: Slices | None = None
+    preview_lost: bool = False
     written: bool = False
     sent: bool = False
     answered: bool = False
@@ -141,7 +142,7 @@ class WorkerClient:
         on_result(result): a Registration, or a Product where the job wants one, or what a task returns.
         on_progress(stage, fraction in 0..1, seconds since the start); on_log(line). on_preview(image): the moving image
         on the fixed grid as it is so far, where the job wants previews; one that comes while the former is still being
-        read is passed over. The job's arrays must not change
+        read is passed over, and so is one that cannot be read, which the log tells. The job's arrays must not change
         until on_progress is called first. Raises WorkerError when a registration is running, InputError when an
         array does not hold numbers.
         """
@@ -335,8 +336,16 @@ class WorkerClient:
             if not (request.cancelled or request.answered):
                 request.on_preview(image)
 
+        def lost(error: Exception) -> None:
+            request.preview = None
+            if isinstance(error, ProtocolError):
+                self._on_transfer_error(error)
+            elif not (request.preview_lost or request.cancelled or request.answered or self._server().ending):
+                request.preview_lost = True
+                request.on_log(f"A preview could not be read ({error}). The registration goes on without it.")
+
         assert request.folder is not None
-        request.preview = Slices(self._read(request.folder, packed), shown, self._on_transfer_error)
+        request.preview = Slices(self._read(request.folder, packed), shown, lost)
 
     @staticmethod
     def _read(folder: Path, packed: dict) -> Generator[None, None, Registration]:

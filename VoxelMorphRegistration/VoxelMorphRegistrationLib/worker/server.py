@@ -6,6 +6,7 @@ end of the input (the parent died) ends this process at once; a third one sends 
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import itertools
 import os
@@ -196,14 +197,25 @@ class Server:
     def _preview(self, request: int, folder: Path):
         """A callback that sends the moving image as it is so far, each in files of its own."""
         count = itertools.count()
+        lost: list[OSError] = []
 
         def show(preview: Preview) -> None:
             arrays: dict = {}
             packed = messages.pack(preview.warped, arrays, f"preview-{next(count)}")
-            for name, array in arrays.items():
-                for _ in files.writing(folder / name, array):
-                    if request in self._cancelled:
-                        raise Cancelled
+            try:
+                for name, array in arrays.items():
+                    for _ in files.writing(folder / name, array):
+                        if request in self._cancelled:
+                            raise Cancelled
+            except OSError as error:
+                for name in arrays:
+                    with contextlib.suppress(OSError):
+                        (folder / name).unlink()
+                if not lost:
+                    text = f"A preview could not be written ({error}). The registration goes on without it."
+                    self._send("log", request, text=text)
+                lost.append(error)
+                return
             self._send("preview", request, image=packed)
 
         return show
