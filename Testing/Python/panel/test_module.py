@@ -88,6 +88,7 @@ def test_errors_leave_the_scene_unchanged(module, scene, quick):
     logic = module.VoxelMorphRegistrationLogic()
     output = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Output")
     constant = cases.add_volume(np.ones((8, 8, 8), np.float32), cases.centred_grid((8, 8, 8), (2, 2, 2)), "Constant")
+    start = scene.AddNewNodeByClass("vtkMRMLTransformNode", "Start")
     before = cases.scene_state(scene)
     failures = [
         (InputError, (fixed_node, fixed_node), {}, "'Fixed' is chosen both as the fixed and as the moving volume"),
@@ -95,6 +96,15 @@ def test_errors_leave_the_scene_unchanged(module, scene, quick):
         (InputError, (fixed_node, constant), {}, "all its voxels have the value 1"),
         (InputError, (fixed_node, moving_node), {"outputLabels": output}, "no moving labels"),
         (InputError, (fixed_node, moving_node), {"outputVolume": fixed_node}, "'Fixed' is also an input"),
+        *(
+            (
+                InputError,
+                (fixed_node, moving_node),
+                {"initialTransform": start, f"output{kind.capitalize()}": start},
+                f"output {kind} 'Start' is also the initial transform, .* Choose another output {kind}",
+            )
+            for kind in ("transform", "inverse")
+        ),
         (ModelError, (fixed_node, moving_node), {"model": "no-such-model"}, "no-such-model"),
         (Cancelled, (fixed_node, moving_node), {"progress": lambda stage, fraction: stage != "warping"}, "cancelled"),
     ]

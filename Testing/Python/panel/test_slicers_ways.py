@@ -205,6 +205,18 @@ def test_linear_transforms_as_slicer_makes_and_loads_them_are_offered_as_a_start
     assert standin.jobs[-1].keywords["initial_transform"][:3, 3] == pytest.approx((-3.0, 0.0, 0.0))
 
 
+def test_a_start_that_would_be_overwritten_keeps_the_button_off_and_is_told(swift_panel, scene):
+    widget, *_ = swift_panel
+    start = scene.AddNewNodeByClass("vtkMRMLTransformNode", "Start")
+    widget.ui.initialTransformSelector.setCurrentNode(start)
+    assert widget.ui.registerButton.enabled
+    widget.ui.outputTransformSelector.setCurrentNode(start)
+    assert not widget.ui.registerButton.enabled
+    assert widget.ui.hintLabel.text.startswith("The initial transform is also an output")
+    widget.ui.outputTransformSelector.setCurrentNode(None)
+    assert widget.ui.registerButton.enabled
+
+
 def test_transform_of_the_first_version_is_shown_as_the_output_and_written_again(swift_panel, scene):
     widget, *_ = swift_panel
     old = scene.AddNewNodeByClass("vtkMRMLGridTransformNode", "Moving to Fixed")

@@ -78,8 +78,10 @@ def _fits(what: str, node) -> bool:
     return node.GetClassName() == "vtkMRMLScalarVolumeNode"
 
 
-def check_targets(targets: Targets, *input_nodes) -> None:
-    """Refuse outputs of the wrong kind, that are inputs, or that are chosen twice. Raises InputError, SettingsError."""
+def check_targets(targets: Targets, *input_nodes, start: Placed | None = None) -> None:
+    """Refuse outputs of the wrong kind, that are inputs, or that are chosen twice. start: the initial transform. Raises
+    InputError, SettingsError.
+    """
     if targets.linear not in LINEAR_CHOICES:
         raise SettingsError(f"'{targets.linear}' is no choice for the linear part. Choose inside or separate.")
     if targets.apply and targets.transform is False:
@@ -92,6 +94,11 @@ def check_targets(targets: Targets, *input_nodes) -> None:
         named(node, f"output {what}")
         if not _fits(what, node):
             raise InputError(f"The output {what} '{node.GetName()}' must be {_KINDS[what]}. Choose another node.")
+        if start is not None and node is start:
+            raise InputError(
+                f"The output {what} '{node.GetName()}' is also the initial transform, which would be overwritten. "
+                f"Choose another output {what}."
+            )
         if any(node is other for other in seen):
             raise InputError(
                 f"The output {what} '{node.GetName()}' is also an input or another output. Choose another node."

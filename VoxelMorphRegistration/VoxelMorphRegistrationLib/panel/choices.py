@@ -117,6 +117,10 @@ def obstacle(parameters) -> str:
             return _("The refinement is to use {what}, but none are chosen").format(what=what)
         if weight and parameters.refinement == "off":
             return _("The {what} have a weight, but the refinement that uses it is off").format(what=what)
+    written = [_single(parameters.outputTransform)]
+    written += [_single(parameters.outputInverse)] if parameters.wantInverse else []
+    if not onto and parameters.initialTransform is not None and parameters.initialTransform in written:
+        return _("The initial transform is also an output, which would overwrite it; choose another output transform")
     try:
         settings_of(parameters)
     except VoxelMorphError as error:

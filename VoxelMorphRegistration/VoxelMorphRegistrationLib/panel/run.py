@@ -316,7 +316,7 @@ def prepared(
     )
     furtherFixed, furtherMoving = several(furtherFixed), several(furtherMoving)
     labels = (fixedLabels, movingLabels, fixedMask, movingMask)
-    check_targets(targets, fixedNode, movingNode, *labels, *furtherFixed, *furtherMoving)
+    check_targets(targets, fixedNode, movingNode, *labels, *furtherFixed, *furtherMoving, start=initialTransform)
 
     if outputLabels and movingLabels is None:
         raise InputError(_("An output for warped labels is chosen, but no moving labels. Choose these, too."))
