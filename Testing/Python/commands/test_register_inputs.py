@@ -109,7 +109,7 @@ def test_a_series_is_of_a_dicom_folder(tmp_path, capsys):
         write_image(smooth_image(grid), tmp_path / f"{name}.nii.gz")
     images = [str(tmp_path / f"{name}.nii.gz") for name in ("fixed", "moving")]
     assert main(["register", *images, "-o", str(tmp_path / "out"), "--series", "1"]) == 1
-    assert "neither image is a folder with DICOM files" in capsys.readouterr().err
+    assert "no image is a folder with DICOM files" in capsys.readouterr().err
 
 
 def test_a_preview_replaces_no_input(tmp_path, capsys):

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from .options import add_series, series_of
 from .terminal import EXIT_OK
+
+if TYPE_CHECKING:
+    from ..images.grid import Grid
 
 _DESCRIPTION = """\
 Carry INPUT through one or several transforms, as ANTs lists them: a position of the reference (fixed) goes through the
@@ -66,6 +71,7 @@ def add_apply(commands) -> None:
         "--frame", choices=("RAS", "LPS"), help="of tables (default: RAS) and of surfaces that do not say it (LPS)"
     )
     add_convention(parser)
+    add_series(parser, "the reference", "INPUT")
     parser.set_defaults(run=_apply)
 
 
@@ -88,10 +94,19 @@ def read_names(files: list[str], args: argparse.Namespace) -> list[Path]:
     return [Named.of(name).path for name in files] + [Path(name) for name in options if name]
 
 
+def read_grids(args: argparse.Namespace) -> tuple[Grid | None, Grid | None]:
+    """Those of the reference and of the moving image, where they are given."""
+    from ..transforms.frames import read_grid
+
+    fixed, moving = series_of(args.series)
+    reference = read_grid(args.reference, "reference", fixed) if args.reference else None
+    return reference, read_grid(args.moving, "moving image", moving) if args.moving else None
+
+
 def _apply(args: argparse.Namespace) -> int:
+    from ..images.dicom import check_series
     from ..images.nifti_space import lost_places
     from ..transforms.apply import IMAGE, Wishes, apply_to_file, check_names, check_wishes, kind_of
-    from ..transforms.frames import read_grid
     from ..transforms.reading import read_chain
     from ..transforms.written import check_free, whole
 
@@ -103,10 +118,13 @@ def _apply(args: argparse.Namespace) -> int:
     read = read_names([*names, *inputs], args)
     for output in outputs:
         check_free(output, args.overwrite, read)
-    reference = read_grid(args.reference, "reference") if args.reference else None
-    moving = args.moving or next((one for one in inputs if kind_of(one) == IMAGE), None)
+    images = [one for one in inputs if kind_of(one) == IMAGE]
+    series = series_of(args.series)
+    check_series(series, [*images, *(one for one in (args.reference, args.moving) if one)])
+    args.moving = args.moving or next(iter(images), None)
+    reference, moving = read_grids(args)
     told: list[str] = []
-    chain = read_chain(names, args.convention, reference, read_grid(moving, "moving image") if moving else None, told)
+    chain = read_chain(names, args.convention, reference, moving, told)
     wishes = Wishes(
         reference,
         tuple(args.spacing) if args.spacing else None,
@@ -114,6 +132,7 @@ def _apply(args: argparse.Namespace) -> int:
         args.background,
         args.crop,
         args.frame,
+        series[1],
     )
     check_wishes(inputs, wishes)
     with whole(outputs, args.overwrite) as stages:

@@ -13,6 +13,24 @@ if TYPE_CHECKING:
     from ..registration.settings import Settings
 
 
+def add_series(parser: argparse.ArgumentParser, fixed: str, moving: str) -> None:
+    """fixed, moving: what the help calls them."""
+    parser.add_argument(
+        "--series",
+        metavar="N[,M]",
+        help="which DICOM series where a folder holds several, by its number in the list that is shown then: N for "
+        f"{fixed}, M for {moving} (one number serves for both)",
+    )
+
+
+def series_of(text: str | None) -> tuple[str | None, str | None]:
+    """The series of the fixed and of the moving image; one serves for both."""
+    parts = [part.strip() or None for part in (text or "").split(",")]
+    if len(parts) > 2:
+        raise SettingsError(f"--series takes one number, or two with a comma between them, not '{text}'.")
+    return parts[0], parts[-1]
+
+
 def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--settings", metavar="JSON", help="file with settings; the options below go before it")
     parser.add_argument(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError, SettingsError
-from .options import add_settings, settings_of
+from .options import add_series, add_settings, series_of, settings_of
 from .terminal import EXIT_OK, Progress
 
 if TYPE_CHECKING:
@@ -43,12 +43,7 @@ def add_register(commands) -> None:
     )
     parser.add_argument("-o", "--output", metavar="DIR", required=True, help="folder for the results")
     parser.add_argument("--overwrite", action="store_true", help="replace results that are already there")
-    parser.add_argument(
-        "--series",
-        metavar="N[,M]",
-        help="which DICOM series where a folder holds several, by its number in the list that is shown then: N for "
-        "FIXED, M for MOVING (one number serves for both)",
-    )
+    add_series(parser, "FIXED", "MOVING")
     add_settings(parser)
     parser.add_argument(
         "--initial-transform",
@@ -113,7 +108,7 @@ def _files(args: argparse.Namespace) -> PairFiles:
     return PairFiles(
         fixed[0],
         moving[0],
-        *_series(args.series),
+        *series_of(args.series),
         **{name: getattr(args, name) for name in names},
         initial_transform=tuple(starts),
         further_fixed=tuple(fixed[1:]),
@@ -199,14 +194,6 @@ def _into(place, args: argparse.Namespace, files: PairFiles, settings: Settings,
         outputs.write_registration(result, pair.fixed, pair.moving, args.output, fixed_labels=labels, place=place)
         progress("writing", 1.0)
     return result
-
-
-def _series(text: str | None) -> tuple[str | None, str | None]:
-    """The series of the fixed and of the moving image; one serves for both."""
-    parts = [part.strip() or None for part in (text or "").split(",")]
-    if len(parts) > 2:
-        raise SettingsError(f"--series takes one number, or two with a comma between them, not '{text}'.")
-    return parts[0], parts[-1]
 
 
 def _expected(settings: Settings, fixed: Image, mask: Image | None) -> float:

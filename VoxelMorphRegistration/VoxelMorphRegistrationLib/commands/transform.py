@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from .apply import add_convention, read_names
+from .apply import add_convention, read_grids, read_names
+from .options import add_series, series_of
 from .terminal import EXIT_OK
 
 if TYPE_CHECKING:
@@ -70,13 +71,14 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 def _add_reference(parser: argparse.ArgumentParser, text: str) -> None:
     parser.add_argument("--reference", metavar="IMAGE", help=text)
     add_convention(parser)
+    add_series(parser, "the reference", "the moving image")
 
 
 def _grids(args: argparse.Namespace) -> tuple[Grid | None, Grid | None]:
-    from ..transforms.frames import read_grid
+    from ..images.dicom import check_series
 
-    reference = read_grid(args.reference, "reference") if args.reference else None
-    return reference, read_grid(args.moving, "moving image") if args.moving else None
+    check_series(series_of(args.series), [one for one in (args.reference, args.moving) if one])
+    return read_grids(args)
 
 
 def _read(args: argparse.Namespace, names: list[str] | None = None) -> Chain:

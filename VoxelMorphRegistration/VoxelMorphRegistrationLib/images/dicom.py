@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,14 @@ _PIXEL_TAGS = [
 def is_dicom_file(path: Path) -> bool:
     """Whether a file is to be read as DICOM, by its content or its suffix (.dcm, .ima)."""
     return path.is_file() and (path.suffix.lower() in (".dcm", ".ima") or starts_as_dicom(path))
+
+
+def check_series(series: Iterable[int | str | None], images: Iterable[str | Path]) -> None:
+    """Raise InputError where a series is asked for and no image is of DICOM."""
+    if any(one is not None for one in series) and all(
+        path.is_file() and not is_dicom_file(path) for path in map(Path, images)
+    ):
+        raise InputError("A DICOM series is asked for, but no image is a folder with DICOM files.")
 
 
 def read_dicom(path: Path, label: str, series: int | str | None = None) -> Image:

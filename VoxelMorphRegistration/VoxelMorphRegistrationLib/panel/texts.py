@@ -25,7 +25,7 @@ def templates(_: Callable[[str], str]) -> tuple[str, ...]:
         _("'{name}' says {known} a second time. Leave one out."),
         _("'{name}' was removed from the scene meanwhile. Nothing was written."),
         _("'{orientation}' is not an orientation: give one letter of each pair L/R, P/A, I/S."),
-        _("A DICOM series is asked for, but neither image is a folder with DICOM files."),
+        _("A DICOM series is asked for, but no image is a folder with DICOM files."),
         _("A checkerboard needs voxels of one number each, which '{name}' has not."),
         _("A deformation is shown as '{GRID}' or '{ARROWS}', not as '{mode}'."),
         _("A field on a grid of {shape} needs an array of {value}, not {shape2}."),

@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import InputError
 from ..fields.warp import warp_labels
 from ..images import landmarks
-from ..images.dicom import is_dicom_file
+from ..images.dicom import check_series
 from ..images.files import read_image
 from ..images.grid import working_grid
 from ..images.image import Image
@@ -65,14 +65,6 @@ class PairFiles:
                 which = f" {number}" if number > 1 else ""
                 raise InputError(f"The fixed and the moving image{which} are the same file. Give two different images.")
 
-    def _check_series(self) -> None:
-        """Raise InputError where a series is asked for and neither image is of DICOM."""
-        if self.fixed_series is None and self.moving_series is None:
-            return
-        images = [Path(name) for name in (self.fixed, self.moving)]
-        if all(path.is_file() and not is_dicom_file(path) for path in images):
-            raise InputError("A DICOM series is asked for, but neither image is a folder with DICOM files.")
-
     def read(self) -> ReadPair:
         """Everything in memory. Raises InputError."""
         if len(self.further_fixed) != len(self.further_moving):
@@ -80,7 +72,7 @@ class PairFiles:
                 f"There are {1 + len(self.further_fixed)} fixed and {1 + len(self.further_moving)} moving images. Give "
                 "as many of each, in the same order."
             )
-        self._check_series()
+        check_series((self.fixed_series, self.moving_series), (self.fixed, self.moving))
         images: dict[str, Image] = {}
 
         def read(side: str, path: str, series: int | str | None) -> None:

@@ -25,7 +25,7 @@ class Wishes:
     reference: the grid of images (None: that of the first displacement, else the input's own). spacing: of the
     reference, mm, one or three. interpolation: None is linear, nearest for segmentations. background: as in
     resampling.carried. crop: images to what is not background. frame: RAS or LPS, of tables and surfaces that do not
-    say it (None: RAS and LPS).
+    say it (None: RAS and LPS). series: of inputs that are folders with DICOM files, as in read_image.
     """
 
     reference: Grid | None = None
@@ -34,6 +34,7 @@ class Wishes:
     background: float | None = None
     crop: bool = False
     frame: str | None = None
+    series: str | None = None
 
 
 def kind_of(path: str | Path) -> str:
@@ -109,7 +110,7 @@ def apply_to_file(chain: Chain, source: str | Path, stage: Path, target: Path, w
         segmentations.write(result, stage, target)
         told = result.told
     else:
-        result, how = carried_image(chain, read_frames(source), wishes)
+        result, how = carried_image(chain, read_frames(source, series=wishes.series), wishes)
         lost = write_frames(result, stage, target)
         told = (*result.told, lost) if lost else result.told
     size = " x ".join(map(str, result.grid.size))

@@ -45,13 +45,13 @@ class Frames:
         return replace(self, values=values, grid=grid)
 
 
-def read_frames(path: str | Path, name: str | None = None) -> Frames:
-    """Raises InputError for what is no image, sheared, or complex."""
+def read_frames(path: str | Path, name: str | None = None, series: int | str | None = None) -> Frames:
+    """series: as in read_image. Raises InputError for what is no image, sheared, or complex."""
     path = Path(path)
     label = name or path.name
     check_place(path, label)
     if path.is_dir() or is_dicom_file(path):
-        image = read_image(path, label)
+        image = read_image(path, label, series)
         return replace(Frames.of(image), told=image.told)
     frames = _from_nifti(read_nifti(path, label), label) if is_nifti_name(path) else _from_sitk(path, label)
     check_right_angles(frames.grid, label)
@@ -122,9 +122,9 @@ def grid_of(image) -> Grid:
     return Grid(image.GetSize()[2::-1], grid_from_sitk(geometry).ijk_to_ras)
 
 
-def read_grid(path: str | Path, name: str) -> Grid:
-    """The grid of an image file. Raises InputError."""
-    return read_frames(path, name).grid
+def read_grid(path: str | Path, name: str, series: int | str | None = None) -> Grid:
+    """The grid of an image file. series: as in read_image. Raises InputError."""
+    return read_frames(path, name, series).grid
 
 
 def to_sitk(frames: Frames):
