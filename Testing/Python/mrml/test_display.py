@@ -162,6 +162,27 @@ def test_label_colours_are_named_after_their_structures(scene):
     assert isinstance(colors.GetLookupTable(), vtk.vtkLookupTable)
 
 
+@pytest.mark.parametrize(
+    ("large", "named"), [((3_000_000_000,), "Label 3000000000"), ((70_000, 3_000_000_000), "2 labels above 65535")]
+)
+def test_large_labels_are_seen_and_their_colours_take_no_room(scene, large, named):
+    """Values that no colour table of Slicer could list."""
+    values = np.array([0, 3, 2, *large], np.float64).reshape(1, 1, -1)
+    grid = cases.centred_grid(values.shape, (1, 1, 1))
+    node = cases.add_volume(values, grid, "Labels", "vtkMRMLLabelMapVolumeNode")
+    from VoxelMorphRegistrationLib.mrml.labels import Label
+
+    table = {value: Label(f"Label {value}", (0.2, 0.4, 0.6)) for value in large}
+    display.show_as_labels(node, {3: Label("Liver", (0.8, 0.2, 0.0)), **table})
+    colors = node.GetDisplayNode().GetColorNode()
+    assert colors.GetNumberOfColors() == 5 and colors.GetColorName(4) == named
+    port = node.GetDisplayNode().GetOutputImageDataConnection()
+    port.GetProducer().Update()
+    seen = vtk_to_numpy(port.GetProducer().GetOutput().GetPointData().GetScalars())
+    none, liver, other = (0, 0, 0, 0), (204, 51, 0, 255), (51, 102, 153, 255)
+    np.testing.assert_allclose(seen, [none, liver, none, *[other] * len(large)], atol=1)
+
+
 @pytest.mark.parametrize("kind", ["nothing known", "vectors"])
 def test_a_volume_without_grey_levels_keeps_its_window(scene, kind):
     grey = slicer.util.addVolumeFromArray(np.random.default_rng(0).normal(size=(6, 7, 8)).astype(np.float32))

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 JACOBIAN_COLORS_ATTRIBUTE = "VoxelMorph.JacobianColors"
 LABEL_COLORS_ATTRIBUTE = "VoxelMorph.LabelColors"
+# Slicer's colour tables have a row for every number up to the largest: as many as labels of 16 bits.
+LARGEST_LISTED = 65_535
 FOLD_COLOR = (0.0, 1.0, 0.0)
 # Where nothing changes: about as bright as tissue is usually shown, so that the overlay hides little of it.
 UNCHANGED_GREY = 0.45
@@ -223,7 +225,9 @@ def show_segments_like(node, other_node) -> None:
 
 
 def show_as_labels(label_node, table: Mapping[int, Label], source_node=None) -> None:
-    """Colours and names of a label map: those of `source_node`, or of `table`, {value: name and color}."""
+    """Colours and names of a label map: those of `source_node`, or of `table`, {value: name and color}. Labels above
+    LARGEST_LISTED share one.
+    """
     if label_node.GetDisplayNode() is None:
         label_node.CreateDefaultDisplayNodes()
     shown = label_node.GetDisplayNode()
@@ -241,14 +245,24 @@ def _label_color_node(label_node, table: Mapping[int, Label]):
     if node is None or node.GetAttribute(LABEL_COLORS_ATTRIBUTE) != label_node.GetID():
         node = scene.AddNewNodeByClass("vtkMRMLColorTableNode", f"{label_node.GetName()} colours")
         node.SetAttribute(LABEL_COLORS_ATTRIBUTE, label_node.GetID())
+    beyond = [value for value in sorted(table) if value > LARGEST_LISTED]
+    rows = max((value for value in table if 0 < value <= LARGEST_LISTED), default=0) + 1
+    # Else what shows it would be drawn anew with every row.
+    modifying = node.StartModify()
     node.SetTypeToUser()
-    node.SetNumberOfColors(max(table, default=0) + 1)
+    node.SetNumberOfColors(rows + bool(beyond))
     node.SetColor(0, "background", 0.0, 0.0, 0.0, 0.0)
-    for value in range(1, node.GetNumberOfColors()):
+    for value in range(1, rows):
         if value in table:
             node.SetColor(value, table[value].name, *table[value].color, 1.0)
         else:
             node.SetColor(value, "(none)", 0.0, 0.0, 0.0, 0.0)
+    if beyond:
+        # What lies above a table is shown by its last row.
+        first = table[beyond[0]]
+        name = first.name if len(beyond) == 1 else f"{len(beyond)} labels above {LARGEST_LISTED}"
+        node.SetColor(rows, name, *first.color, 1.0)
+    node.EndModify(modifying)
     return node
 
 
