@@ -150,6 +150,38 @@ def test_what_makes_no_template(tmp_path, inside):
         template.build(names, tmp_path / "out", settings=Settings(alignment="none", refinement="coarse", device="cpu"))
 
 
+@pytest.mark.parametrize(
+    ("images", "labels", "expected"),
+    [
+        # Several images may have one label map.
+        ("a b c", "x y x", ("a b c", "x y x")),
+        ("a b a", "x y x", ("a b", "x y")),
+        ("a b a", "x x x", ("a b", "x x")),
+        ("a b a", "x y", ("a b", "x y")),
+        ("a b a", "", ("a b", "")),
+        ("a b b", "x x y", "The image b is named twice, with the label maps x and y"),
+        ("a b c", "x x", "There are 2 label maps for 3 images"),
+    ],
+)
+def test_each_image_has_the_label_map_in_its_place(tmp_path, monkeypatch, capsys, images, labels, expected):
+    seen = []
+
+    def first(*_):
+        raise InputError("enough")
+
+    def started(names, *_, labels, **__):
+        seen.append((" ".join(names), " ".join(labels)))
+        return build(names, tmp_path / "out", labels=labels)
+
+    build = template.build
+    monkeypatch.setattr(template, "_first", first)
+    monkeypatch.setattr(template, "build", started)
+    maps = ["--labels", *labels.split()] if labels else []
+    assert main(["template", *images.split(), *maps, "-o", str(tmp_path / "out")]) == 1
+    told = capsys.readouterr().err
+    assert (seen == [expected] and "enough" in told) if isinstance(expected, tuple) else expected in told
+
+
 def test_a_template_replaces_none_of_its_inputs(tmp_path):
     names = [str(tmp_path / name) for name in ("template.nii.gz", "b.nii.gz", "template_labels.nii.gz")]
     for name in names:

@@ -170,7 +170,12 @@ def all_pairs(images: Sequence[str], both_ways: bool = False) -> list[dict]:
 
 
 def listed(names: Sequence[str]) -> list[str]:
-    """Names of images; of a .txt file the names in it, a line each, relative to its folder."""
+    """Names of images, each once; of a .txt file the names in it, a line each, relative to its folder."""
+    return list(dict.fromkeys(names_of(names)))
+
+
+def names_of(names: Sequence[str]) -> list[str]:
+    """As `listed`, however often each is named."""
     found: list[str] = []
     for name in names:
         if Path(name).suffix.lower() != ".txt":
@@ -181,4 +186,4 @@ def listed(names: Sequence[str]) -> list[str]:
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"The list {name} cannot be read as a text with a file name a line.") from error
         found += [str(Path(name).parent / line.strip()) for line in lines if line.strip()]
-    return list(dict.fromkeys(found))
+    return found

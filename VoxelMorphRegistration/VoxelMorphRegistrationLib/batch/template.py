@@ -63,6 +63,23 @@ class Result:
     dice: float | None = None
 
 
+def with_labels(images: Sequence[str], labels: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Each image once, and its label map, by names in the same order; several images may have the same map.
+
+    Where there are more or fewer maps, they are left to `build`. Raises InputError for an image with two of them.
+    """
+    if len(labels) != len(images):
+        return list(dict.fromkeys(images)), list(labels)
+    found: dict[str, str] = {}
+    for image, label in zip(images, labels, strict=True):
+        if found.setdefault(image, label) != label:
+            raise InputError(
+                f"The image {image} is named twice, with the label maps {found[image]} and {label}. Name it once, with "
+                "its own."
+            )
+    return list(found), list(found.values())
+
+
 def build(
     images: Sequence[str],
     output: str | Path,

@@ -39,15 +39,15 @@ def add_template(commands) -> None:
 
 def _template(args: argparse.Namespace) -> int:
     from ..batch.counting import Counting
-    from ..batch.table import listed
-    from ..batch.template import TEMPLATE, build
+    from ..batch.table import names_of
+    from ..batch.template import TEMPLATE, build, with_labels
     from ..registration.settings import Settings
 
-    images = listed(args.images)
+    images, labels = with_labels(names_of(args.images), names_of(args.labels or []))
     result = build(
         images,
         args.output,
-        labels=listed(args.labels or []),
+        labels=labels,
         start=args.start,
         spacing=args.spacing,
         rounds=args.rounds,

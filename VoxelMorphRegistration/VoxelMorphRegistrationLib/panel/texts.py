@@ -148,6 +148,7 @@ def templates(_: Callable[[str], str]) -> tuple[str, ...]:
         _("The header of the {label} places it twice, up to {scale} mm apart: the sform (code {int}) was used, not the qform (code {int2}), which other programs, 3D Slicer among them, may take. Correct the header if the sform is wrong."),
         _("The id '{id}' is that of {what} {first}, too. Give each pair its own id."),
         _("The id {shown} cannot name a folder. Use letters, digits, '-', '_' and '.', {LONGEST_ID} at most."),
+        _("The image {image} is named twice, with the label maps {found} and {label}. Name it once, with its own."),
         _("The images are less similar than before."),
         _("The images are no more similar after the deformation than after the linear alignment. Check the alignment, and whether the model suits these images."),
         _("The images are {dimension}D, and no {dimension2}D model is shipped. Give a model file for such images (setting 'model'), or choose a refinement."),
