@@ -54,3 +54,9 @@ def test_transform_takes_the_series_of_its_images(study, tmp_path, capsys):
     assert main([*fsl, "--series", "1,2"]) == 0
     assert main([*arguments, "--overwrite", "--series", "1"]) == 1
     assert "no image is a folder with DICOM files" in capsys.readouterr().err
+
+
+def test_folders_among_several_inputs_become_files(study, tmp_path):
+    arguments = ["apply", str(tmp_path / "same.mat"), "--inputs", str(study), "-o", str(tmp_path / "out")]
+    assert main([*arguments, "--series", "2"]) == 0
+    assert read_image(tmp_path / "out" / "d.nii.gz").array.shape == (5, *SIZE[1::-1])

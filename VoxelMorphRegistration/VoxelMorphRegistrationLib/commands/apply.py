@@ -42,7 +42,10 @@ def add_apply(commands) -> None:
     )
     parser.add_argument("files", metavar="TRANSFORM", nargs="+", help="transforms, and INPUT as the last one")
     parser.add_argument(
-        "--inputs", metavar="INPUT", nargs="+", help="several inputs; OUT is then a folder, and names are kept"
+        "--inputs",
+        metavar="INPUT",
+        nargs="+",
+        help="several inputs; OUT is then a folder, and names are kept (folders become .nii.gz)",
     )
     parser.add_argument("-o", "--output", metavar="OUT", required=True, help="file, or folder with --inputs")
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that are already there")
@@ -150,7 +153,12 @@ def _apply(args: argparse.Namespace) -> int:
 def _files(args: argparse.Namespace) -> tuple[list[str], list[str], list[Path]]:
     """Transforms, inputs and outputs."""
     if args.inputs:
-        return args.files, args.inputs, [Path(args.output) / Path(one).name for one in args.inputs]
+        return args.files, args.inputs, [Path(args.output) / _kept_name(Path(one)) for one in args.inputs]
     if len(args.files) < 2:
         raise InputError("Give at least one transform and, behind it, the input.")
     return args.files[:-1], args.files[-1:], [Path(args.output)]
+
+
+def _kept_name(source: Path) -> str:
+    """Of an output: that of its input; a folder with DICOM files becomes one file."""
+    return f"{source.resolve().name}.nii.gz" if source.is_dir() else source.name
