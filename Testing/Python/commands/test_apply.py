@@ -165,6 +165,15 @@ def test_labels_are_never_mixed(files, mode):
         assert np.mean(found != expected) < 0.01
 
 
+@pytest.mark.parametrize(("options", "told"), [((), True), (("--interpolation", "nearest"), False)])
+def test_labels_that_would_be_mixed_are_told(files, options, told, capsys):
+    shape = files.s.moving.shape
+    blocks = np.kron(np.arange(64).reshape(4, 4, 4), np.ones([-(-n // 4) for n in shape]))
+    blocks = blocks[tuple(slice(n) for n in shape)].astype(np.uint8)
+    assert files.apply(files.image("labels.nii.gz", blocks), "out.nii.gz", *options) == 0
+    assert ("Choose --interpolation nearest or labels." in capsys.readouterr().out) == told
+
+
 def test_cubic_keeps_a_parabola_and_does_not_wrap_around(files):
     import torch
 

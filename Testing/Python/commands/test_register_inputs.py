@@ -119,3 +119,29 @@ def test_a_preview_replaces_no_input(tmp_path, capsys):
     out = ["-o", str(tmp_path / "out"), "--preview", str(tmp_path), "--overwrite"]
     assert main(["register", *names, *out]) == 1
     assert "would be replaced by the preview" in capsys.readouterr().err
+
+
+def test_an_image_as_labels_is_told_and_a_label_map_is_not(accept, tmp_path):
+    blocks = np.kron(np.arange(1, 28).reshape(3, 3, 3), np.ones((4, 4, 4), np.uint8)).astype(np.uint8)
+    blocks = np.pad(blocks, [(0, max(0, n - 12)) for n in FIXED.shape])[tuple(slice(n) for n in FIXED.shape)]
+    grains = np.random.default_rng(2).integers(0, 200, MOVING.shape).astype(np.uint8)
+    _, warnings = accept(
+        fixed_labels=save(tmp_path / "f.nii", blocks, FIXED), moving_labels=save(tmp_path / "m.nii", grains, MOVING)
+    )
+    assert warnings == [
+        "The moving labels look like an image: their numbers change from voxel to voxel. Give a label map."
+    ]
+
+
+def test_a_label_map_among_two_images_is_told_and_two_label_maps_are_none_among_images():
+    blocks = Image(np.kron(np.arange(27).reshape(3, 3, 3), np.ones((5, 5, 5))), make_grid((15, 15, 15)), "blocks.nii")
+    scan = smooth_image(make_grid((15, 15, 15), center=(2, 1, 0)), "scan.nii")
+    for pair, told in (((scan, blocks), "moving"), ((blocks, scan), "fixed")):
+        warnings: list[str] = []
+        accepted(*pair, Settings(), warnings)
+        assert warnings == [
+            f"The {told} image (blocks.nii) looks like a label map, and the other image does not. Give two images."
+        ]
+    warnings = []
+    accepted(blocks, Image(blocks.array.copy(), blocks.grid, "more.nii"), Settings(), warnings)
+    assert warnings == []

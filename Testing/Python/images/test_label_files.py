@@ -11,7 +11,7 @@ from VoxelMorphRegistrationLib.errors import InputError
 from VoxelMorphRegistrationLib.images.files import write_image
 from VoxelMorphRegistrationLib.images.grid import Grid, reoriented
 from VoxelMorphRegistrationLib.images.image import Image, resample
-from VoxelMorphRegistrationLib.images.labels import inside, on_image, whole_numbers
+from VoxelMorphRegistrationLib.images.labels import inside, looks_like_labels, on_image, whole_numbers
 from VoxelMorphRegistrationLib.images.segmentations import matched_by_name, read_labels, read_mask
 from VoxelMorphRegistrationLib.registration import evaluation
 
@@ -199,3 +199,23 @@ def test_a_box_may_begin_and_end_with_the_image(start):
                 "fixed labels",
                 "fixed image",
             )
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.float32])
+def test_label_maps_are_told_from_images_by_their_patches(kind):
+    rng = np.random.default_rng(3)
+    blocks = np.kron(rng.integers(1, 40, (5, 6, 7)), np.ones((4, 4, 4))).astype(kind)
+    blocks[:6] = 0
+    grains = rng.integers(0, 120, (20, 24, 28)).astype(kind)
+    for array, expected in ((blocks, True), (grains, False)):
+        assert looks_like_labels(array) is expected
+        assert looks_like_labels(array[10]) is expected
+    # The background says nothing, nor do a few voxels.
+    grains[5:] = 0
+    assert looks_like_labels(grains) is False
+    assert looks_like_labels(blocks[:7, :9, :9]) is None
+
+
+def test_an_image_of_fractions_looks_like_no_label_map():
+    assert looks_like_labels(np.full((9, 30, 30), 0.5) + np.arange(30.0)) is False
+    assert looks_like_labels(np.full((9, 30, 30), np.nan)) is None

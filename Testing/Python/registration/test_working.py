@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 
 from grids import make_grid
-from VoxelMorphRegistrationLib.registration.working import surroundings
+from VoxelMorphRegistrationLib.errors import InputError
+from VoxelMorphRegistrationLib.networks.model import read_card
+from VoxelMorphRegistrationLib.networks.shelf import find_model
+from VoxelMorphRegistrationLib.registration.settings import Settings
+from VoxelMorphRegistrationLib.registration.working import pass_grids, surroundings
 
 
 def shown(grid, start, stop):
@@ -32,3 +36,10 @@ def test_small_anatomy_is_shown_with_five_of_the_smallest_voxel_sides_around_it(
 def test_what_is_shown_ends_with_the_image_and_stays_in_the_plane_of_a_slice():
     grid = make_grid((60, 40, 1), (0.5, 1.0, 0.1))
     assert shown(grid, (2, 10, 0), (30, 38, 1)) == ([0, 7, 0], [35, 33, 1])
+
+
+@pytest.mark.parametrize(("name", "size"), [("brain-2d", (40, 40, 40)), ("brain-3d", (64, 64, 1))])
+def test_a_model_of_the_other_dimension_has_no_grids(name, size):
+    other = "brain-3d" if name == "brain-2d" else "brain-2d"
+    with pytest.raises(InputError, match=f"the model '{name}' is for .D images. Shipped .D models: {other}"):
+        pass_grids(make_grid(size), read_card(find_model(name)), Settings())

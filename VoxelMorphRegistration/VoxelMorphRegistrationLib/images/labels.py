@@ -15,6 +15,12 @@ from .image import Image, lattice_copy
 
 # Whole numbers up to here are exact as double precision, in which VTK and most programs carry them.
 LARGEST_LABEL = 2**53
+# Of neighbouring voxels outside of the background this part has the same number: 0.79 and more in label maps of brains
+# (30 to 157 labels on 1 and 3 mm), abdomen, knee and lesions; 0.31 at most in images of whole numbers (T1, T2, FLAIR,
+# CT, 8-bit ultrasound), 20 of both.
+PATCHY, GRAINY = 0.6, 0.45
+# Voxels looked at, evenly spread slices of the volume; and pairs without which nothing is said.
+LOOKED_AT, FEWEST_PAIRS = 1_000_000, 200
 
 
 def whole_numbers(labels: Image) -> Image:
@@ -35,6 +41,29 @@ def whole_numbers(labels: Image) -> Image:
         )
     small = np.iinfo(np.int32).min <= low and high <= np.iinfo(np.int32).max
     return labels.with_array(array.astype(np.int32 if small else np.int64))
+
+
+def looks_like_labels(array: np.ndarray) -> bool | None:
+    """Whether whole numbers lie in patches, as label maps have them (True), or change from voxel to voxel, as in images
+    (False). None where that is not clear. array: (K, J, I), or any other number of axes.
+    """
+    if array.dtype.kind not in "iuf":
+        return None
+    if array.ndim > 2:
+        array = array[:: max(1, array.size // LOOKED_AT)]
+    if array.dtype.kind == "f" and not (array == np.rint(array)).all():
+        return False if np.isfinite(array).all() else None
+    values, counts = np.unique(array, return_counts=True)
+    shown = array != values[counts.argmax()] if counts.size else array != 0
+    pairs = same = 0
+    for axis in range(max(0, array.ndim - 2), array.ndim):
+        one, other = (np.moveaxis(part, axis, 0) for part in (array, shown))
+        both = other[1:] & other[:-1]
+        pairs += int(both.sum())
+        same += int((both & (one[1:] == one[:-1])).sum())
+    if pairs < FEWEST_PAIRS:
+        return None
+    return True if same >= PATCHY * pairs else False if same < GRAINY * pairs else None
 
 
 def inside(mask: Image) -> Image:

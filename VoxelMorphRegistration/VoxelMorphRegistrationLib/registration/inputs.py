@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import InputError, SettingsError
 from ..images.image import Image
-from ..images.labels import inside, on_image, whole_numbers
+from ..images.labels import inside, looks_like_labels, on_image, whole_numbers
 from ..images.nodata import filled
 from . import evaluation
 from .channels import check_settings
@@ -87,6 +87,7 @@ def accepted(
         None if extra is None else _mask(extra, image, side)
         for extra, image, side in ((fixed_mask, fixed, "fixed"), (moving_mask, moving, "moving"))
     )
+    _warn_of_kinds(fixed, moving, [fixed_labels, moving_labels], warnings)
     _check_extras(fixed_labels, moving_labels, fixed_points, moving_points)
     _check_guides(settings, fixed_labels, fixed_points)
     return Inputs(
@@ -164,6 +165,19 @@ def _check_pair(fixed: Image, moving: Image) -> None:
             raise InputError(
                 f"The {role} image has {'x'.join(map(str, image.grid.size))} voxels; along every axis at least 4 are "
                 "needed (or a single one for a 2D image)."
+            )
+
+
+def _warn_of_kinds(fixed: Image, moving: Image, labels: list[Image | None], warnings: list[str]) -> None:
+    """Tell of a label map that was given as the one image, and of an image that was given as labels."""
+    looks = [looks_like_labels(image.array) for image in (fixed, moving)]
+    for image, own, other in zip((fixed, moving), looks, looks[::-1], strict=True):
+        if own and other is False:
+            warnings.append(f"The {image.name} looks like a label map, and the other image does not. Give two images.")
+    for image, side in zip(labels, ("fixed", "moving"), strict=True):
+        if image is not None and looks_like_labels(image.array) is False:
+            warnings.append(
+                f"The {side} labels look like an image: their numbers change from voxel to voxel. Give a label map."
             )
 
 

@@ -103,7 +103,10 @@ def network_grid(fixed: Grid, card: ModelCard, settings: Settings, scale: float 
 
 
 def pass_grids(fixed: Grid, card: ModelCard, settings: Settings) -> list[Grid]:
-    """The working grid of each pass; the same object where two passes share one."""
+    """The working grid of each pass; the same object where two passes share one. Raises InputError where the model is
+    for slices and the image a volume, or the other way round.
+    """
+    _check_dimension(card, fixed.dimension)
     passes = settings.passes or card.passes
     if card.shape_kji is not None:
         return [network_grid(fixed, card, settings)] * passes

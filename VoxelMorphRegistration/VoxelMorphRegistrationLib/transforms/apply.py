@@ -11,11 +11,16 @@ import numpy as np
 from ..errors import FieldError, InputError
 from ..fields.inverse import LARGEST_PART_WITHOUT_INVERSE
 from ..images.grid import Grid
+from ..images.labels import looks_like_labels
 from . import points, resampling, segmentations, surfaces
 from .chain import Chain
 from .frames import Frames, read_frames, write_frames
 
 IMAGE, SEGMENTATION, POINTS, SURFACE = "image", "segmentation", "points", "surface"
+BETWEEN_LABELS = (
+    "It looks like a label map, and between two labels this interpolation makes numbers of others. Choose "
+    "--interpolation nearest or labels."
+)
 
 
 @dataclass(frozen=True)
@@ -110,9 +115,12 @@ def apply_to_file(chain: Chain, source: str | Path, stage: Path, target: Path, w
         segmentations.write(result, stage, target)
         told = result.told
     else:
-        result, how = carried_image(chain, read_frames(source, series=wishes.series), wishes)
+        frames = read_frames(source, series=wishes.series)
+        result, how = carried_image(chain, frames, wishes)
         lost = write_frames(result, stage, target)
         told = (*result.told, lost) if lost else result.told
+        if how in ("linear", "cubic") and frames.components == 1 and looks_like_labels(frames.values[0]):
+            told = (*told, BETWEEN_LABELS)
     size = " x ".join(map(str, result.grid.size))
     frames = f", {len(result.values)} frames" if len(result.values) > 1 else ""
     doubts = "".join(f"\n  Warning: {text}" for text in told)
