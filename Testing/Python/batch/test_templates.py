@@ -141,11 +141,17 @@ def test_what_makes_no_template(tmp_path, inside):
     for images, more, message in (
         (names[:1], {}, "at least two"),
         (names[:1] * 2, {}, "each once"),
-        (names, {"labels": ["x"]}, "1 label maps for 2 images"),
+        (names, {"labels": ["x"]}, "The number of label maps is 1, and that of images 2"),
         (names, {"rounds": 0}, "0 rounds"),
     ):
         with pytest.raises(InputError, match=message):
             template.build(images, tmp_path / "out", **more)
+    for images, more in ((names, {}), (names[:1] + [names[0].replace("a.", "c.")], {"start": names[1]})):
+        write_image(ellipsoid(make_grid((12, 12, 12)), np.eye(4)), tmp_path / "c.nii.gz")
+        with pytest.raises(InputError, match=r"there is no file .*b\.nii\.gz"):
+            template.build(images, tmp_path / "out", **more)
+    assert not (tmp_path / "out").exists()
+    write_image(Image(np.zeros((12, 12, 12)), make_grid((12, 12, 12))), names[1])
     with pytest.raises(VoxelMorphError, match="1 of 2 images do not go onto the template"):
         template.build(names, tmp_path / "out", settings=Settings(alignment="none", refinement="coarse", device="cpu"))
 
@@ -160,7 +166,7 @@ def test_what_makes_no_template(tmp_path, inside):
         ("a b a", "x y", ("a b", "x y")),
         ("a b a", "", ("a b", "")),
         ("a b b", "x x y", "The image b is named twice, with the label maps x and y"),
-        ("a b c", "x x", "There are 2 label maps for 3 images"),
+        ("a b c", "x x", "The number of label maps is 2, and that of images 3"),
     ],
 )
 def test_each_image_has_the_label_map_in_its_place(tmp_path, monkeypatch, capsys, images, labels, expected):
@@ -173,6 +179,9 @@ def test_each_image_has_the_label_map_in_its_place(tmp_path, monkeypatch, capsys
         seen.append((" ".join(names), " ".join(labels)))
         return build(names, tmp_path / "out", labels=labels)
 
+    monkeypatch.chdir(tmp_path)
+    for name in "abcxy":
+        (tmp_path / name).touch()
     build = template.build
     monkeypatch.setattr(template, "_first", first)
     monkeypatch.setattr(template, "build", started)

@@ -24,6 +24,7 @@ from ..images.files import read_image, write_image
 from ..images.grid import Grid, working_grid
 from ..images.image import Image, resample
 from ..images.nodata import filled
+from ..images.places import check_place
 from ..registration.intensity import intensity_window, measured_region
 from ..registration.settings import Settings
 from ..results import outputs
@@ -102,10 +103,16 @@ def build(
     if len(images) < 2 or len(set(images)) < len(images):
         raise InputError("A template needs at least two images, each once.")
     if labels and len(labels) != len(images):
-        raise InputError(f"There are {len(labels)} label maps for {len(images)} images. Give one each, or none.")
+        raise InputError(
+            f"The number of label maps is {len(labels)}, and that of images {len(images)}. Give one each, or none."
+        )
     if not 1 <= rounds <= 20:
         raise InputError(f"There are {rounds} rounds; give 1 to 20.")
-    _check_inputs([*images, *labels, *([start] if start else [])], output)
+    read = [*images, *labels, *([start] if start else [])]
+    for path in read:
+        # Told before hours have gone into the others.
+        check_place(Path(path), "image")
+    _check_inputs(read, output)
     result = Result(output)
     current = _first(images, start, spacing)
     for number in range(1, rounds + 1):

@@ -174,8 +174,8 @@ def _warn_of_kinds(fixed: Image, moving: Image, labels: list[Image | None], warn
     for image, own, other in zip((fixed, moving), looks, looks[::-1], strict=True):
         if own and other is False:
             warnings.append(f"The {image.name} looks like a label map, and the other image does not. Give two images.")
-    for image, side in zip(labels, ("fixed", "moving"), strict=True):
-        if image is not None and looks_like_labels(image.array) is False:
+    for extra, side in zip(labels, ("fixed", "moving"), strict=True):
+        if extra is not None and looks_like_labels(extra.array) is False:
             warnings.append(
                 f"The {side} labels look like an image: their numbers change from voxel to voxel. Give a label map."
             )

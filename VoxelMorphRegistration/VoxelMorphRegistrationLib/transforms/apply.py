@@ -115,11 +115,11 @@ def apply_to_file(chain: Chain, source: str | Path, stage: Path, target: Path, w
         segmentations.write(result, stage, target)
         told = result.told
     else:
-        frames = read_frames(source, series=wishes.series)
-        result, how = carried_image(chain, frames, wishes)
+        given = read_frames(source, series=wishes.series)
+        result, how = carried_image(chain, given, wishes)
         lost = write_frames(result, stage, target)
         told = (*result.told, lost) if lost else result.told
-        if how in ("linear", "cubic") and frames.components == 1 and looks_like_labels(frames.values[0]):
+        if how in ("linear", "cubic") and given.components == 1 and looks_like_labels(given.values[0]):
             told = (*told, BETWEEN_LABELS)
     size = " x ".join(map(str, result.grid.size))
     frames = f", {len(result.values)} frames" if len(result.values) > 1 else ""
