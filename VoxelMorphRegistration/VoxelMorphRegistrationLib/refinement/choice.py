@@ -93,7 +93,7 @@ def relation(pair: Pair, start: DisplacementField | None, number: int = 0) -> Re
     if np.count_nonzero(inside) < 10 * CHOICE_BINS:
         return None
     a, b = np.clip(fixed[inside], 0, 1), np.clip(moving[inside], 0, 1)
-    return Relation(*(min(values) for values in zip(_explained(a, b), _explained(b, a), strict=True)))
+    return Relation(*(min(values) for values in zip(explained(a, b), explained(b, a), strict=True)))
 
 
 def _eroded(mask: np.ndarray) -> np.ndarray:
@@ -106,7 +106,7 @@ def _eroded(mask: np.ndarray) -> np.ndarray:
     return inner
 
 
-def _explained(values: np.ndarray, given: np.ndarray) -> tuple[float, float, float]:
+def explained(values: np.ndarray, given: np.ndarray) -> tuple[float, float, float]:
     """The part of the variance of `values` that a curve over `given` explains, and what a rising and a falling one do
     of it.
     """

@@ -50,7 +50,8 @@ REACH = {"lncc": WINDOW_RADIUS, "mind": PATCH_RADIUS + NEIGHBOUR_DISTANCE, "mi":
 # in three pairs), for a fifth more of the time. So rather too often than too seldom.
 LEAD_STEPS, LEAD_EXPLAINED = 12, 0.45
 # Detail is real where the trial explained at least this part of the difference. Correlation: 0.61 between brains of
-# different people, 0.19 to 0.30 of one person's under a smooth warp; descriptors: 0.105, 0.015 to 0.018.
+# different people, 0.19 to 0.30 of one person's under a smooth warp; descriptors: 0.105, 0.015 to 0.018. For slices see
+# detail.
 REAL_DETAIL = {"lncc": 0.45, "mind": 0.045}
 # Descriptors that found detail between people, in images like negatives, are joined by the correlation where its mean
 # square in windows is at least this: 0.44 to 0.46 in T2 onto T1 of another person (three pairs), up to 0.27 in MR onto
@@ -107,6 +108,13 @@ class Stage:
         if self.kind == "trial":
             return REAL_DETAIL[self.similarity]
         return LEAD_EXPLAINED if self.kind == "coarse" else None
+
+    @property
+    def unseen(self) -> Stage | None:
+        """Of a trial by correlation of means over two voxels a side: its field before the voxels themselves."""
+        if self.kind != "trial" or self.similarity != "lncc" or self.level.spacing != 2:
+            return None
+        return Stage(Level(1, 2 * self.level.field_ratio, self.level.steps), "lncc", "smooth")
 
     def cost(self, detailed: bool | None, lead: bool, joins: bool) -> float:
         """Of all its steps, in those of the finest images; 0 where it is left out."""

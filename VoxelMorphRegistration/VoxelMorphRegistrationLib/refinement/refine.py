@@ -39,6 +39,7 @@ from ..images.grid import working_grid
 from ..images.slabs import Box, boxes_of, each, grown, threads_for, within
 from ..images.smoothing import Smoother
 from .choice import like_negatives, of_one_person
+from .detail import SLICE_DETAIL, real_in_slice
 from .levels import LEAST_CORRELATED, stages_of
 from .pair import region_grid
 from .problem import Problem
@@ -128,7 +129,9 @@ def refine(
         if any(float(one.similarity(flow)) < LEAST_CORRELATED for one in problem.joined):
             made.append(0)
             continue
-        least = stage.least_explained
+        # Of a slice less has to be explained, if the pixels agree.
+        unseen = stage.unseen if problem.flat is not None and in_detail is None else None
+        least = stage.least_explained if unseen is None else SLICE_DETAIL
         before = float(problem.images.similarity(flow)) if least else 0.0
         if stage.anew:
             flow = problem.flow_of(earlier)
@@ -161,6 +164,10 @@ def refine(
                 # A network has explained a part before: that what is left is little says nothing.
                 unlike = not worth and start is None
             else:
+                if worth and unseen is not None:
+                    # What comes next sees these pixels.
+                    trial, problem = problem, Problem(seen, region, unseen, None, options, device, unlike)
+                    worth = real_in_slice(trial, problem, trial.flow_of(earlier), flow)
                 # What no tissue does is no detail: where something has no counterpart, all else is drawn there.
                 detailed = worth and _possible(pair, problem.field_of(flow)) if in_detail is None else in_detail
                 if not detailed:

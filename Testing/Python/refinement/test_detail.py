@@ -1,0 +1,113 @@
+"""Whether the detail that is found in a slice with little smoothing is real."""
+
+import numpy as np
+import pytest
+
+from grids import make_grid
+from refinement_cases import known
+from VoxelMorphRegistrationLib.images.grid import working_grid
+from VoxelMorphRegistrationLib.images.image import Image, resample
+from VoxelMorphRegistrationLib.refinement import detail
+from VoxelMorphRegistrationLib.refinement.levels import Options
+from VoxelMorphRegistrationLib.refinement.pair import Pair
+from VoxelMorphRegistrationLib.refinement.refine import refine
+
+# Of a slice in pixels of 1 mm: how wide its body is and within which radius errors are looked at.
+SIZE, INNER = 96, 34.0
+
+
+def brightness(points, seed=0):
+    """A body of 40 mm radius with smooth structure, at positions (..., 3) from its middle."""
+    rng = np.random.default_rng(seed)
+    value = np.zeros(points.shape[:-1])
+    for _ in range(12):
+        direction = rng.normal(size=2)
+        direction *= rng.uniform(0.3, 0.8) / np.linalg.norm(direction)
+        value += np.cos(points[..., :2] @ direction + rng.uniform(0, 6))
+    return (value + 8) * 50 / (1 + np.exp(np.linalg.norm(points, axis=-1) - 40))
+
+
+def wave(points, length, height):
+    x, y = points[..., 0], points[..., 1]
+    return np.stack([height * np.sin(y / length), height * np.sin(x / length + 0.5), 0 * x], -1)
+
+
+def smooth(points):
+    return wave(points, 18, 2.0)
+
+
+def rough(points):
+    return wave(points, 2.15, 1.2)
+
+
+def noisy_pair(motion, seed, finer=1):
+    """Two slices with a known motion between them and noise of their own.
+
+    finer: pixels of this part of a millimetre, between which all is interpolated, the noise as well.
+    """
+    grid = make_grid((SIZE, SIZE, 1))
+    points = grid.positions() - grid.center_ras
+    rng = np.random.default_rng(seed)
+    values = brightness(points + motion(points), seed), brightness(points, seed)
+    images = [Image((value + 40.0 * rng.normal(size=grid.shape)).astype(np.float32), grid) for value in values]
+    if finer > 1:
+        grid = working_grid(grid, 1.0 / finer)
+        images = [resample(image, grid) for image in images]
+    fixed, moving = images
+    return Pair(fixed, moving, np.eye(4), ((0.0, 1e-3), (0.0, 1e-3)), np.ones(grid.shape, bool))
+
+
+def error(pair, motion, result):
+    points = pair.fixed.grid.positions()
+    local = points - pair.fixed.grid.center_ras
+    inside = np.linalg.norm(local, axis=-1) < INNER
+    found = result.field.transform_points(points[inside])
+    return np.linalg.norm(found - points[inside] - motion(local[inside]), axis=1).mean()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_real_detail_of_a_slice_is_found_through_noise(seed):
+    """Noise leaves less than half for the detail to explain."""
+    pair = noisy_pair(rough, seed)
+    found, without = refine(pair, None, Options()), refine(pair, None, Options(), in_detail=False)
+    assert found.detailed
+    assert error(pair, rough, found) < 0.8 * error(pair, rough, without)
+
+
+@pytest.mark.parametrize(("seed", "finer"), [(0, 1), (1, 2)], ids=["pixels", "interpolated"])
+def test_noise_of_a_slice_is_no_detail(seed, finer):
+    """Its pixels are no more alike; nor is the whole, where their noise is that of the means that were fitted."""
+    pair = noisy_pair(smooth, seed, finer)
+    assert refine(pair, None, Options()).detailed is False
+
+
+class Pixels:
+    """Stands for what is compared: alike by so much without detail ("smooth") and with it."""
+
+    def __init__(self, **alike):
+        self.images, self.alike = self, alike
+
+    def similarity(self, flow):
+        return self.alike[flow]
+
+
+@pytest.mark.parametrize(
+    ("rise", "left", "real"),
+    [(0.051, (0.59, 0.59), True), (0.049, (0.3, 0.3), False), (0.3, (0.61, 0.5), False), (0.3, (0.5, 0.61), False)],
+)
+def test_the_pixels_and_the_whole_have_to_be_more_alike(monkeypatch, rise, left, real):
+    monkeypatch.setattr(detail, "_unexplained", lambda _, flow: {"smooth": (0.1, 0.2)}.get(flow, scaled(left)))
+    pixels = Pixels(smooth=0.5, detailed=0.5 * (1 + rise))
+    assert detail.real_in_slice(Pixels(), pixels, "smooth", "detailed") is real
+
+
+def scaled(left):
+    return 0.1 * left[0], 0.2 * left[1]
+
+
+def test_of_volumes_only_the_share_that_is_explained_is_asked(monkeypatch):
+    monkeypatch.setattr("VoxelMorphRegistrationLib.refinement.refine.SLICE_DETAIL", -1.0)
+    monkeypatch.setattr("VoxelMorphRegistrationLib.refinement.refine.real_in_slice", lambda *_: True)
+    fixed, moving = known()
+    pair = Pair(fixed, moving, np.eye(4), ((0.0, 1e-3), (0.0, 1e-3)), np.ones(fixed.grid.shape, bool))
+    assert refine(pair, None, Options()).detailed is False
