@@ -14,6 +14,7 @@ from VoxelMorphRegistrationLib.images.image import Image
 from VoxelMorphRegistrationLib.registration import register as registration
 from VoxelMorphRegistrationLib.registration.inputs import accepted
 from VoxelMorphRegistrationLib.registration.settings import Settings
+from VoxelMorphRegistrationLib.registration.warnings import COPIES
 
 FIXED, MOVING = make_grid((12, 11, 10), (2, 2, 2.5), (5, 6, 7)), make_grid((10, 12, 9), (2.2, 2, 3), center=(3, 2, 1))
 
@@ -143,5 +144,14 @@ def test_a_label_map_among_two_images_is_told_and_two_label_maps_are_none_among_
             f"The {told} image (blocks.nii) looks like a label map, and the other image does not. Give two images."
         ]
     warnings = []
-    accepted(blocks, Image(blocks.array.copy(), blocks.grid, "more.nii"), Settings(), warnings)
+    accepted(blocks, Image(blocks.array[::-1].copy(), blocks.grid, "more.nii"), Settings(), warnings)
     assert warnings == []
+
+
+def test_a_copy_of_an_image_is_told_and_a_copy_elsewhere_is_not():
+    grid = make_grid((15, 15, 15))
+    scan = smooth_image(grid, "scan.nii")
+    for other, told in ((grid, [COPIES]), (make_grid((15, 15, 15), center=(1, 0, 0)), [])):
+        warnings: list[str] = []
+        accepted(scan, Image(scan.array.copy(), other, "copy.nii"), Settings(), warnings)
+        assert warnings == told

@@ -144,6 +144,12 @@ def test_bad_facts_are_told(facts, message):
         ModelCard.from_dict({"name": "x", **facts}, "x.json")
 
 
+def test_why_a_model_cannot_be_written_is_told_without_places_in_code(tmp_path):
+    (tmp_path / "m.pt.part").mkdir()
+    with pytest.raises(OutputError, match=r"could not be written to .*m\.pt: Is a directory$"):
+        save_model(small_network(), small_card(), tmp_path / "m.pt")
+
+
 def test_unwritable_place_is_told_and_leaves_nothing(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="could not be written"):

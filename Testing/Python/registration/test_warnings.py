@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from VoxelMorphRegistrationLib.registration.warnings import warn
+from VoxelMorphRegistrationLib.registration.warnings import COPIES, warn
 
 GOOD = {"kept": True, "reason": "", "dice": None, "similarity": [{"measure": "lncc", "before": 0.5, "after": 0.8}]}
 WORSE = {
@@ -33,6 +33,13 @@ def told(
     found = {"folding": folding, "covered_percent": covered, "tre_mm": errors}
     warn(warnings, found, {"aligned": aligned, "after": after}, checks or {"network": GOOD}, evidence)
     return warnings
+
+
+def test_of_two_copies_nothing_else_is_said_about_a_result_that_is_no_more_similar():
+    warnings = [COPIES]
+    found = {"folding": {"inside": INSIDE, "pieces": {"minimum": 1.0, "maximum": 1.0}}, "covered_percent": 100.0}
+    warn(warnings, {**found, "tre_mm": None}, {"aligned": (1.0, 1.0), "after": (1.0, 1.0)}, {}, 20.0)
+    assert warnings == [COPIES]
 
 
 def test_good_result_has_no_warning():

@@ -344,7 +344,9 @@ def save_model(network: torch.nn.Module, card: ModelCard, path: str | Path) -> N
     except (RuntimeError, OSError) as error:
         with contextlib.suppress(OSError):
             part.unlink()
-        raise OutputError(f"The model could not be written to {path}: {last_line(error)}") from error
+        # PyTorch says where in its code, and then why.
+        why = last_line(error).rpartition("strerror: ")[2]
+        raise OutputError(f"The model could not be written to {path}: {why}") from error
     try:
         # Written by us, or by who was asked about it when it was loaded.
         check_model(load_model(part, trust=True))

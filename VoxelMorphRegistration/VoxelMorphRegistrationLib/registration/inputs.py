@@ -15,6 +15,7 @@ from ..images.nodata import filled
 from . import evaluation
 from .channels import check_settings
 from .intensity import intensity_window, measured_region
+from .warnings import COPIES
 
 if TYPE_CHECKING:
     from .settings import Settings
@@ -169,7 +170,9 @@ def _check_pair(fixed: Image, moving: Image) -> None:
 
 
 def _warn_of_kinds(fixed: Image, moving: Image, labels: list[Image | None], warnings: list[str]) -> None:
-    """Tell of a label map that was given as the one image, and of an image that was given as labels."""
+    """Tell of one image that was given twice, of a label map as the one image, and of an image as labels."""
+    if fixed.grid.same_as(moving.grid) and np.array_equal(fixed.array, moving.array):
+        warnings.append(COPIES)
     looks = [looks_like_labels(image.array) for image in (fixed, moving)]
     for image, own, other in zip((fixed, moving), looks, looks[::-1], strict=True):
         if own and other is False:

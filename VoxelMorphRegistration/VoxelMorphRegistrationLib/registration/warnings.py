@@ -12,6 +12,8 @@ SMALLEST_COVERAGE, SURE_COVERAGE = 75.0, 25.0
 # Of images whose local correlation is this high already, nobody misses a deformation. Brains of two people reach 0.8
 # after their registration; two crops of one CT have 0.97.
 ALIKE = 0.9
+# Said of inputs, before anything is done (see inputs.accepted).
+COPIES = "The fixed and the moving image hold the same values in the same places: is one of them the wrong file?"
 # A loss of mutual information by less than this part is none: interpolation costs as much.
 SMALLEST_LOSS = 0.03
 
@@ -25,7 +27,8 @@ def warn(
     by edges, in standard deviations (None: it was not looked at).
     """
     _warn_of_alignment(warnings, found["covered_percent"], gains["aligned"], evidence)
-    _warn_of_stages(warnings, gains["after"], checks)
+    if COPIES not in warnings:
+        _warn_of_stages(warnings, gains["after"], checks)
     _warn_of_folds(warnings, found["folding"])
     _warn_of_landmarks(warnings, found["tre_mm"])
 
