@@ -6,7 +6,7 @@ import pytest
 from grids import make_grid
 from registration_cases import ball, ball_labels, pair, settings
 from small_models import save_centroid_model
-from VoxelMorphRegistrationLib.errors import InputError, ModelError
+from VoxelMorphRegistrationLib.errors import InputError, ModelError, VoxelMorphError
 from VoxelMorphRegistrationLib.images.image import Image
 from VoxelMorphRegistrationLib.registration.register import register
 from VoxelMorphRegistrationLib.registration.settings import Settings
@@ -27,6 +27,24 @@ def test_same_image_twice_is_refused(model):
     fixed, _ = pair()
     with pytest.raises(InputError, match="are the same"):
         register(fixed, fixed, settings=settings(model))
+
+
+def test_what_is_no_image_and_settings_in_the_wrong_place_are_told():
+    fixed, moving = pair()
+    for images, more, message in (
+        (
+            ("fixed.nii", moving),
+            {},
+            "The fixed image is given as str, and an Image is needed. Read files with read_image",
+        ),
+        ((fixed, [moving.array]), {}, "The moving image is given as ndarray"),
+        ((fixed, None), {}, "The moving image is given as NoneType"),
+        ((fixed, moving), {"moving_labels": "labels.nii"}, "The label map or mask is given as str"),
+        ((fixed, moving, Settings()), {}, "Name them: settings="),
+        ((fixed, moving), dict.fromkeys(("fixed_points", "moving_points"), np.zeros((3, 2))), "three numbers a point"),
+    ):
+        with pytest.raises(VoxelMorphError, match=message):
+            register(*images, **more)
 
 
 def test_slice_and_volume_are_refused(model):

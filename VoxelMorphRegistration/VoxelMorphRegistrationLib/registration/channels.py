@@ -22,7 +22,10 @@ Two = tuple[Image, Image]
 
 def split(fixed: Image | Sequence[Image], moving: Image | Sequence[Image]) -> tuple[Image, Image, tuple[Two, ...]]:
     """The first images, and the further ones side by side. Raises InputError where they do not go together."""
-    sides = [[side] if isinstance(side, Image) else list(side) for side in (fixed, moving)]
+    sides = [list(side) if isinstance(side, list | tuple) else [side] for side in (fixed, moving)]
+    for side, images in zip(("fixed", "moving"), sides, strict=True):
+        for image in images:
+            check_kind(image, f"{side} image")
     if not all(sides) or len(sides[0]) != len(sides[1]):
         raise InputError(
             f"There are {len(sides[0])} fixed and {len(sides[1])} moving images. Give as many of each, in the same "
@@ -30,6 +33,15 @@ def split(fixed: Image | Sequence[Image], moving: Image | Sequence[Image]) -> tu
         )
     first, *further = zip(*sides, strict=True)
     return first[0], first[1], tuple((one, other) for one, other in further)
+
+
+def check_kind(given: object, role: str) -> None:
+    """Raise InputError for what is no image, such as the name of a file."""
+    if not isinstance(given, Image):
+        raise InputError(
+            f"The {role} is given as {type(given).__name__}, and an Image is needed. Read files with read_image; an "
+            "array becomes one by Image(array, grid)."
+        )
 
 
 def check_settings(further: Sequence[Two], settings: Settings) -> None:

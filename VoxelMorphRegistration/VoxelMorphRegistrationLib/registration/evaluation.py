@@ -157,7 +157,11 @@ def displacement(labels: Image, field: DisplacementField) -> dict[int, dict[str,
 def target_registration_error(transformed_ras: np.ndarray, moving_ras: np.ndarray) -> np.ndarray:
     """Distances in mm (N,) between the fixed landmarks carried over by T, and the moving landmarks."""
     a, b = np.asarray(transformed_ras, float), np.asarray(moving_ras, float)
-    if a.shape != b.shape or a.ndim != 2 or a.shape[1] != 3:
+    if any(one.ndim != 2 or one.shape[1] != 3 for one in (a, b)):
+        raise InputError(
+            f"Landmarks are tables of three numbers a point, RAS in mm; given are arrays of {a.shape} and {b.shape}."
+        )
+    if a.shape != b.shape:
         raise InputError(
             f"There are {len(a)} fixed and {len(b)} moving landmarks. Give the same number, in the same order."
         )

@@ -13,7 +13,7 @@ from ..images.image import Image
 from ..images.labels import inside, looks_like_labels, on_image, whole_numbers
 from ..images.nodata import filled
 from . import evaluation
-from .channels import check_settings
+from .channels import check_kind, check_settings
 from .intensity import intensity_window, measured_region
 from .warnings import COPIES
 
@@ -66,6 +66,7 @@ def accepted(
         raise InputError("The fixed and the moving image are the same. Choose two different images.")
     for image in (fixed, moving, fixed_labels, moving_labels, fixed_mask, moving_mask):
         if image is not None:
+            check_kind(image, "label map or mask")
             warnings.extend(image.told)
     fixed = usable_image(fixed, "fixed image", warnings)
     moving = usable_image(moving, "moving image", warnings)

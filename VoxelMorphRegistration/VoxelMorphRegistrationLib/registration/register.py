@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import SettingsError
 from ..fields.displacement import DisplacementField
 from ..fields.warp import warp_image, warp_labels
 from ..images.image import Image
@@ -70,6 +71,8 @@ def register(
     program of a model file even where it does more than networks need; no setting, since settings come with files of
     others. Raises errors of this library with plain sentences.
     """
+    if isinstance(model, Settings):
+        raise SettingsError("The settings are given in the place of the model. Name them: settings=Settings(...).")
     settings = settings or Settings()
     if isinstance(model, (str, Path)):
         # One road for a name, wherever it is given: the settings check it, and the report records it.
