@@ -13,6 +13,7 @@ import pytest
 from PIL import Image as Picture
 
 from grids import make_grid
+from VoxelMorphRegistrationLib.commands.register import summary
 from VoxelMorphRegistrationLib.errors import OutputError
 from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
 from VoxelMorphRegistrationLib.images.image import Image
@@ -105,6 +106,8 @@ def test_run_tells_the_network_from_whose_field_a_slice_was_refined(start, told)
     facts = {"preset": "default", "steps": [10, 5], "improved": True, "start": start}
     row = by_name(results_rows(full_report(refinement=facts)), "Run").get("refined from")
     assert (row and row.text) == told
+    line = f"refinement default{' from brain-2d' if told else ''}, on "
+    assert line in summary(full_report(refinement=facts))
 
 
 def test_local_correlation_comes_before_that_of_all_voxels_where_a_report_has_it():

@@ -271,7 +271,11 @@ def _expected_line(expected: dict | None) -> list[str]:
 
 
 def _refinement(report) -> str:
+    from ..results.table import network_start
+
     name = report.refinement["preset"] if report.refinement else "off"
+    start = network_start(report.refinement)
+    name += f" from {start}" if start else ""
     return f"{name} (stopped while {report.stopped_at})" if report.stopped_at else name
 
 

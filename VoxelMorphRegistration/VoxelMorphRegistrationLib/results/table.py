@@ -205,7 +205,7 @@ def _run_rows(plain: dict) -> list[Row]:
         "model": plain.get("model", {}).get("name", ""),
         "passes": str(plain.get("passes", "")),
         "refinement": _refinement(plain.get("refinement")),
-        "refined from": _network_start(plain.get("refinement")),
+        "refined from": network_start(plain.get("refinement")),
         "working grid": f"{size} voxels" if size else "",
         "device": plain.get("device", ""),
         "version": plain.get("version", ""),
@@ -223,7 +223,7 @@ def _refinement(facts: dict | None) -> str:
     return f"{facts['preset']}, {sum(facts['steps'])} steps" + ("" if facts["improved"] else ", start kept")
 
 
-def _network_start(facts: dict | None) -> str:
+def network_start(facts: dict | None) -> str:
     """The network from whose field a slice was refined, among several starts."""
     start = (facts or {}).get("start") or "nothing"
     return "" if not facts or not facts["improved"] or start == "nothing" else start
