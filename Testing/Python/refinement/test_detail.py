@@ -1,10 +1,10 @@
-"""Whether the detail that is found in a slice with little smoothing is real."""
+"""Whether the detail that is found with little smoothing is real."""
 
 import numpy as np
 import pytest
 
 from grids import make_grid
-from refinement_cases import known
+from refinement_cases import deformed, textured
 from VoxelMorphRegistrationLib.images.grid import working_grid
 from VoxelMorphRegistrationLib.images.image import Image, resample
 from VoxelMorphRegistrationLib.refinement import detail
@@ -92,22 +92,31 @@ class Pixels:
 
 
 @pytest.mark.parametrize(
-    ("rise", "left", "real"),
-    [(0.051, (0.59, 0.59), True), (0.049, (0.3, 0.3), False), (0.3, (0.61, 0.5), False), (0.3, (0.5, 0.61), False)],
+    ("kind", "rise", "left", "real"),
+    [
+        ("slice", 0.051, (0.59, 0.59), True),
+        ("slice", 0.049, (0.3, 0.3), False),
+        ("slice", 0.3, (0.61, 0.5), False),
+        ("slice", 0.3, (0.5, 0.61), False),
+        ("volume", 0.051, (1.0, 1.0), True),
+        ("volume", 0.049, (0.3, 0.3), False),
+    ],
 )
-def test_the_pixels_and_the_whole_have_to_be_more_alike(monkeypatch, rise, left, real):
+def test_the_voxels_and_the_whole_have_to_be_more_alike(monkeypatch, kind, rise, left, real):
     monkeypatch.setattr(detail, "_unexplained", lambda _, flow: {"smooth": (0.1, 0.2)}.get(flow, scaled(left)))
     pixels = Pixels(smooth=0.5, detailed=0.5 * (1 + rise))
-    assert detail.real_in_slice(Pixels(), pixels, "smooth", "detailed") is real
+    asked = {"slice": detail.SLICE, "volume": detail.VOLUME}[kind]
+    assert detail.real_detail(Pixels(), pixels, "smooth", "detailed", asked) is real
 
 
 def scaled(left):
     return 0.1 * left[0], 0.2 * left[1]
 
 
-def test_of_volumes_only_the_share_that_is_explained_is_asked(monkeypatch):
-    monkeypatch.setattr("VoxelMorphRegistrationLib.refinement.refine.SLICE_DETAIL", -1.0)
-    monkeypatch.setattr("VoxelMorphRegistrationLib.refinement.refine.real_in_slice", lambda *_: True)
-    fixed, moving = known()
-    pair = Pair(fixed, moving, np.eye(4), ((0.0, 1e-3), (0.0, 1e-3)), np.ones(fixed.grid.shape, bool))
-    assert refine(pair, None, Options()).detailed is False
+@pytest.mark.parametrize("alike", [True, False])
+def test_the_voxels_of_volumes_are_asked(monkeypatch, alike):
+    """Whatever the means say, one person's smooth motion must not be taken for detail."""
+    monkeypatch.setattr(detail, "VOLUME", detail.Asked(-1.0, -1.0 if alike else 2.0, 0.0))
+    grid = make_grid((66, 66, 66))
+    pair = Pair(deformed(grid), textured(grid), np.eye(4), ((0.0, 1e-3), (0.0, 1e-3)), np.ones(grid.shape, bool))
+    assert refine(pair, None, Options("fast")).detailed is alike

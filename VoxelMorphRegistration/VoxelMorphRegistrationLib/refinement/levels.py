@@ -50,8 +50,8 @@ REACH = {"lncc": WINDOW_RADIUS, "mind": PATCH_RADIUS + NEIGHBOUR_DISTANCE, "mi":
 # in three pairs), for a fifth more of the time. So rather too often than too seldom.
 LEAD_STEPS, LEAD_EXPLAINED = 12, 0.45
 # Detail is real where the trial explained at least this part of the difference. Correlation: 0.61 between brains of
-# different people, 0.19 to 0.30 of one person's under a smooth warp; descriptors: 0.105, 0.015 to 0.018. For slices see
-# detail.
+# different people, 0.19 to 0.30 of one person's under a smooth warp; descriptors: 0.105, 0.015 to 0.018. What is asked
+# beside it, and of slices, is in detail.
 REAL_DETAIL = {"lncc": 0.45, "mind": 0.045}
 # Descriptors that found detail between people, in images like negatives, are joined by the correlation where its mean
 # square in windows is at least this: 0.44 to 0.46 in T2 onto T1 of another person (three pairs), up to 0.27 in MR onto

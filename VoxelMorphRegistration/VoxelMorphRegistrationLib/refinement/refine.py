@@ -38,8 +38,8 @@ from ..images import sampling
 from ..images.grid import working_grid
 from ..images.slabs import Box, boxes_of, each, grown, threads_for, within
 from ..images.smoothing import Smoother
+from . import detail
 from .choice import like_negatives, of_one_person
-from .detail import SLICE_DETAIL, real_in_slice
 from .levels import LEAST_CORRELATED, stages_of
 from .pair import region_grid
 from .problem import Problem
@@ -102,6 +102,7 @@ def refine(
     judge = own[-2] if len(own) > 1 else own[-1]
     field = earlier = start
     problem: Problem | None = None
+    finer: Problem | None = None
     scores: Problem | None = None
     made: list[int] = []
     detailed: bool | None = None
@@ -122,16 +123,19 @@ def refine(
         share = (1.0 - done) * costs[0] / sum(costs)
         voxels = stage.level.field_voxels(region)
         with threads_for(voxels):
-            problem = Problem(seen, region, stage, detailed, options, device, unlike, problem, bool(decorrelated))
+            one_before = finer or problem
+            problem = Problem(seen, region, stage, detailed, options, device, unlike, one_before, bool(decorrelated))
+        finer = None
         if number == judge:
             scores = problem
         flow = problem.flow_of(field)
         if any(float(one.similarity(flow)) < LEAST_CORRELATED for one in problem.joined):
             made.append(0)
             continue
-        # Of a slice less has to be explained, if the pixels agree.
-        unseen = stage.unseen if problem.flat is not None and in_detail is None else None
-        least = stage.least_explained if unseen is None else SLICE_DETAIL
+        # The voxels have to agree.
+        unseen = stage.unseen if in_detail is None else None
+        asked = detail.VOLUME if problem.flat is None else detail.SLICE
+        least = stage.least_explained if unseen is None else asked.explained
         before = float(problem.images.similarity(flow)) if least else 0.0
         if stage.anew:
             flow = problem.flow_of(earlier)
@@ -165,9 +169,9 @@ def refine(
                 unlike = not worth and start is None
             else:
                 if worth and unseen is not None:
-                    # What comes next sees these pixels.
-                    trial, problem = problem, Problem(seen, region, unseen, None, options, device, unlike)
-                    worth = real_in_slice(trial, problem, trial.flow_of(earlier), flow)
+                    # What comes next sees these voxels.
+                    finer = Problem(seen, region, unseen, None, options, device, unlike)
+                    worth = detail.real_detail(problem, finer, problem.flow_of(earlier), flow, asked)
                 # What no tissue does is no detail: where something has no counterpart, all else is drawn there.
                 detailed = worth and _possible(pair, problem.field_of(flow)) if in_detail is None else in_detail
                 if not detailed:
