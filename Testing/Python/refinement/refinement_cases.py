@@ -13,15 +13,18 @@ from VoxelMorphRegistrationLib.registration.settings import Settings
 RADIUS, INNER = 16.0, 11.0
 
 
-def brightness(points, seed=0):
-    """A body of 19 mm with smooth structure of about 6 mm, dark outside, at RAS positions (..., 3)."""
+def brightness(points, seed=0, radius=RADIUS, axes=3, slowest=0.35):
+    """A body of 19 mm with smooth structure of about 6 mm, dark outside, at RAS positions (..., 3).
+
+    axes: along which there is structure. slowest: of its waves, radians a mm.
+    """
     rng = np.random.default_rng(seed)
     value = np.zeros(points.shape[:-1])
     for _ in range(12):
-        direction = rng.normal(size=3)
-        direction *= rng.uniform(0.35, 0.8) / np.linalg.norm(direction)
-        value += np.cos(points @ direction + rng.uniform(0, 6))
-    return (value + 8) * 50 / (1 + np.exp(np.linalg.norm(points, axis=-1) - RADIUS))
+        direction = rng.normal(size=axes)
+        direction *= rng.uniform(slowest, 0.8) / np.linalg.norm(direction)
+        value += np.cos(points[..., :axes] @ direction + rng.uniform(0, 6))
+    return (value + 8) * 50 / (1 + np.exp(np.linalg.norm(points, axis=-1) - radius))
 
 
 def textured(grid, seed=0, center=(0, 0, 0)):

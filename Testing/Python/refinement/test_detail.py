@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from grids import make_grid
-from refinement_cases import deformed, textured
+from refinement_cases import brightness, deformed, textured
 from VoxelMorphRegistrationLib.images.grid import working_grid
 from VoxelMorphRegistrationLib.images.image import Image, resample
 from VoxelMorphRegistrationLib.refinement import detail
@@ -16,15 +16,9 @@ from VoxelMorphRegistrationLib.refinement.refine import refine
 SIZE, INNER = 96, 34.0
 
 
-def brightness(points, seed=0):
+def in_slice(points, seed):
     """A body of 40 mm radius with smooth structure, at positions (..., 3) from its middle."""
-    rng = np.random.default_rng(seed)
-    value = np.zeros(points.shape[:-1])
-    for _ in range(12):
-        direction = rng.normal(size=2)
-        direction *= rng.uniform(0.3, 0.8) / np.linalg.norm(direction)
-        value += np.cos(points[..., :2] @ direction + rng.uniform(0, 6))
-    return (value + 8) * 50 / (1 + np.exp(np.linalg.norm(points, axis=-1) - 40))
+    return brightness(points, seed, radius=40, axes=2, slowest=0.3)
 
 
 def wave(points, length, height):
@@ -48,7 +42,7 @@ def noisy_pair(motion, seed, finer=1):
     grid = make_grid((SIZE, SIZE, 1))
     points = grid.positions() - grid.center_ras
     rng = np.random.default_rng(seed)
-    values = brightness(points + motion(points), seed), brightness(points, seed)
+    values = in_slice(points + motion(points), seed), in_slice(points, seed)
     images = [Image((value + 40.0 * rng.normal(size=grid.shape)).astype(np.float32), grid) for value in values]
     if finer > 1:
         grid = working_grid(grid, 1.0 / finer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,17 +98,18 @@ def read_names(files: list[str], args: argparse.Namespace) -> list[Path]:
     return [Named.of(name).path for name in files] + [Path(name) for name in options if name]
 
 
-def read_grids(args: argparse.Namespace) -> tuple[Grid | None, Grid | None]:
-    """Those of the reference and of the moving image, where they are given."""
+def read_grids(args: argparse.Namespace, images: Sequence[str] = ()) -> tuple[Grid | None, Grid | None]:
+    """Those of the reference and of the moving image, where they are given. images: others that --series may mean."""
+    from ..images.dicom import check_series
     from ..transforms.frames import read_grid
 
     fixed, moving = series_of(args.series)
+    check_series((fixed, moving), [*images, *(one for one in (args.reference, args.moving) if one)])
     reference = read_grid(args.reference, "reference", fixed) if args.reference else None
     return reference, read_grid(args.moving, "moving image", moving) if args.moving else None
 
 
 def _apply(args: argparse.Namespace) -> int:
-    from ..images.dicom import check_series
     from ..images.nifti_space import lost_places
     from ..transforms.apply import IMAGE, Wishes, apply_to_file, check_names, check_wishes, kind_of
     from ..transforms.reading import read_chain
@@ -122,10 +124,8 @@ def _apply(args: argparse.Namespace) -> int:
     for output in outputs:
         check_free(output, args.overwrite, read)
     images = [one for one in inputs if kind_of(one) == IMAGE]
-    series = series_of(args.series)
-    check_series(series, [*images, *(one for one in (args.reference, args.moving) if one)])
     args.moving = args.moving or next(iter(images), None)
-    reference, moving = read_grids(args)
+    reference, moving = read_grids(args, images)
     told: list[str] = []
     chain = read_chain(names, args.convention, reference, moving, told)
     wishes = Wishes(
@@ -135,7 +135,7 @@ def _apply(args: argparse.Namespace) -> int:
         args.background,
         args.crop,
         args.frame,
-        series[1],
+        series_of(args.series)[1],
     )
     check_wishes(inputs, wishes)
     with whole(outputs, args.overwrite) as stages:

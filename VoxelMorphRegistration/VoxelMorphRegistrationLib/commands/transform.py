@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from .apply import add_convention, read_grids, read_names
-from .options import add_series, series_of
+from .options import add_series
 from .terminal import EXIT_OK
 
 if TYPE_CHECKING:
@@ -74,18 +74,11 @@ def _add_reference(parser: argparse.ArgumentParser, text: str) -> None:
     add_series(parser, "the reference", "the moving image")
 
 
-def _grids(args: argparse.Namespace) -> tuple[Grid | None, Grid | None]:
-    from ..images.dicom import check_series
-
-    check_series(series_of(args.series), [one for one in (args.reference, args.moving) if one])
-    return read_grids(args)
-
-
 def _read(args: argparse.Namespace, names: list[str] | None = None) -> Chain:
     from ..transforms.reading import read_chain
 
     told: list[str] = []
-    chain = read_chain(names or args.files, args.convention, *_grids(args), told=told)
+    chain = read_chain(names or args.files, args.convention, *read_grids(args), told=told)
     for text in told:
         print(f"Warning: {text}", file=sys.stderr)
     return chain
@@ -94,7 +87,7 @@ def _read(args: argparse.Namespace, names: list[str] | None = None) -> Chain:
 def _sides(args: argparse.Namespace) -> Sides:
     from ..transforms.writing import Sides
 
-    return Sides(*_grids(args), str(args.reference or "unknown"), str(args.moving or "unknown"))
+    return Sides(*read_grids(args), str(args.reference or "unknown"), str(args.moving or "unknown"))
 
 
 def _measuring_grid(chain: Chain, reference: Grid | None) -> Grid | None:
@@ -104,7 +97,7 @@ def _measuring_grid(chain: Chain, reference: Grid | None) -> Grid | None:
 def _describe(args: argparse.Namespace) -> int:
     from ..transforms.facts import measured, parts_facts
 
-    reference, _ = _grids(args)
+    reference, _ = read_grids(args)
     found = []
     for name in args.files:
         chain = _read(args, [name])
@@ -158,7 +151,7 @@ def _invert(args: argparse.Namespace) -> int:
 
     check_free(args.output, args.overwrite, read_names(args.files, args))
     chain = _read(args)
-    reference, _ = _grids(args)
+    reference, _ = read_grids(args)
     back = chain.inverse()
     if chain.matrix is None:
         field = back.field_on(reference or grid_of(chain))
@@ -199,7 +192,7 @@ def _write(args: argparse.Namespace, composite: bool) -> int:
         chain,
         args.output,
         args.to,
-        grid=_grids(args)[0],
+        grid=read_grids(args)[0],
         composite=composite,
         sides=_sides(args),
         overwrite=args.overwrite,
@@ -228,7 +221,7 @@ def _jacobian(args: argparse.Namespace) -> int:
         check_free(output, args.overwrite, read_names(args.files, args))
     chain = _read(args)
     labels = read_labels(args.labels, "labels").image if args.labels else None
-    grid = _grids(args)[0] or (labels.grid if labels else None) or _measuring_grid(chain, None)
+    grid = read_grids(args)[0] or (labels.grid if labels else None) or _measuring_grid(chain, None)
     if grid is None:
         raise InputError("It is unknown on which grid the determinant is to be mapped. Give an image as --reference.")
     if labels is not None and not labels.grid.same_as(grid, 1e-2):
