@@ -106,3 +106,13 @@ def test_whoever_makes_errors_of_warnings_gets_its_answer():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert torch.equal(scripted(doubled)(torch.ones(3)), torch.full((3,), 2.0))
+
+
+def test_programs_of_networks_are_watched_as_before(random):
+    """PyTorch is asked not to watch the first run of these ones alone."""
+    former = torch._C._jit_set_profiling_mode(True)
+    try:
+        scripted(sampling.doubled_part)(random(3, 16, 15, 18), LOW, HIGH)
+        assert torch._C._jit_set_profiling_mode(True)
+    finally:
+        torch._C._jit_set_profiling_mode(former)
