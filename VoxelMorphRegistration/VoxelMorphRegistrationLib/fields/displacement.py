@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import FieldError, InputError
 from ..images.grid import Grid, working_grid
 from ..images.image import Image
+from .components import turned
 from .folding import BLOCK_VOXELS, Folding, determinants, folded_corners, linear_determinant
 from .inverse import INVERSE_TOLERANCE, LARGEST_PART_WITHOUT_INVERSE, Displaced, inverted
 from .positions import warped_positions
@@ -48,7 +49,10 @@ class DisplacementField:
         if grid.flat_axis is not None and len(flow) == 2:
             flow = np.insert(np.expand_dims(flow, 1 + grid.flat_axis), grid.flat_axis, 0.0, axis=0)
         matrix = (step_grid or grid).ijk_to_ras[:3, :3].astype(np.float32)
-        return DisplacementField(np.moveaxis(flow[::-1], 0, -1) @ matrix.T, grid)
+        vectors = np.moveaxis(flow[::-1], 0, -1)
+        return DisplacementField(
+            turned(vectors, matrix, np.empty(vectors.shape, np.result_type(vectors, matrix))), grid
+        )
 
     def to_voxels(self, in_plane: bool = False) -> np.ndarray:
         """The flow (3, K, J, I) in voxels of its own grid, channel c along array axis c.
@@ -56,7 +60,8 @@ class DisplacementField:
         in_plane: of a slice, (2, *S) without the axis across it.
         """
         inverse = self.grid.ras_to_ijk[:3, :3].astype(np.float32)
-        flow = np.moveaxis(self.displacement_ras @ inverse.T, -1, 0)[::-1]
+        flow = np.empty((3, *self.grid.shape), np.float32)
+        turned(self.displacement_ras, inverse, np.moveaxis(flow[::-1], 0, -1))
         if in_plane and self.grid.flat_axis is not None:
             flow = np.delete(flow, self.grid.flat_axis, axis=0).squeeze(1 + self.grid.flat_axis)
         return np.ascontiguousarray(flow)
@@ -125,10 +130,12 @@ class DisplacementField:
 
         from ..images import sampling
 
-        values = self.displacement_ras
-        if to_components is not None:
-            values = values @ to_components.T.astype(np.float32)
-        volume = torch.from_numpy(np.moveaxis(np.require(values, requirements=("W",)), -1, 0))
+        if to_components is None:
+            values = np.moveaxis(np.require(self.displacement_ras, requirements=("W",)), -1, 0)
+        else:
+            values = np.empty((3, *self.grid.shape), np.float32)
+            turned(self.displacement_ras, to_components.astype(np.float32), np.moveaxis(values, 0, -1))
+        volume = torch.from_numpy(values)
         if grid.same_as(self.grid, 1e-6):
             return lambda rows: volume[:, rows]
         to_field = self.grid.ras_to_ijk @ grid.ijk_to_ras

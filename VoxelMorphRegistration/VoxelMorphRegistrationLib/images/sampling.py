@@ -11,6 +11,7 @@ is warped; numpy callers use `geometry` and `field`, which import it only when t
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -336,14 +337,15 @@ def _linear_band(positions: np.ndarray, size: int, sigma: float) -> torch.Tensor
     positions = np.clip(positions, 0.0, size - 1.0)
     low = np.minimum(positions.astype(np.intp), max(size - 2, 0))
     high = np.minimum(low + 1, size - 1)
-    band = np.zeros((len(positions), size))
-    rows = np.arange(len(positions))
-    np.add.at(band, (rows, low), 1.0 - (positions - low))
-    np.add.at(band, (rows, high), positions - low)
     radius = gaussian_radius(size, sigma)
-    if radius:
-        band = band @ gaussian_band(size, sigma, radius).double().numpy()
-    return torch.from_numpy(band.astype(np.float32))
+    kernels = _smoothed_voxels(size, sigma, radius) if radius else np.eye(size)
+    part = (positions - low)[:, None]
+    return torch.from_numpy(((1.0 - part) * kernels[low] + part * kernels[high]).astype(np.float32))
+
+
+@lru_cache(16)
+def _smoothed_voxels(size: int, sigma: float, radius: int) -> np.ndarray:
+    return gaussian_band(size, sigma, radius).double().numpy()
 
 
 def slabs(shape: tuple[int, ...], voxels: int | None = None) -> Iterator[slice]:

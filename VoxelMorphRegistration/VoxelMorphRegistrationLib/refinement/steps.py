@@ -198,7 +198,11 @@ class GradientStep:
             # What does not move at all does not count.
             still = (length <= 0).sum()
             place = still + (self.part * (len(length) - still)).long() - 1
-            return length.sort().values.take(place.clamp(0, len(length) - 1))
+            place = place.clamp(0, len(length) - 1)
+            if length.device.type == "cpu":
+                return length.kthvalue(int(place) + 1).values
+            # A GPU would have to be waited for.
+            return length.sort().values.take(place)
         return torch.stack(each(lambda box: _length(within(self.smooth, box)).max(), self.compared.boxes)).max()
 
 
