@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -148,17 +149,18 @@ def write_registration(
         fields = {name: field for name, field in fields.items() if name in names}
         images = {name: image for name, image in images.items() if name in names}
         try:
-            tasks: list[Callable[[], object]] = []
+            # Each file is read back as soon as it is written, those that take longest first.
+            tasks: list[Callable[[], object]] = [
+                partial(_written, write_field, field, stage / name, reads_back) for name, field in fields.items()
+            ]
             if OVERVIEW in names:
                 picture = stage / OVERVIEW
                 tasks.append(lambda: overview(registration, fixed, moving, picture, fixed_labels=fixed_labels))
-            tasks += [partial(write_field, field, stage / name) for name, field in fields.items()]
-            tasks += [partial(write_image, image, stage / name) for name, image in images.items()]
+            tasks += [partial(_written, write_image, image, stage / name, _holds) for name, image in images.items()]
             together(tasks)
             (stage / REPORT).write_text(registration.report.to_json() + "\n", encoding="utf-8")
             for name, content in (more or {}).items():
                 (stage / name).write_bytes(content)
-            _verify(fields, images, stage)
             # What an earlier run wrote and this one does not is no longer true.
             return place.swap([*names, *(more or ())], output_names(True, True, True))
         except OSError as error:
@@ -219,22 +221,27 @@ def _power(value: float) -> np.float32:
     return np.float32(2.0 ** np.floor(np.log2(value)))
 
 
-def _verify(fields: dict[str, DisplacementField], images: dict[str, Image], stage: Path) -> None:
-    """Read back what holds numbers: a full disk may go unnoticed while writing."""
-    checks = [lambda n=n, f=f: reads_back(stage / n, f) for n, f in fields.items()]
-    checks += [lambda n=n, i=i: _equal(i.array, read_image(stage / n).array) for n, i in images.items()]
+def _written(
+    write: Callable[[Any, Path], object], content: Any, path: Path, intact: Callable[[Path, Any], bool]
+) -> None:
+    """Write what holds numbers, and read it back: a full disk may go unnoticed while writing."""
+    write(content, path)
+    _verify(path, content, intact)
 
-    def check(intact: Callable[[], bool]) -> None:
-        try:
-            found = intact()
-        except (VoxelMorphError, RuntimeError) as error:
-            raise OutputError(
-                f"A result in {stage.parent.parent} could not be read back after writing: is the disk full?"
-            ) from error
-        if not found:
-            raise OutputError(f"A result in {stage.parent.parent} reads back changed: is the disk full or damaged?")
 
-    together([partial(check, intact) for intact in checks])
+def _verify(path: Path, content: Any, intact: Callable[[Path, Any], bool]) -> None:
+    try:
+        found = intact(path, content)
+    except (VoxelMorphError, RuntimeError) as error:
+        raise OutputError(
+            f"A result in {path.parent.parent.parent} could not be read back after writing: is the disk full?"
+        ) from error
+    if not found:
+        raise OutputError(f"A result in {path.parent.parent.parent} reads back changed: is the disk full or damaged?")
+
+
+def _holds(path: Path, image: Image) -> bool:
+    return _equal(image.array, read_image(path).array)
 
 
 def _equal(expected: np.ndarray, found: np.ndarray) -> bool:
