@@ -6,7 +6,7 @@ import pytest
 from grids import make_grid
 from VoxelMorphRegistrationLib.errors import InputError
 from VoxelMorphRegistrationLib.images.image import Image
-from VoxelMorphRegistrationLib.images.nodata import filled
+from VoxelMorphRegistrationLib.images.nodata import filled, looked_through
 
 GRID = make_grid((24, 24, 20))
 
@@ -163,3 +163,13 @@ def test_real_values_are_left_alone(array):
 def test_image_without_any_data_is_refused():
     with pytest.raises(InputError, match="The scan has no usable values: all of its 11520 voxels are without data"):
         filled(Image(np.full(GRID.shape, np.nan), GRID, "scan"))
+
+
+def test_what_was_looked_through_is_marked_only_where_it_is_complete():
+    """What is missing, or wrong, is told where the image is used, by its role."""
+    grid = make_grid((6, 5, 4))
+    values = np.random.default_rng(0).normal(size=grid.shape).astype(np.float32)
+    assert looked_through(Image(values, grid)).complete
+    for damaged in (np.where(values > 1, np.nan, values), np.full(grid.shape, np.nan), values + 1j):
+        image = Image(damaged, grid)
+        assert looked_through(image) is image

@@ -18,7 +18,9 @@ from .options import add_series, add_settings, series_of, settings_of
 from .terminal import EXIT_OK, Progress
 
 if TYPE_CHECKING:
-    from ..images.image import Image
+    import numpy as np
+
+    from ..images.grid import Grid
     from ..registration.files import PairFiles
     from ..registration.settings import Settings
 
@@ -169,13 +171,15 @@ def _loading() -> Iterator[None]:
 def _into(place, args: argparse.Namespace, files: PairFiles, settings: Settings, preview):
     """Register, and write the results to the folder that is held."""
     from ..registration.expected import in_words
+    from ..registration.intensity import measured_region
     from ..results import outputs
 
     with _loading():
         pair = files.read()
+        region = measured_region(pair.fixed, pair.extras.get("fixed_mask"))
     from ..registration.register import register
 
-    expected = in_words(_expected(settings, pair.fixed, pair.extras.get("fixed_mask")))
+    expected = in_words(_expected(settings, pair.fixed.grid, region))
     print(f"Expected: {expected}.", file=sys.stderr, flush=True)
     with Progress() as progress:
         result = register(
@@ -196,13 +200,12 @@ def _into(place, args: argparse.Namespace, files: PairFiles, settings: Settings,
     return result
 
 
-def _expected(settings: Settings, fixed: Image, mask: Image | None) -> float:
+def _expected(settings: Settings, fixed: Grid, region: np.ndarray) -> float:
     """Seconds that the registration will take, by the speed of the device of the settings."""
     from ..networks.model import read_card
     from ..networks.shelf import find_model
     from ..registration.device import choose_device
     from ..registration.expected import expected_seconds, network_arithmetic, probe_seconds
-    from ..registration.intensity import measured_region
 
     named = settings.model not in ("auto", "none")
     card = read_card(find_model(settings.model)) if named else None
@@ -210,8 +213,7 @@ def _expected(settings: Settings, fixed: Image, mask: Image | None) -> float:
     # Apple's GPU runs networks alone.
     probe = probe_seconds("cpu" if device == "mps" else device)
     arithmetic = network_arithmetic() if device == "cpu" else "float32"
-    region = measured_region(fixed, mask)
-    return expected_seconds(settings, fixed.grid, probe, region, card, arithmetic=arithmetic)
+    return expected_seconds(settings, fixed, probe, region, card, arithmetic=arithmetic)
 
 
 def _settings(args: argparse.Namespace) -> Settings:

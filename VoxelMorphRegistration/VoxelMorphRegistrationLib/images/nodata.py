@@ -101,6 +101,18 @@ def filled(image: Image) -> Filled:
     return Filled(whole, missing, tuple(kinds), float(value), known)
 
 
+def looked_through(image: Image) -> Image:
+    """The image, marked as complete where it is: whoever asks next does not look at all of it again."""
+    if image.array.dtype.kind not in "iuf":
+        return image
+    try:
+        found = filled(image)
+    except InputError:
+        # Told where it is to be used, by its role.
+        return image
+    return image if found.missing else found.image
+
+
 def _padding(array: np.ndarray, known: np.ndarray | None) -> tuple[list[float], np.ndarray] | None:
     """Values that fill voxels without data, and the voxels (K, J, I) with them, or beyond what the image can have; None
     if there are none."""

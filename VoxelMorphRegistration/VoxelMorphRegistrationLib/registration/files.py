@@ -17,6 +17,7 @@ from ..images.files import read_image
 from ..images.grid import working_grid
 from ..images.image import Image
 from ..images.labels import on_image
+from ..images.nodata import looked_through
 from ..images.packed import together
 from ..images.segmentations import matched_by_name, read_labels, read_mask
 from ..transforms.reading import Named, read_chain
@@ -76,7 +77,8 @@ class PairFiles:
         images: dict[str, Image] = {}
 
         def read(side: str, path: str, series: int | str | None) -> None:
-            images[side] = read_image(path, f"{side} image", series).renamed(path)
+            # Looked through here, where another thread may be loading PyTorch.
+            images[side] = looked_through(read_image(path, f"{side} image", series).renamed(path))
 
         together(
             [
