@@ -265,7 +265,7 @@ def test_an_interrupted_caller_leaves_no_slabs_behind(threads, monkeypatch):
         done.append(number)
         threading.Event().wait(0.01)
 
-    monkeypatch.setattr(slabs_module, "_workers", lambda _: Interrupted())
+    monkeypatch.setattr(slabs_module, "workers", lambda _: Interrupted())
     with pytest.raises(KeyboardInterrupt):
         each(work, range(100))
     for thread in started:

@@ -10,8 +10,8 @@ from VoxelMorphRegistrationLib.images.image import Image
 from VoxelMorphRegistrationLib.refinement import refine as refinement
 from VoxelMorphRegistrationLib.refinement.levels import LARGEST_GRID, Options
 from VoxelMorphRegistrationLib.refinement.pair import Channel, Pair, mean_extent, memory_bytes, region_grid, thinned
-from VoxelMorphRegistrationLib.refinement.problem import _ends_in_background
 from VoxelMorphRegistrationLib.refinement.refine import refine
+from VoxelMorphRegistrationLib.refinement.volumes import _ends_in_background
 
 
 @pytest.mark.parametrize(("size", "expected"), [((40, 40, 20), 2.0), ((40, 40, 1), 2**0.5)])

@@ -9,11 +9,13 @@ import pytest
 
 from grids import make_grid
 from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
+from VoxelMorphRegistrationLib.images.ahead import Ahead
 from VoxelMorphRegistrationLib.images.image import Image
+from VoxelMorphRegistrationLib.registration.inputs import Inputs
 from VoxelMorphRegistrationLib.registration.measures import (
+    Similarities,
     _covered_percent,
     _landmark_errors,
-    _similarities,
     _worst_places,
     carried,
 )
@@ -43,12 +45,17 @@ def test_what_lies_where_it_should_is_alike_and_what_does_not_is_less(size, monk
     matrix[:3, 3] = shift
     # The deformation takes the alignment back again.
     back = DisplacementField(np.broadcast_to(-shift.astype(np.float32), (*moving.grid.shape, 3)).copy(), moving.grid)
-    linear, run = SimpleNamespace(start=np.eye(4), matrix=matrix), SimpleNamespace(report=lambda fraction: None)
-    similar, _ = _similarities(fixed, moving, back, np.ones(grid.shape, bool), linear, run)
+    with Ahead() as ahead:
+        similarities = Similarities(Inputs(fixed, moving, np.ones(grid.shape, bool)), ahead)
+        similarities.begin("before", None, np.eye(4))
+        similarities.begin("aligned", None, matrix)
+        similarities.begin("after", back, matrix)
+        similar, gains = similarities.found()
     assert similar["aligned"]["ncc"] > 0.99
     assert max(similar["before"]["ncc"], similar["after"]["ncc"]) < 0.97
     assert similar["before"]["ncc"] == pytest.approx(similar["after"]["ncc"], abs=0.02)
     assert similar["aligned"]["mi"] > 1.5 * similar["before"]["mi"]
+    assert gains["aligned"][1] > 1.5 * gains["aligned"][0] and gains["after"][0] > 1.5 * gains["after"][1]
 
 
 # --- places --------------------------------------------------------------------------------------------------------

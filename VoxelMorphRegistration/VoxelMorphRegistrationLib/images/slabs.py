@@ -126,10 +126,14 @@ def each(function: Callable[[Part], Result], slabs: Iterable[Part]) -> list[Resu
                 left.clear()
                 raise
 
-    pool = _workers(torch.get_num_threads())
+    pool = workers(torch.get_num_threads())
     try:
-        for task in [pool.submit(work) for _ in range(threads)]:
-            task.result()
+        first, *others = [pool.submit(work) for _ in range(threads)]
+        first.result()
+        for task in others:
+            # One that still waits behind other work (ahead.py) would find no slab left.
+            if not task.cancel():
+                task.result()
     finally:
         # Who interrupts the calling thread does not wait for what is left.
         left.clear()
@@ -155,7 +159,7 @@ _pool: ThreadPoolExecutor | None = None
 _size = 0
 
 
-def _workers(threads: int) -> ThreadPoolExecutor:
+def workers(threads: int) -> ThreadPoolExecutor:
     """A pool whose threads use one thread for each operation, as the calling one goes on using its own number."""
     global _pool, _size
     with _lock:

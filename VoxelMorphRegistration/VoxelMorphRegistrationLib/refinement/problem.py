@@ -10,12 +10,11 @@ import torch
 
 from ..errors import InputError
 from ..fields.displacement import DisplacementField
-from ..images.boxes import box_sum, pooled
-from ..images.grid import Grid, working_grid
-from ..images.image import Image, resample
-from .descriptors import descriptor_noise, label_channels, mind_ssc
-from .levels import CORRELATION_WEIGHT, REACH
-from .pair import common_labels, margin_of, mean_extent
+from ..images.boxes import box_sum
+from ..images.grid import Grid
+from ..images.image import resample
+from .descriptors import label_channels
+from .pair import common_labels, mean_extent
 from .steps import (
     DETAIL_PART,
     FINEST_PART,
@@ -28,13 +27,15 @@ from .steps import (
     WindowStep,
 )
 from .terms import WINDOW_RADIUS, LocalCorrelation, MutualInformation, SquaredDifference
+from .volumes import View, compared_of
 
 if TYPE_CHECKING:
     from ..images.slabs import Box
     from .levels import Level, Options, Stage
-    from .pair import Channel, Pair
+    from .pair import Pair
     from .steps import Update
     from .terms import Term
+    from .volumes import Coming, Volumes
 
 
 TERMS = {
@@ -58,20 +59,6 @@ WIDE_WINDOWS, WIDE_WEIGHT = (2, 8), 2.0
 # A level ends when this many steps gained less than this part of the similarity; Gauss-Newton steps gain faster.
 PATIENCE, SMALLEST_GAIN = 5, 0.0003
 WINDOW_PATIENCE, WINDOW_SMALLEST_GAIN = 3, 0.002
-# Up to where values in [0, 1] are background.
-BACKGROUND = 0.02
-
-
-def _ends_in_background(image: Image, window: tuple[float, float]) -> bool:
-    """Whether all of its outermost voxels are background: then there is nothing beyond them either."""
-    low, scale = window
-    faces = [image.array.take(end, axis) for axis in range(3) if image.array.shape[axis] > 1 for end in (0, -1)]
-    return all(((face - low) * scale <= BACKGROUND).all() for face in faces)
-
-
-def _alone(valid: torch.Tensor, reach: int) -> torch.Tensor:
-    """(1, *S): 1 where nothing within `reach` voxels of one is invalid (*S)."""
-    return (box_sum(1 - valid[None], reach) == 0).float()
 
 
 class Problem:
@@ -88,9 +75,11 @@ class Problem:
         unlike: bool = False,
         previous: Problem | None = None,
         decorrelated: bool = False,
+        coming: Coming | None = None,
     ) -> None:
         """unlike: the coarse level found too little in common for one person. previous: the stage before; where it saw
-        the same volumes, they are taken from it. decorrelated: of descriptors, see mind_ssc.
+        the same volumes, they are taken from it. decorrelated: of descriptors, see mind_ssc. coming: volumes that were
+        begun ahead.
         """
         self.pair, self.device, self.flat = pair, device, region.flat_axis
         level, similarity, in_detail = stage.level, stage.similarity, stage.in_detail(detailed)
@@ -99,23 +88,19 @@ class Problem:
         def factor_of(name: str) -> float:
             return options.smoothness * (SMOOTH_FACTOR.get(name, 1.0) if smooth else 1.0)
 
-        self.base = float(np.min(region.spacing[region.size > 1]))
-        self.grid = working_grid(region, self.base * level.spacing * level.field_ratio)
+        self.view = View.of(pair, region, level, device)
+        self.grid = self.view.grid
         self.field_sigma = FIELD_SIGMA[similarity] * factor_of(similarity)
-        image_grid = _split(self.grid, level.field_ratio)
         self.spacing = level.spacing
-        self.seen = (image_grid, level.spacing, similarity, decorrelated)
-        same = previous if previous is not None and previous.sees_as(self) else None
-        # What leads the similarity compares all images; then each channel has its own.
-        own = similarity == options.similarity
-        compared = [(one, (one.similarity if own else None) or similarity, one.weight) for one in pair.channels]
-        if stage.kind == "joined":
-            compared += [
-                (one, "lncc", CORRELATION_WEIGHT * one.weight) for one, named, _ in list(compared) if named == "mind"
-            ]
-        self.volumes: list[tuple] = list(same.volumes) if same is not None else []
+        self.seen = (similarity, decorrelated)
+        compared = compared_of(pair, stage, options)
+        self.volumes: list[Volumes] = []
+        if previous is not None and previous.sees_as(self):
+            self.volumes += previous.volumes
+        elif coming is not None:
+            self.volumes += coming.volumes(self.view, compared)
         for one, named, _ in compared[len(self.volumes) :]:
-            self.volumes.append(self._volumes(image_grid, level, one, named, decorrelated))
+            self.volumes.append(self.view.volumes(one, named, decorrelated))
         total = sum(one.weight for one in pair.channels)
         part = 1.0
         if in_detail:
@@ -152,36 +137,7 @@ class Problem:
 
     def sees_as(self, other: Problem) -> bool:
         """Whether both compare the same volumes."""
-        (own, *how), (others, *how_others) = self.seen, other.seen
-        return how == how_others and own.same_as(others)
-
-    def _wide(self, grid: Grid, spacing: float) -> tuple[Grid, int]:
-        """A grid with a margin for what the field brings in from outside, and the margin in voxels."""
-        margin = margin_of(grid, spacing)
-        margins = np.where(grid.size > 1, margin, 0)
-        return grid.cropped(-margins, grid.size + 2 * margins), margin
-
-    def _volumes(self, image_grid: Grid, level: Level, channel: Channel, similarity: str, decorrelated: bool) -> tuple:
-        """Fixed and moving volumes (C, *S), where the moving ones are known and the fixed ones count, and the margin of
-        the moving ones in voxels.
-        """
-        pair = self.pair
-        wide, margin = self._wide(image_grid, self.base * level.spacing)
-        # Descriptors see the images twice as fine as the field, but no finer than they are.
-        pool = 2 if similarity == "mind" and level.spacing > 1 else 1
-        seen, goal = _split(image_grid, pool), _split(wide, pool)
-        fixed, _ = self._volume(channel.fixed, seen, None, channel.windows[0], None)
-        moving, valid = self._volume(channel.moving, goal, pair.matrix, channel.windows[1], pair.moving_mask)
-        if similarity == "mind":
-            noise = descriptor_noise(fixed, moving)
-            fixed, moving = (mind_ssc(volume, pool, noise, decorrelated) for volume in (fixed, moving))
-            if valid is not None:
-                valid = pooled(_alone(valid, REACH["mind"]), pool)[0]
-        else:
-            fixed, moving = fixed[None], moving[None]
-            # At the edge the volume drops to zero, which is no slope of the image.
-            valid = None if valid is None else _alone(valid, 1)[0]
-        return fixed, moving, valid, self._weight(image_grid), margin
+        return self.seen == other.seen and self.view.same_as(other.view)
 
     def _term(self, fixed: torch.Tensor, level: Level, similarity: str, smooth: bool, guided: bool) -> Term:
         """The term of fixed volumes; of the correlation, if `guided`, with another one that guides it."""
@@ -191,28 +147,8 @@ class Problem:
         guide = (LocalCorrelation(fixed, *WIDE_WINDOWS), WIDE_WEIGHT) if guided else None
         return LocalCorrelation(fixed, *windows, guide)
 
-    def _volume(self, image: Image, grid: Grid, matrix, window, mask: Image | None):
-        """The image on a grid with values in [0, 1], and where it is known (None: everywhere)."""
-        low, scale = window
-        outside = low if matrix is None or _ends_in_background(image, window) else np.nan
-        seen = resample(image, grid, matrix, outside, smooth=True).array
-        valid = np.isfinite(seen)
-        seen -= np.float32(low)
-        seen *= np.float32(scale)
-        if not valid.all():
-            seen[~valid] = 0.0
-        if mask is not None:
-            valid &= resample(mask.with_array((mask.array > 0).astype(np.uint8)), grid, matrix).array >= 0.5
-        np.clip(seen, 0, 1, out=seen)
-        return self._tensor(seen), None if valid.all() else self._tensor(valid.astype(np.float32))
-
-    def _weight(self, grid: Grid) -> torch.Tensor:
-        """The mask, and what correlation windows in it see."""
-        inside = resample(Image(self.pair.mask.astype(np.uint8), self.pair.fixed.grid), grid).array >= 0.5
-        return (box_sum(self._tensor(inside.astype(np.float32))[None], WINDOW_RADIUS)[0] > 0).float()
-
     def _labels(self, level: Level) -> Compared:
-        wide, margin = self._wide(self.grid, self.base * level.spacing * level.field_ratio)
+        wide, margin = self.view.wide(self.grid, self.view.base * level.spacing * level.field_ratio)
         assert self.pair.labels is not None
         values = common_labels(self.pair.labels)
         if not values:
@@ -222,7 +158,7 @@ class Problem:
         for image, grid, matrix in ((fixed, self.grid, None), (moving, wide, self.pair.matrix)):
             channels = label_channels(torch.from_numpy(image.array.astype(np.int64)), values).numpy()
             parts = [resample(image.with_array(channel), grid, matrix, smooth=True).array for channel in channels]
-            volumes.append(torch.stack([self._tensor(part) for part in parts]))
+            volumes.append(torch.stack([self.view.tensor(part) for part in parts]))
         # The mean is over where there is a label, so that small structures in a large image count.
         here = (slice(margin, -margin),) * volumes[0][0].dim()
         support = volumes[0].square().sum(0) + volumes[1].square().sum(0)[here]
@@ -239,11 +175,6 @@ class Problem:
         unit = LANDMARK_UNIT * mean_extent(self.grid) / float(np.min(self.grid.spacing[self.grid.size > 1]))
         shape = self.flow_of(None).shape[2:]
         return LandmarkStep(voxels[0].to(self.device), voxels[1].to(self.device), shape, sigma, unit)
-
-    def _tensor(self, array: np.ndarray) -> torch.Tensor:
-        """(K, J, I) to a tensor of the image's own dimension."""
-        array = np.ascontiguousarray(array, dtype=np.float32)
-        return torch.from_numpy(array if self.flat is None else array.squeeze(self.flat)).to(self.device)
 
     # --- the field ---
 
@@ -281,12 +212,3 @@ def _step(images: Compared, similarity: str, factor: float, part: float) -> Wind
     if images.term.quadratic:
         return WindowStep(images, factor)
     return GradientStep(images, UPDATE_SIGMA[similarity] * factor, part)
-
-
-def _split(grid: Grid, parts: int) -> Grid:
-    """`parts` times as fine: the new voxels parts * p ... parts * p + parts - 1 fill the voxel p of `grid`."""
-    used = grid.size > 1
-    matrix = grid.ijk_to_ras.copy()
-    matrix[:3, 3] = grid.to_ras(np.where(used, 0.5 / parts - 0.5, 0.0))
-    matrix[:3, :3] *= np.where(used, 1.0 / parts, 1.0)
-    return Grid(tuple(int(n * (parts if n > 1 else 1)) for n in grid.shape), matrix)

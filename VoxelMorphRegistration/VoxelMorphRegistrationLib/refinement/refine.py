@@ -44,8 +44,10 @@ from .levels import LEAST_CORRELATED, stages_of
 from .pair import region_grid
 from .problem import Problem
 from .settling import can_settle, settled
+from .volumes import Coming
 
 if TYPE_CHECKING:
+    from ..images.ahead import Ahead
     from .levels import Options
     from .pair import Pair
 
@@ -82,17 +84,25 @@ def refine(
     progress: Callable[[float], None] = lambda fraction: None,
     preview: Callable[[DisplacementField], None] | None = None,
     in_detail: bool | None = None,
+    ahead: Ahead | None = None,
 ) -> Refined:
     """Find u such that moving(A (x + u(x))) looks like fixed(x).
 
     start: the field to improve (zero when None). progress(fraction) is called at every step and may raise to cancel,
     or `Enough` to end with what there is. preview(field) is called with the field so far after a stage that is not
     the last, when a tenth of the work has been done since it was called before. in_detail: whether little smoothing is
-    worth it, where that is known of the pair already.
+    worth it, where that is known of the pair already. ahead: what makes volumes of later stages beside the coarsest.
     """
     region = region_grid(pair.fixed.grid, pair.mask)
+    coming = Coming(pair.thin, region, options, device, ahead)
     seen = pair.thin
     stages = stages_of(options, region)
+    if stages[0].kind == "coarse":
+        for later in stages[1:]:
+            if later.cost(None, False, False):
+                coming.begin(later)
+            if later.unseen is not None and in_detail is None:
+                coming.begin(later.unseen)
     decorrelated: bool | None = None if options.similarity == "mind" else False
     own = [
         n
@@ -124,7 +134,9 @@ def refine(
         voxels = stage.level.field_voxels(region)
         with threads_for(voxels):
             one_before = finer or problem
-            problem = Problem(seen, region, stage, detailed, options, device, unlike, one_before, bool(decorrelated))
+            problem = Problem(
+                seen, region, stage, detailed, options, device, unlike, one_before, bool(decorrelated), coming
+            )
         finer = None
         if number == judge:
             scores = problem
@@ -170,7 +182,7 @@ def refine(
             else:
                 if worth and unseen is not None:
                     # What comes next sees these voxels.
-                    finer = Problem(seen, region, unseen, None, options, device, unlike)
+                    finer = Problem(seen, region, unseen, None, options, device, unlike, coming=coming)
                     worth = detail.real_detail(problem, finer, problem.flow_of(earlier), flow, asked)
                 # What no tissue does is no detail: where something has no counterpart, all else is drawn there.
                 detailed = worth and _possible(pair, problem.field_of(flow)) if in_detail is None else in_detail

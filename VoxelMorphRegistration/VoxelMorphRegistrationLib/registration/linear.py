@@ -13,6 +13,7 @@ from .start import start_matrix
 
 if TYPE_CHECKING:
     from .inputs import Inputs
+    from .measures import Similarities
     from .progress import Run
     from .settings import Settings
 
@@ -29,9 +30,13 @@ class Linear:
     evidence: float | None = None
 
 
-def linear_part(inputs: Inputs, settings: Settings, run: Run) -> Linear:
-    """The alignment of the settings; its warnings go to the run's. A deformable start stands in for it."""
+def linear_part(inputs: Inputs, settings: Settings, run: Run, similarities: Similarities) -> Linear:
+    """The alignment of the settings; its warnings go to the run's. A deformable start stands in for it. similarities:
+    of where the images lay at first are begun beside it.
+    """
     initial = start_matrix(inputs.initial_transform, inputs.fixed.grid, inputs.region)
+    start = np.eye(4) if initial is None else initial
+    similarities.begin("before", None, start)
     bent = isinstance(inputs.initial_transform, DisplacementField)
     result = align(
         inputs.fixed,
@@ -45,4 +50,4 @@ def linear_part(inputs: Inputs, settings: Settings, run: Run) -> Linear:
     )
     advice = "Check the overlay; if it is wrong, bring the images together by hand and choose alignment 'none'."
     run.warnings.extend(f"{warning} {advice}" for warning in result.warnings)
-    return Linear(np.eye(4) if initial is None else initial, result.matrix, result.evidence)
+    return Linear(start, result.matrix, result.evidence)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ..fields.folding import change_of_pieces, linear_determinant
 from ..fields.warp import warp_image
+from ..images.ahead import Ahead
 from ..images.grid import Grid, some_voxels
 from ..images.image import Image, resample
 from . import evaluation
@@ -43,6 +46,7 @@ def measured(
     inputs: Inputs,
     linear: Linear,
     deformation: DisplacementField,
+    similarities: Similarities,
     warped_labels: Image | None,
     carried_labels: dict[str, Carried],
     settings: Settings,
@@ -50,21 +54,24 @@ def measured(
 ) -> Measures:
     """Folds, determinants, similarity, overlaps and landmark errors of a result.
 
-    warped_labels: the moving labels on the fixed grid. carried_labels: the labels before, aligned and after, where
-    both images have some.
+    similarities: begun of the start and of the alignment. warped_labels: the moving labels on the fixed grid.
+    carried_labels: the labels before, aligned and after, where both images have some.
     """
     fixed, moving, region = inputs.fixed, inputs.moving, inputs.region
     grid = fixed.grid if settings.jacobian_grid == "fixed" else own_grid(deformation, fixed.grid)
     anatomy = region_on(grid, region, fixed.grid)
+    similarities.begin("after", deformation, linear.matrix)
+    pieces = change_of_pieces(deformation, region, fixed.grid)
     determinant, inside = deformation.volume_change(anatomy, grid)
+    run.report(0.3)
+    similar, gains = similarities.found()
     folding = {
         "inside": inside.to_dict(),
-        "pieces": dict(zip(("minimum", "maximum"), change_of_pieces(deformation, region, fixed.grid), strict=True)),
+        "pieces": dict(zip(("minimum", "maximum"), pieces, strict=True)),
         "volume": {"count": int(np.count_nonzero(determinant.array <= 0)), "voxels": grid.voxel_count},
         "voxel_mm": grid.spacing.tolist(),
     }
-    run.report(0.3)
-    similar, gains = _similarities(fixed, moving, deformation, region, linear, run)
+    run.report(0.5)
     overlaps = _overlaps(inputs.fixed_labels, carried_labels, run)
     errors = _landmark_errors(inputs.fixed_points, inputs.moving_points, linear, deformation)
     factor = linear_determinant(linear.matrix, fixed.grid)
@@ -118,45 +125,66 @@ def region_on(grid: Grid, region: np.ndarray, fixed: Grid) -> np.ndarray:
     return part >= min(0.5, float(part.max()))
 
 
-def _similarities(
-    fixed, moving, deformation, mask, linear, run
-) -> tuple[dict[str, dict[str, float]], dict[str, tuple[float, float]]]:
+class Similarities:
     """Similarity over the part of the measured region that each map carries into the moving image, on every second
-    voxel of large images; and the mutual information over the part that all carry there."""
-    stride = max(1, round((fixed.grid.voxel_count / COMPARED_VOXELS) ** (1 / 3)))
-    every = tuple(slice(None, None, stride if n > 1 else 1) for n in fixed.grid.shape)
-    coarse = fixed.grid.ijk_to_ras.copy()
-    coarse[:3, :3] *= [stride if n > 1 else 1 for n in fixed.grid.size]
-    grid = Grid(fixed.array[every].shape, coarse)
-    # The surroundings belong to it: what is bright and even inside has its contrast at the edge.
-    region = _dilated(mask[every], 2)
-    if not region.any():
-        region = np.ones_like(region)
-    images: dict[str, np.ndarray] = {}
-    similar: dict[str, dict[str, float]] = {}
-    values = fixed.array[every]
-    maps = {"before": (None, linear.start), "aligned": (None, linear.matrix), "after": (deformation, linear.matrix)}
-    for name, (field, matrix) in maps.items():
-        if name == "aligned" and np.array_equal(matrix, linear.start):
-            # Nothing was aligned.
-            images[name], similar[name] = images["before"], dict(similar["before"])
-            continue
-        image = images[name] = warp_image(moving, grid, field, matrix, np.nan).array
-        similar[name] = {
-            "local": evaluation.local_correlation(values, image, region),
-            **evaluation.similarity(values, image, region),
-        }
-        run.report(0.5)
+    voxel of large images; and the mutual information over the part that all carry there.
 
-    def both(first: str, second: str) -> tuple[float, float]:
-        seen = [region & np.isfinite(images[name]) for name in (first, second)]
+    ahead: what makes each of them beside other work.
+    """
+
+    def __init__(self, inputs: Inputs, ahead: Ahead) -> None:
+        fixed = inputs.fixed
+        self._moving, self._ahead = inputs.moving, ahead
+        stride = max(1, round((fixed.grid.voxel_count / COMPARED_VOXELS) ** (1 / 3)))
+        every = tuple(slice(None, None, stride if n > 1 else 1) for n in fixed.grid.shape)
+        coarse = fixed.grid.ijk_to_ras.copy()
+        coarse[:3, :3] *= [stride if n > 1 else 1 for n in fixed.grid.size]
+        self._values = fixed.array[every]
+        self._grid = Grid(self._values.shape, coarse)
+        # The surroundings belong to it: what is bright and even inside has its contrast at the edge.
+        region = _dilated(inputs.region[every], 2)
+        self._region = region if region.any() else np.ones_like(region)
+        self._begun: dict[str, Callable[[], _Seen]] = {}
+
+    def begin(self, name: str, field: DisplacementField | None, matrix: np.ndarray) -> None:
+        """Of T(x) = A (x + u(x)), A = matrix (4, 4) in RAS mm. Called "before", "aligned" and "after", in this order;
+        without "aligned" where nothing was aligned.
+        """
+        self._begun[name] = self._ahead.begin(partial(self._of_map, field, matrix))
+
+    def found(self) -> tuple[dict[str, dict[str, float]], dict[str, tuple[float, float]]]:
+        """Of all three; and the mutual information before and after what is called "aligned" and "after"."""
+        # The last one first, which is the last to be begun.
+        seen = {name: made() for name, made in reversed(self._begun.items())}
+        # Where nothing was aligned.
+        seen.setdefault("aligned", seen["before"])
+        pairs = {"aligned": ("before", "aligned"), "after": ("aligned", "after")}
+        shared = [self._ahead.begin(partial(self._shared, seen[one], seen[other])) for one, other in pairs.values()]
+        last, first = shared[1](), shared[0]()
+        return {name: dict(seen[name].similar) for name in ("before", *pairs)}, dict(
+            zip(pairs, (first, last), strict=True)
+        )
+
+    def _of_map(self, field: DisplacementField | None, matrix: np.ndarray) -> _Seen:
+        image = warp_image(self._moving, self._grid, field, matrix, np.nan).array
+        local = evaluation.local_correlation(self._values, image, self._region)
+        return _Seen(image, {"local": local, **evaluation.similarity(self._values, image, self._region)})
+
+    def _shared(self, one: _Seen, other: _Seen) -> tuple[float, float]:
+        """Mutual information of both over what both see."""
+        seen = [self._region & np.isfinite(each.image) for each in (one, other)]
         if np.array_equal(*seen):
-            return similar[first]["mi"], similar[second]["mi"]
+            return one.similar["mi"], other.similar["mi"]
         shared = seen[0] & seen[1]
-        before, after = (evaluation.similarity(values, images[name], shared)["mi"] for name in (first, second))
+        before, after = (evaluation.similarity(self._values, each.image, shared)["mi"] for each in (one, other))
         return before, after
 
-    return similar, {"aligned": both("before", "aligned"), "after": both("aligned", "after")}
+
+class _Seen(NamedTuple):
+    """The moving image under a map, and its similarity with the fixed one."""
+
+    image: np.ndarray
+    similar: dict[str, float]
 
 
 def _dilated(mask: np.ndarray, voxels: int) -> np.ndarray:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..errors import Cancelled
+from ..images.ahead import Ahead
 
 if TYPE_CHECKING:
     from .result import Preview
@@ -21,7 +22,8 @@ class Run:
     """Stages, their seconds, progress and warnings of one registration.
 
     preview: called with a Preview while the result improves, or None. stopping: the user wants what there is.
-    stopped_at: the stage in which they said so, where something was left out for it.
+    stopped_at: the stage in which they said so, where something was left out for it. ahead: what makes parts of later
+    stages beside those that one thread works on.
     """
 
     def __init__(self, progress: ProgressCallback | None, preview: Callable[[Preview], object] | None = None) -> None:
@@ -34,6 +36,7 @@ class Run:
         self.stopped_at: str | None = None
         self.seconds: dict[str, float] = {}
         self.warnings: list[str] = []
+        self.ahead = Ahead()
 
     @contextmanager
     def stage(self, name: str):

@@ -199,12 +199,12 @@ def _refined(
     from ..refinement.refine import refine
 
     try:
-        return refine(pair, start, options, device=device, **told), device
+        return refine(pair, start, options, device=device, ahead=run.ahead, **told), device
     except RuntimeError as error:
         if device == "cpu" or not is_out_of_memory(error):
             raise
     run.warnings.append("The GPU has too little memory for this pair; the refinement ran on the CPU.")
-    return refine(pair, start, options, **told), "cpu"
+    return refine(pair, start, options, ahead=run.ahead, **told), "cpu"
 
 
 def _told_of(region: np.ndarray, grid: Grid) -> str:

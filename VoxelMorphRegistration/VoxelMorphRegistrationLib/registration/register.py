@@ -21,7 +21,7 @@ from .doubt import error_map_of, summary
 from .inputs import accepted
 from .inverting import inverse_of
 from .linear import linear_part
-from .measures import measured
+from .measures import Similarities, measured
 from .passes import deform, facts_of
 from .progress import ProgressCallback, Run
 from .refining import checks_of, guided, pair_of, refine_pair, show_preview
@@ -99,9 +99,12 @@ def register(
     with run.stage("loading the model"):
         network, grids = network_and_grids(model, inputs, settings, run.warnings, trust_model)
     with run.stage("aligning"):
-        linear = linear_part(inputs, settings, run)
+        similarities = Similarities(inputs, run.ahead)
+        linear = linear_part(inputs, settings, run, similarities)
         checks = checks_of(inputs, settings)
         linear = replace(linear, matrix=checks.alignment(linear.start, linear.matrix))
+        if not np.array_equal(linear.matrix, linear.start):
+            similarities.begin("aligned", None, linear.matrix)
     pair = pair_of(inputs, linear.matrix)
     start = start_field(inputs.initial_transform, linear.matrix, inputs.fixed.grid)
     if start is not None:
@@ -157,7 +160,7 @@ def register(
             backward, accuracy = inverse_of(inputs, deformation, linear.matrix, run.warnings)
     with run.stage("measuring"):
         heap.give_back(largest)
-        found = measured(inputs, linear, deformation, warped_labels, checks.carried, settings, run)
+        found = measured(inputs, linear, deformation, similarities, warped_labels, checks.carried, settings, run)
     told: dict = {}
     if doubt is not None:
         expected, least_certain = summary(doubt, inputs.region, inputs.fixed_labels or warped_labels)
