@@ -134,6 +134,11 @@ def test_unfit_targets_are_refused(scene):
     fixed_node.SetAndObserveTransformNodeID(warp.GetID())
     with pytest.raises(InputError, match="'Warp' moves the fixed volume 'Fixed'"):
         check_targets(Targets(transform=warp), fixed_node, moving_node)
+    fixed_node.SetAndObserveTransformNodeID(None)
+    linear_node.SetAndObserveTransformNodeID(warp.GetID())
+    for targets in (Targets(transform=warp), Targets(inverse=warp)):
+        with pytest.raises(InputError, match="'Warp' moves the initial transform 'Line'"):
+            check_targets(targets, fixed_node, moving_node, start=linear_node)
 
 
 def test_fixed_volume_moved_meanwhile_is_an_error(scene):

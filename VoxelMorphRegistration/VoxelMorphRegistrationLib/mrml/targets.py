@@ -104,18 +104,19 @@ def check_targets(targets: Targets, *input_nodes, start: Placed | None = None) -
                 f"The output {what} '{node.GetName()}' is also an input or another output. Choose another node."
             )
         seen.append(node)
-    fixed_node = input_nodes[0] if input_nodes else None
-    _refuse_parent_of(targets, fixed_node)
+    _refuse_parent_of(targets, input_nodes[0] if input_nodes else None, "fixed volume")
+    _refuse_parent_of(targets, start, "initial transform")
 
 
-def _refuse_parent_of(targets: Targets, fixed_node: Placed | None) -> None:
-    if fixed_node is None:
+def _refuse_parent_of(targets: Targets, node: Placed | None, what: str) -> None:
+    """Refuse an output transform that moves an input, whose place in the world would change with it."""
+    if node is None:
         return
-    parent: Any = fixed_node.GetParentTransformNode()
+    parent: Any = node.GetParentTransformNode()
     while parent is not None:
         if any(parent is target for target in (targets.transform, targets.inverse)):
             raise InputError(
-                f"The output transform '{parent.GetName()}' moves the fixed volume '{fixed_node.GetName()}'. "
+                f"The output transform '{parent.GetName()}' moves the {what} '{node.GetName()}'. "
                 "Choose another output transform."
             )
         parent = parent.GetParentTransformNode()

@@ -191,7 +191,7 @@ def templates(_: Callable[[str], str]) -> tuple[str, ...]:
         _("The network works in 2 or 3 dimensions, not {dimension}."),
         _("The number of label maps is {count}, and that of images {count2}. Give one each, or none."),
         _("The options of the {name} cluster do not do: {error}. Give at least cores and memory, with --dask-options or in Dask's own configuration (jobqueue.yaml)."),
-        _("The output transform '{name}' moves the fixed volume '{name2}'. Choose another output transform."),
+        _("The output transform '{name}' moves the {what} '{name2}'. Choose another output transform."),
         _("The output {folder} is a file. Give a folder."),
         _("The output {folder} is a link that leads nowhere. Give a folder."),
         _("The output {what} '{name}' is also an input or another output. Choose another node."),
