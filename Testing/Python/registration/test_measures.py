@@ -47,10 +47,9 @@ def test_what_lies_where_it_should_is_alike_and_what_does_not_is_less(size, monk
     back = DisplacementField(np.broadcast_to(-shift.astype(np.float32), (*moving.grid.shape, 3)).copy(), moving.grid)
     with Ahead() as ahead:
         similarities = Similarities(Inputs(fixed, moving, np.ones(grid.shape, bool)), ahead)
-        similarities.begin("before", None, np.eye(4))
-        similarities.begin("aligned", None, matrix)
-        similarities.begin("after", back, matrix)
-        similar, gains = similarities.found()
+        similarities.begin("before", np.eye(4))
+        similarities.begin("aligned", matrix)
+        similar, gains = similarities.found(back, matrix)
     assert similar["aligned"]["ncc"] > 0.99
     assert max(similar["before"]["ncc"], similar["after"]["ncc"]) < 0.97
     assert similar["before"]["ncc"] == pytest.approx(similar["after"]["ncc"], abs=0.02)

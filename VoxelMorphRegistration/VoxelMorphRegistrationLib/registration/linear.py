@@ -36,7 +36,7 @@ def linear_part(inputs: Inputs, settings: Settings, run: Run, similarities: Simi
     """
     initial = start_matrix(inputs.initial_transform, inputs.fixed.grid, inputs.region)
     start = np.eye(4) if initial is None else initial
-    similarities.begin("before", None, start)
+    similarities.begin("before", start)
     bent = isinstance(inputs.initial_transform, DisplacementField)
     result = align(
         inputs.fixed,

@@ -60,11 +60,10 @@ def measured(
     fixed, moving, region = inputs.fixed, inputs.moving, inputs.region
     grid = fixed.grid if settings.jacobian_grid == "fixed" else own_grid(deformation, fixed.grid)
     anatomy = region_on(grid, region, fixed.grid)
-    similarities.begin("after", deformation, linear.matrix)
     pieces = change_of_pieces(deformation, region, fixed.grid)
     determinant, inside = deformation.volume_change(anatomy, grid)
     run.report(0.3)
-    similar, gains = similarities.found()
+    similar, gains = similarities.found(deformation, linear.matrix)
     folding = {
         "inside": inside.to_dict(),
         "pieces": dict(zip(("minimum", "maximum"), pieces, strict=True)),
@@ -146,16 +145,18 @@ class Similarities:
         self._region = region if region.any() else np.ones_like(region)
         self._begun: dict[str, Callable[[], _Seen]] = {}
 
-    def begin(self, name: str, field: DisplacementField | None, matrix: np.ndarray) -> None:
-        """Of T(x) = A (x + u(x)), A = matrix (4, 4) in RAS mm. Called "before", "aligned" and "after", in this order;
-        without "aligned" where nothing was aligned.
-        """
-        self._begun[name] = self._ahead.begin(partial(self._of_map, field, matrix))
+    def begin(self, name: str, matrix: np.ndarray) -> None:
+        """Of a linear map (4, 4) in RAS mm: "before", and then "aligned", but where nothing was aligned."""
+        self._begun[name] = self._ahead.begin(partial(self._of_map, None, matrix))
 
-    def found(self) -> tuple[dict[str, dict[str, float]], dict[str, tuple[float, float]]]:
-        """Of all three; and the mutual information before and after what is called "aligned" and "after"."""
-        # The last one first, which is the last to be begun.
-        seen = {name: made() for name, made in reversed(self._begun.items())}
+    def found(
+        self, field: DisplacementField, matrix: np.ndarray
+    ) -> tuple[dict[str, dict[str, float]], dict[str, tuple[float, float]]]:
+        """Of those that were begun, and of T(x) = A (x + u(x)), A = matrix (4, 4) in RAS mm, called "after"; and the
+        mutual information before and after what is called "aligned" and "after".
+        """
+        # Here: another thread would take as much memory again as the field that it carries in voxels.
+        seen = {"after": self._of_map(field, matrix), **{name: made() for name, made in self._begun.items()}}
         # Where nothing was aligned.
         seen.setdefault("aligned", seen["before"])
         pairs = {"aligned": ("before", "aligned"), "after": ("aligned", "after")}

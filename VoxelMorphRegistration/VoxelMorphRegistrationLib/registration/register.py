@@ -104,7 +104,7 @@ def register(
         checks = checks_of(inputs, settings)
         linear = replace(linear, matrix=checks.alignment(linear.start, linear.matrix))
         if not np.array_equal(linear.matrix, linear.start):
-            similarities.begin("aligned", None, linear.matrix)
+            similarities.begin("aligned", linear.matrix)
     pair = pair_of(inputs, linear.matrix)
     start = start_field(inputs.initial_transform, linear.matrix, inputs.fixed.grid)
     if start is not None:
