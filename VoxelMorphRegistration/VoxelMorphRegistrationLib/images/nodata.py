@@ -119,25 +119,26 @@ def _padding(array: np.ndarray, known: np.ndarray | None) -> tuple[list[float], 
     values = array.ravel() if known is None else array[known]
     if values.size == 0:
         return None
-    few = _few(values).astype(np.float64)
+    # In order: each question is one of places in it.
+    few = np.sort(_few(values)).astype(np.float64)
     for sign, extreme in ((1, float(values.min())), (-1, float(values.max()))):
         tried: list[float] = []
         while len(tried) < FILLINGS:
             tried.append(extreme)
-            rest = few[sign * few > sign * extreme]
+            rest = few[np.searchsorted(few, extreme, "right") :] if sign > 0 else few[: np.searchsorted(few, extreme)]
             if len(rest) < 2 and len(tried) == 1:
                 # Hardly anything else, or only in voxels that were not looked at.
-                rest = values[values != extreme].astype(np.float64)
+                rest = np.sort(values[values != extreme].astype(np.float64))
             if len(rest) < 2:
                 break
             with np.errstate(over="ignore"):
                 border = _border(array, int(np.count_nonzero(values == extreme)), extreme, rest)
                 if border is None and sign > 0 and len(tried) == 1:
-                    noisy = few <= extreme + NOISE * abs(extreme)
-                    part = float(np.mean(noisy))
+                    noisy = int(np.searchsorted(few, extreme + NOISE * abs(extreme), "right"))
+                    part = noisy / len(few)
                     if NOISY_PART <= part < 1:
-                        border = _border(array, round(part * values.size), extreme, few[~noisy])
-                        tried = tried if border is None else [float(np.median(few[noisy]))]
+                        border = _border(array, round(part * values.size), extreme, few[noisy:])
+                        tried = tried if border is None else [float(np.median(few[:noisy]))]
             if border is not None:
                 return tried, array <= border if sign > 0 else array >= border
             # Behind one filling, another may lie.
@@ -150,12 +151,13 @@ def _padding(array: np.ndarray, known: np.ndarray | None) -> tuple[list[float], 
 def _border(array: np.ndarray, count: int, extreme: float, rest: np.ndarray) -> float | None:
     """The value beyond which voxels have no data, because the extreme one is padding; None where it is not.
 
-    count: how many voxels have it. rest: the other values.
+    count: how many voxels have it. rest: the other values, in order.
     """
-    first, last = (float(v) for v in np.percentile(rest, OTHERS))
-    usual = np.abs(rest[rest != 0])
-    if len(usual) and abs(extreme) > ABSURD * (scale := float(np.percentile(usual, 99.0))):
-        return float(np.copysign(ABSURD * scale, extreme))
+    first, last = (_percentile(rest, percent) for percent in OTHERS)
+    if _seldom(rest, abs(extreme) / ABSURD):
+        usual = np.abs(rest[rest != 0])
+        if len(usual) and abs(extreme) > ABSURD * (scale := float(np.percentile(usual, 99.0))):
+            return float(np.copysign(ABSURD * scale, extreme))
     spread = last - first
     if count < max(FEWEST, SMALLEST_PART * array.size) or spread <= 0:
         return None
@@ -164,12 +166,26 @@ def _border(array: np.ndarray, count: int, extreme: float, rest: np.ndarray) -> 
     if extreme < 0 and first - extreme > FAR * spread:
         return first - FAR * spread
     if extreme < 0 and first - extreme > ALONE_FAR * spread and count >= SECOND_PART * array.size:
-        low = float(np.percentile(rest, LOWEST))
+        low = _percentile(rest, LOWEST)
         if low >= -LOW * spread and np.mean(rest < low + 2 * LOW * spread) > GROUND_PART:
             return low - 2 * LOW * spread
     if extreme >= WRAPPED and extreme - last > FAR * spread and _in_corners(array, extreme):
         return last + FAR * spread
     return None
+
+
+def _percentile(values: np.ndarray, percent: float) -> float:
+    """As of np.percentile, of values in order."""
+    place = (len(values) - 1) * percent / 100
+    low = int(place)
+    a, b = values[low], values[min(low + 1, len(values) - 1)]
+    return float(a + (b - a) * (place - low))
+
+
+def _seldom(values: np.ndarray, size: float) -> bool:
+    """Whether hardly any of the values, in order, are so far from 0: two in a hundred at most, or two of few."""
+    far = len(values) - np.searchsorted(values, size) + np.searchsorted(values, -size, "right")
+    return far < 0.02 * len(values) + 2
 
 
 def _water(array: np.ndarray) -> np.ndarray | None:
