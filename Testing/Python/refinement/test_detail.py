@@ -97,7 +97,7 @@ class Pixels:
     ],
 )
 def test_the_voxels_and_the_whole_have_to_be_more_alike(monkeypatch, kind, rise, left, real):
-    monkeypatch.setattr(detail, "_unexplained", lambda _, flow: {"smooth": (0.1, 0.2)}.get(flow, scaled(left)))
+    monkeypatch.setattr(detail, "unexplained", lambda _, flow: {"smooth": (0.1, 0.2)}.get(flow, scaled(left)))
     pixels = Pixels(smooth=0.5, detailed=0.5 * (1 + rise))
     asked = {"slice": detail.SLICE, "volume": detail.VOLUME}[kind]
     assert detail.real_detail(Pixels(), pixels, "smooth", "detailed", asked) is real

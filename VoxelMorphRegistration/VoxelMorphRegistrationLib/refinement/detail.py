@@ -59,11 +59,11 @@ def real_detail(trial: Problem, finer: Problem, smooth: torch.Tensor, detailed: 
         return False
     if not asked.by_curve:
         return True
-    left = (_unexplained(trial.images, flow) for flow in (smooth, detailed))
+    left = (unexplained(trial.images, flow) for flow in (smooth, detailed))
     return all(now <= (1 - asked.by_curve) * once for once, now in zip(*left, strict=True))
 
 
-def _unexplained(images: Compared, flow: torch.Tensor) -> tuple[float, float]:
+def unexplained(images: Compared, flow: torch.Tensor) -> tuple[float, float]:
     """Of the variance of each image what no curve over the other one explains."""
     warped, known = images.warped(flow)
     counts = images.weight > 0 if known is None else (images.weight > 0) & (known > 0)

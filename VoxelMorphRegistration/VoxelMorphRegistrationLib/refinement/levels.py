@@ -116,6 +116,11 @@ class Stage:
             return None
         return Stage(Level(1, 2 * self.level.field_ratio, self.level.steps), "lncc", "smooth")
 
+    @property
+    def sees_all(self) -> bool:
+        """Of a trial by correlation: whether there is nothing finer, as in small volumes."""
+        return self.kind == "trial" and self.similarity == "lncc" and self.level.spacing == 1
+
     def cost(self, detailed: bool | None, lead: bool, joins: bool) -> float:
         """Of all its steps, in those of the finest images; 0 where it is left out."""
         left_out = (self.kind == "lead" and not lead) or (self.kind == "joined" and not joins)

@@ -19,7 +19,8 @@ different people; those of one person's images are compared decorrelated.
 
 At the finest level the field lives on a grid of twice the image's spacing: a smooth one has nothing to hold on a finer
 one, and each step costs an eighth there. Where detail is real, a last level has a field as fine as the image. Where it
-is not, and the images are of one modality, the smooth motion is solved for as a whole at the end (see settling).
+is not, and the images are of one modality, the smooth motion is solved for as a whole at the end (see settling). In
+small volumes a trial sees too little of real detail; there it is asked for once more after that (see halves).
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from ..images import sampling
 from ..images.grid import working_grid
 from ..images.slabs import Box, boxes_of, each, grown, threads_for, within
 from ..images.smoothing import Smoother
-from . import detail
+from . import detail, halves
 from .choice import like_negatives, of_one_person
 from .levels import LEAST_CORRELATED, stages_of
 from .pair import region_grid
@@ -48,7 +49,8 @@ from .volumes import Coming
 
 if TYPE_CHECKING:
     from ..images.ahead import Ahead
-    from .levels import Options
+    from ..images.grid import Grid
+    from .levels import Options, Stage
     from .pair import Pair
 
 
@@ -196,9 +198,18 @@ def refine(
     assert problem is not None and scores is not None
     if not stopped and detailed is False and can_settle(problem):
         flow = problem.flow_of(field)
+
+        def tell() -> None:
+            progress(done)
+
         try:
-            found = settled(problem, flow, lambda: progress(done))
+            found = settled(problem, flow, tell)
             field = field if found is flow else problem.field_of(unfolded(found))
+            if in_detail is None and field is not None and any(stage.sees_all for stage in stages):
+                real = _with_detail(seen, region, stages, field, tell, options, device, unlike)
+                if real is not None:
+                    (field, more), detailed = real, True
+                    made = [more.get(n, count) for n, count in enumerate(made)]
         except Enough:
             stopped = True
     if field is None:
@@ -210,6 +221,37 @@ def refine(
         kept = start if start is not None else DisplacementField.identity(whole)
         return Refined(kept, before, before, tuple(made), detailed, False, stopped, bool(decorrelated))
     return Refined(field.on_grid(whole), before, after, tuple(made), detailed, True, stopped, bool(decorrelated))
+
+
+def _with_detail(
+    seen: Pair,
+    region: Grid,
+    stages: list[Stage],
+    field: DisplacementField,
+    tell: Callable[[], None],
+    options: Options,
+    device: str,
+    unlike: bool,
+) -> tuple[DisplacementField, dict[int, int]] | None:
+    """The smooth field of a small volume with detail, and the steps made at the stages that find it, by their places;
+    None where it is not real. tell: called at every step, and may raise.
+    """
+    places = [n for n, stage in enumerate(stages) if stage.in_detail(True)]
+
+    def problem_of(pair: Pair, stage: Stage) -> Problem:
+        with threads_for(stage.level.field_voxels(region)):
+            return Problem(pair, region, stage, True, options, device, unlike)
+
+    def descend(problem: Problem, flow: torch.Tensor, stage: Stage) -> int:
+        count = 0
+        with threads_for(stage.level.field_voxels(region)):
+            for made in _descend(problem, flow, stage.steps(True)):
+                count = made
+                tell()
+        return count
+
+    found = halves.with_detail(seen, field, [stages[n] for n in places], problem_of, descend)
+    return None if found is None else (found[0], dict(zip(places, found[1], strict=True)))
 
 
 def _descend(problem: Problem, flow: torch.Tensor, steps: int) -> Iterator[int]:
