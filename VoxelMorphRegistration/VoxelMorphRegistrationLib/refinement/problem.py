@@ -14,6 +14,7 @@ from ..images.boxes import box_sum
 from ..images.grid import Grid
 from ..images.image import resample
 from .descriptors import label_channels
+from .levels import SMALLEST_SIZE
 from .pair import common_labels, mean_extent
 from .steps import (
     DETAIL_PART,
@@ -47,6 +48,13 @@ TERMS = {
 # Smoothing of the update and of the field, in voxels of the level's field. Gauss-Newton: of the window, and of the
 # update. Of the correlation, that for detail.
 UPDATE_SIGMA = {"lncc": 1.3, "mi": 3.0}
+# Where detail was found in volumes of at least this many voxels along each axis, where the trial sees means over two a
+# side, steps of the correlation have momentum. Then the smoothing of the field, where its voxels are twice those of the
+# images, and of the update, where they are the same. Set on five pairs of brains: Dice of 138 structures .6374 without
+# all this, .6403 with it; of 30 (three pairs) .8273 and .8290. With the field smoothed as elsewhere, and the update by
+# 0.8 in both, .6406 and .8272. Slices gain in some and lose in others.
+LEAST_SIDE = 4 * SMALLEST_SIZE
+MOMENTUM, HALF_FIELD_SIGMA, FINEST_UPDATE_SIGMA = 0.5, 0.5, 0.8
 FIELD_SIGMA = {"lncc": 0.38, "mi": 0.5, "mind": 0.5, "mse": 0.5}
 # With much smoothing: the factor of both, and the radius of the correlation's windows.
 SMOOTH_FACTOR, SMOOTH_RADIUS = {"lncc": 1.57, "mind": 1.4}, 2
@@ -90,7 +98,11 @@ class Problem:
 
         self.view = View.of(pair, region, level, device)
         self.grid = self.view.grid
-        self.field_sigma = FIELD_SIGMA[similarity] * factor_of(similarity)
+        # Slices and small volumes have steps as before.
+        large = min(region.shape) >= LEAST_SIDE
+        found = large and in_detail and stage.kind == "chosen"
+        self.field_sigma = HALF_FIELD_SIGMA if found and level.field_ratio > 1 else FIELD_SIGMA[similarity]
+        self.field_sigma *= factor_of(similarity)
         self.spacing = level.spacing
         self.seen = (similarity, decorrelated)
         compared = compared_of(pair, stage, options)
@@ -113,7 +125,7 @@ class Problem:
             fixed, moving, valid, weight, margin = volumes
             term = self._term(fixed, level, named, smooth, unlike or in_detail)
             images = Compared(term, moving, valid, weight, margin, level.field_ratio)
-            step = _step(images, named, factor_of(named), part)
+            step = _step(images, named, factor_of(named), part, found and named == "lncc")
             self.parts.append((weight_of / total, step, images.similarity))
             if not self.parts[1:]:
                 self.images, first = images, step
@@ -207,8 +219,11 @@ class Problem:
         return sum(weight * value for weight, value, _ in found), update
 
 
-def _step(images: Compared, similarity: str, factor: float, part: float) -> WindowStep | GradientStep:
-    """factor: of the smoothing. part: of the steps that are not cut, see GradientStep."""
+def _step(images: Compared, similarity: str, factor: float, part: float, found: bool) -> WindowStep | GradientStep:
+    """factor: of the smoothing. part: of the steps that are not cut, see GradientStep. found: a correlation, in detail
+    that a trial found.
+    """
     if images.term.quadratic:
         return WindowStep(images, factor)
-    return GradientStep(images, UPDATE_SIGMA[similarity] * factor, part)
+    sigma = FINEST_UPDATE_SIGMA if found and images.ratio == 1 else UPDATE_SIGMA[similarity]
+    return GradientStep(images, sigma * factor, part, MOMENTUM if found else 0.0)

@@ -159,10 +159,14 @@ def _cut(update: torch.Tensor, length: float, longest: torch.Tensor) -> torch.Te
 
 
 class GradientStep:
-    """The smoothed gradient, scaled to STEP where it is longest, or longer than in a part of the voxels."""
+    """The smoothed gradient, scaled to STEP where it is longest, or longer than in a part of the voxels.
 
-    def __init__(self, compared: Compared, sigma: float, part: float = 1.0) -> None:
-        self.compared, self.part = compared, part
+    momentum: with this part of the smoothed gradients before (Polyak, USSR Computational Mathematics and Mathematical
+    Physics 1964). What goes to and fro then stands still, and holds up less of what goes on in one direction.
+    """
+
+    def __init__(self, compared: Compared, sigma: float, part: float = 1.0, momentum: float = 0.0) -> None:
+        self.compared, self.part, self.momentum = compared, part, momentum
         shape, device = compared.shape, compared.weight.device
         self.smoother = Smoother(shape, (sigma,) * len(shape), device)
         self.rough, self.smooth = torch.zeros((2, len(shape), *shape), device=device)
@@ -176,7 +180,11 @@ class GradientStep:
         value, force = self.compared.force(flow)
 
         def across(box: Box) -> None:
-            self.smoother.across(force(box), box, within(self.rough, box))
+            rough = within(self.rough, box)
+            found = torch.empty_like(rough, memory_format=torch.contiguous_format) if self.momentum else rough
+            self.smoother.across(force(box), box, found)
+            if self.momentum:
+                rough.mul_(self.momentum).add_(found)
 
         def along(box: Box) -> None:
             self.smoother.along(self.rough, box, within(self.smooth, box))
