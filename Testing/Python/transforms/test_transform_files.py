@@ -106,6 +106,31 @@ def test_an_lta_in_voxels_reads_as_the_one_in_millimetres(tmp_path):
     np.testing.assert_allclose(read_transform(tmp_path / "vox.lta").matrix, s.matrix, atol=1e-6)
 
 
+def test_a_word_that_does_not_fit_its_file_is_refused_and_never_ignored(tmp_path):
+    s = setting(ODD)
+    write_transform(Chain((Bent(s.field),)), tmp_path / "u.nii.gz")
+    write_transform(Chain((Matrix(s.matrix),)), tmp_path / "a.tfm")
+    write_transform(Chain((Matrix(s.matrix),)), tmp_path / "a.txt")
+    for name in ("u.nii.gz:fsl", "a.tfm:fsl", "a.txt:fsl", "a.tfm:voxelmorph"):
+        with pytest.raises(InputError, match="cannot be taken as a"):
+            read_chain([str(tmp_path / name)], "auto", s.fixed, s.moving)
+    # What is said for all holds where it fits.
+    names = [str(tmp_path / "u.nii.gz"), str(tmp_path / "a.tfm")]
+    expected = read_chain(names).transform_points(s.between).points
+    assert apart(read_chain(names, "fsl", s.fixed, s.moving).transform_points(s.between).points, expected) == 0
+
+
+def test_a_field_of_fnirt_is_named_in_whatever_way_it_is_given(tmp_path):
+    import nibabel
+
+    image = nibabel.Nifti1Image(np.zeros((5, 6, 7, 3), np.float32), np.eye(4))
+    image.header["intent_code"] = 2006
+    nibabel.save(image, tmp_path / "warp.nii.gz")
+    for convention in ("auto", "voxelmorph"):
+        with pytest.raises(InputError, match="a field of FSL"):
+            read_transform(tmp_path / "warp.nii.gz", convention)
+
+
 def test_words_behind_a_name():
     assert Named.of("a/b.h5:inverse") == Named(Named.of("a/b.h5").path, True)
     assert Named.of("w.nii.gz:voxelmorph:inverse").convention == "voxelmorph"

@@ -15,6 +15,10 @@ from .parts import Matrix
 
 INVERSE = "inverse"
 CONVENTIONS = ("auto", "voxelmorph", "fsl")
+_MEANT = {
+    "voxelmorph": "a field in voxels of VoxelMorph or SynthMorph, which is NIfTI or .npz",
+    "fsl": "a matrix of FSL, which is a text of four rows of four numbers (fields of FNIRT are not read)",
+}
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ def read_chain(
     """
     chain = Chain()
     for name in names:
-        named = name if isinstance(name, Named) else Named.of(name, convention)
+        named = name if isinstance(name, Named) else _named(name, convention)
         found = read_transform(named.path, named.convention, fixed, moving)
         if told is not None and named.convention == "auto" and _could_be_fsl(named.path):
             told.append(
@@ -64,6 +68,20 @@ def read_chain(
             )
         chain = chain.then(found.inverse() if named.inverted else found)
     return chain
+
+
+def _named(text: str, convention: str) -> Named:
+    """With `convention` where none is said behind the name, and where it fits the kind of file."""
+    said = Named.of(text)
+    return Named.of(text, convention if said.path.is_file() and _fits(said.path, convention) else "auto")
+
+
+def _fits(path: Path, convention: str) -> bool:
+    """Whether files of this kind can mean what a convention says."""
+    fields = path.name.lower().endswith((*vectors.SUFFIXES, ".npz"))
+    if convention == "voxelmorph":
+        return fields
+    return convention == "auto" or (not fields and matrices.rows_of_numbers(path) is not None)
 
 
 def _could_be_fsl(path: Path) -> bool:
@@ -79,6 +97,11 @@ def read_transform(
     if convention not in CONVENTIONS:
         raise InputError(f"There is no convention '{convention}': use one of {', '.join(CONVENTIONS)}.")
     check_file(path, "transform")
+    if not _fits(path, convention):
+        # Taken for something else, it would carry everything to a wrong place.
+        raise InputError(
+            f"{path.name} cannot be taken as {_MEANT[convention]}. Leave :{convention} out, or convert it."
+        )
     name = path.name.lower()
     if name.endswith(".lta"):
         return lta.read(path)

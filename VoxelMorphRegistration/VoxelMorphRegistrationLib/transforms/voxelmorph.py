@@ -18,6 +18,7 @@ from ..images.grid import Grid
 from ..images.nifti import is_nifti_name, read_nifti
 from .chain import Chain
 from .parts import Bent
+from .vectors import check_not_fsl
 
 # What numpy raises for archives that are damaged, locked, packed in other ways, or none.
 _PACKING = (zipfile.BadZipFile, zlib.error, EOFError)
@@ -55,6 +56,7 @@ def _image(path: Path) -> tuple[np.ndarray, Grid]:
     if not is_nifti_name(path):
         raise InputError(f"{path.name} holds no field in voxels: those of VoxelMorph and SynthMorph are NIfTI or .npz.")
     content = read_nifti(path, f"transform {path.name}")
+    check_not_fsl(content, path)
     # Its axes in turned order: (3, K, J, I), (3, 1, K, J, I), or (K, J, I, 3).
     array = np.asarray(content.array, np.float32)
     if array.ndim == 5 and array.shape[:2] == (3, 1):
