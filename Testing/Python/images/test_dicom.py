@@ -471,3 +471,17 @@ def test_leaning_slices_are_resampled_onto_one_that_holds_what_all_of_them_show(
     content[0, 2:4, 1:7] = True
     content[2, 1:5, 2:4] = True
     assert _enclosing(content, np.array([[0, 0], begins, [0, 0]])) == found
+
+
+def test_one_file_of_a_series_is_a_slice_and_the_folder_is_named(tmp_path):
+    files = sorted(stack(tmp_path / "study").iterdir())
+    (told,) = read_image(files[1], "moving image").told
+    assert "moving image is one slice of a series" in told and f"Give the folder {tmp_path / 'study'}" in told
+    # Where it makes the registration impossible, the error says so.
+    slices, volume = read_image(files[1]), read_image(tmp_path / "study")
+    with pytest.raises(InputError, match="Give two slices or two volumes. The .* one slice of a series"):
+        registration.register(volume, slices)
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(files[1], alone)
+    assert read_image(alone / files[1].name).told == ()

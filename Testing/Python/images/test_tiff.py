@@ -59,6 +59,14 @@ def test_pages_are_read_whole_or_refused(kind, tmp_path):
         read_image(path)
 
 
+def test_the_distance_of_pages_is_told_as_taken_and_that_of_one_page_asks_for_nothing(tmp_path):
+    (tmp_path / "a.tif").write_bytes(made())
+    (told,) = read_image(tmp_path / "a.tif").told
+    assert "cannot say how far its slices lie apart" in told and "1 x 1 x 1 mm were taken" in told
+    (tmp_path / "b.tif").write_bytes(made(count=1))
+    assert read_image(tmp_path / "b.tif").told == ()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["a.tif", "a.dat", "a.png"])
 def test_pages_without_an_end_are_refused_whatever_the_name(kind, name, tmp_path):

@@ -66,6 +66,17 @@ def test_images_without_overlap_are_refused(model):
         register(fixed, far, settings=settings(model))
 
 
+@pytest.mark.parametrize("factor", [1e-3, 1e3])
+def test_voxel_sizes_of_another_unit_are_named_and_not_called_an_empty_image(model, factor):
+    fixed, moving = pair()
+    scale = np.diag([factor, factor, factor, 1.0])
+    other = Image(moving.array, moving.grid.transformed(scale), "moving.nii")
+    with pytest.raises(InputError, match="moving.nii. .* mm: the voxel size of one has the wrong unit"):
+        register(fixed, other, settings=settings(model))
+    # Where somebody says how the one lies in the other, it is right.
+    register(fixed, other, settings=settings(model, alignment="none"), initial_transform=scale)
+
+
 def test_labels_on_another_grid_are_refused(model):
     fixed, moving = pair()
     other = ball_labels(ball(make_grid((10, 10, 10), (1.5, 1.5, 1.5))))

@@ -7,6 +7,7 @@ take the number type of the first one for all.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import warnings
 from collections.abc import Iterable
@@ -56,7 +57,8 @@ def read_dicom(path: Path, label: str, series: int | str | None = None) -> Image
         chosen = _chosen(_series_at(path, label), path, label, series)
         if chosen.refused:
             raise InputError(f"The {label} cannot be read from {path}: {chosen.refused}.")
-        return _image(chosen, label)
+        image = _image(chosen, label)
+        return image.with_told(_one_of_many(path, chosen, label))
     except DamagedDicom as error:
         raise InputError(f"The {label} cannot be read from {path}: {error}.") from error
     except NoStack as error:
@@ -96,6 +98,22 @@ def _chosen(found: list[Series], path: Path, label: str, series: int | str | Non
     if not str(series).isdigit() or not 1 <= int(series) <= len(found):
         raise InputError(f"The {label} in {path} has no series {series}. There are:{listing}")
     return found[int(series) - 1]
+
+
+def _one_of_many(path: Path, series: Series, label: str) -> list[str]:
+    """A sentence where a file is one slice of a series whose next one lies beside it, by name."""
+    if not path.is_file() or len(series.frames) > 1:
+        return []
+    names = sorted(entry for entry in path.absolute().parent.iterdir() if entry.is_file())
+    place = names.index(path.absolute())
+    beside = [one for one in names[max(0, place - 1) : place + 2] if one != path.absolute()]
+    with contextlib.suppress(DamagedDicom, OSError):
+        if series.uid in headers_of([one for one in beside if is_dicom_file(one)]):
+            return [
+                f"The {label} is one slice of a series, whose other files lie beside it. Give the folder "
+                f"{path.parent} for the whole volume."
+            ]
+    return []
 
 
 def _described(series: Series) -> str:

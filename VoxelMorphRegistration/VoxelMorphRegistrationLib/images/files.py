@@ -125,9 +125,21 @@ def read_image(path: str | Path, name: str | None = None, series: int | str | No
         image = _from_nifti(read_nifti(path, label), label)
     else:
         with ITK_ALONE:
-            image = from_sitk(open_image(path, label), label).with_told(units_told(path, label))
+            image = from_sitk(open_image(path, label), label)
+            image = image.with_told([*units_told(path, label), *_distance_told(path, image, label)])
     check_right_angles(image.grid, label)
     return image
+
+
+def _distance_told(path: Path, image: Image, label: str) -> list[str]:
+    """A sentence for the pages of a TIFF file, whose distance it cannot hold."""
+    if path.suffix.lower() not in (".tif", ".tiff") or image.grid.dimension == 2:
+        return []
+    voxel = " x ".join(f"{size:g}" for size in image.grid.spacing)
+    return [
+        f"The file of the {label} cannot say how far its slices lie apart, nor where: voxels of {voxel} mm were taken. "
+        "Convert it to NIfTI or NRRD with the right voxel size if that is wrong."
+    ]
 
 
 def open_image(path: Path, label: str):

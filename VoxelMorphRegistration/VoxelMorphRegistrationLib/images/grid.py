@@ -234,7 +234,7 @@ def working_grid(
     old = base.spacing
     new = old if spacing_mm is None else np.broadcast_to(np.asarray(spacing_mm, dtype=np.float64), (3,))
     if not np.isfinite(new).all() or min(new) <= 0:
-        raise InputError(f"The working spacing must be positive, not {np.asarray(spacing_mm).tolist()}.")
+        raise InputError(f"A voxel size must be positive, not {np.asarray(spacing_mm).tolist()} mm.")
     matrix = base.ijk_to_ras.copy()
     size, start = [], []
     for axis in range(3):

@@ -30,7 +30,7 @@ def whole_numbers(labels: Image) -> Image:
         return labels.with_array(array.astype(np.uint8))
     if array.dtype.kind == "f":
         if not np.isfinite(array).all() or (array != np.rint(array)).any():
-            raise InputError(f"The {labels.name} holds values that are not whole numbers; give a label map.")
+            raise InputError(f"The values of the {labels.name} are not whole numbers; give a label map.")
     elif array.dtype.itemsize < 8:
         return labels
     low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)

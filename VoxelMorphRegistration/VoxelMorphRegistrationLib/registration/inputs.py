@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # What float32 holds with room for sums and squares of it, and how many of its steps the values must cover.
 LARGEST_VALUE, SMALLEST_SPREAD, FEWEST_STEPS = 1e37, 1e-30, 64
+# Metres or micrometres read as millimetres make a factor of 1000, and one image may show up to five times as much.
+ANOTHER_UNIT = 200.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +73,8 @@ def accepted(
     fixed = usable_image(fixed, "fixed image", warnings)
     moving = usable_image(moving, "moving image", warnings)
     _check_pair(fixed, moving)
+    if initial_transform is None:
+        _check_units(fixed, moving)
     check_settings(further, settings)
     channels = []
     for number, two in enumerate(further, 2):
@@ -159,7 +163,7 @@ def _check_pair(fixed: Image, moving: Image) -> None:
     if fixed.grid.dimension != moving.grid.dimension:
         raise InputError(
             f"The fixed image is {fixed.grid.dimension}D and the moving image {moving.grid.dimension}D. "
-            "Give two slices or two volumes."
+            + " ".join(["Give two slices or two volumes.", *(fixed if fixed.grid.dimension == 2 else moving).told])
         )
     for image, role in ((fixed, "fixed"), (moving, "moving")):
         thin = sum(n < 4 for n in image.grid.shape)
@@ -168,6 +172,16 @@ def _check_pair(fixed: Image, moving: Image) -> None:
                 f"The {role} image has {'x'.join(map(str, image.grid.size))} voxels; along every axis at least 4 are "
                 "needed (or a single one for a 2D image)."
             )
+
+
+def _check_units(fixed: Image, moving: Image) -> None:
+    """Raise InputError where one image is so much larger than the other that its lengths must have another unit."""
+    wide = [float((image.grid.size * image.grid.spacing).max()) for image in (fixed, moving)]
+    if max(wide) > ANOTHER_UNIT * min(wide):
+        raise InputError(
+            f"The {fixed.name} is {wide[0]:.3g} mm wide and the {moving.name} {wide[1]:.3g} mm: the voxel size of one "
+            "has the wrong unit, such as metres. Correct it in the file, or give an initial transform if it is right."
+        )
 
 
 def _warn_of_kinds(fixed: Image, moving: Image, labels: list[Image | None], warnings: list[str]) -> None:
