@@ -196,13 +196,36 @@ def test_options_of_the_command_that_do_not_go(tmp_path, capsys):
         (["--part", "3/2"], "no part 3 of 2"),
         (["--jobs", "0"], "--jobs is 0"),
         (["--dask", "tcp://127.0.0.1:1", "--dask-options", str(tmp_path / "bad.json")], "must be a JSON object"),
-        (["--labels", "x.nii"], "are those of --fixed or --moving"),
+        (["--labels", "x.nii"], "are those of --moving"),
         (["--both-ways"], "goes with --all-pairs"),
         (["--dask-options", str(tmp_path / "good.json")], "no --dask"),
         (["--dask", "tcp://127.0.0.1:1", "--threads", "2"], "leave --threads out"),
     ):
         assert main(["batch", str(tmp_path / "t.csv"), "-o", str(tmp_path / "out"), *options]) == 1
         assert message in capsys.readouterr().err
+
+
+def test_an_atlas_labels_without_those_of_the_others_are_refused_before_any_pair_fails(tmp_path, capsys):
+    command = ["batch", "--fixed", "atlas.nii", "--moving-list", "a.nii", "b.nii", "--labels", "l.nii"]
+    assert main([*command, "-o", str(tmp_path / "out")]) == 1
+    assert "give that as --moving" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_table_without_pairs_is_no_study_that_is_done(tmp_path, capsys):
+    for name, text, message in (
+        ("t.csv", "fixed,moving\n\n", "has no pair below its first line"),
+        ("t.jsonl", "\n", "is empty"),
+        ("e.csv", "", "is empty"),
+    ):
+        (tmp_path / name).write_text(text)
+        assert main(["batch", str(tmp_path / name), "-o", str(tmp_path / "out")]) == 1
+        assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_the_last_line_counts_the_rows_that_are_no_pairs(tmp_path, capsys):
+    (tmp_path / "t.csv").write_text("id,fixed,moving\na,f.nii,m.nii\na,f.nii,n.nii\nb,f.nii,\n")
+    assert main(["batch", str(tmp_path / "t.csv"), "-o", str(tmp_path / "out"), "--jobs", "1"]) == 1
+    assert "0 of 1 pairs, 1 failed" in (out := capsys.readouterr().out) and "2 more rows are no pair" in out
 
 
 def test_a_table_is_not_replaced_by_the_summary(study, tmp_path, capsys):

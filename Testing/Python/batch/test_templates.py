@@ -150,6 +150,11 @@ def test_what_makes_no_template(tmp_path, inside):
         write_image(ellipsoid(make_grid((12, 12, 12)), np.eye(4)), tmp_path / "c.nii.gz")
         with pytest.raises(InputError, match=r"there is no file .*b\.nii\.gz"):
             template.build(images, tmp_path / "out", **more)
+    fractions = Image(np.full((12, 12, 12), 0.5, np.float32), make_grid((12, 12, 12)))
+    write_image(fractions, names[1])
+    with pytest.raises(InputError, match=r"values of the label map .*b\.nii\.gz are not whole numbers"):
+        template.build([names[0], names[0].replace("a.", "c.")], tmp_path / "out", labels=names)
+    assert main(["template", *names, "-o", str(tmp_path / "out"), "--jobs", "0"]) == 1
     assert not (tmp_path / "out").exists()
     write_image(Image(np.zeros((12, 12, 12)), make_grid((12, 12, 12))), names[1])
     with pytest.raises(VoxelMorphError, match="1 of 2 images do not go onto the template"):

@@ -314,6 +314,9 @@ def test_keras_weights_are_imported_and_kept_unless_overwriting(tmp_path, capsys
     assert main(command) == 1
     assert refused(capsys, "exists. Give another name, or --overwrite")
     assert main([*command, "--overwrite"]) == 0
+    weights = (tmp_path / "w.h5").read_bytes()
+    assert main([*command[:4], str(tmp_path / "w.h5"), "--overwrite"]) == 1
+    assert refused(capsys, "would be replaced by the output") and (tmp_path / "w.h5").read_bytes() == weights
 
 
 class Foreign(torch.nn.Module):

@@ -305,3 +305,11 @@ def test_the_commands_train_go_on_and_export(tmp_path, capsys):
     assert (card.name, card.dimension, card.limits) == ("small", 2, "A test.")
     assert main(export) == 1
     assert "--overwrite" in capsys.readouterr().err
+    # Nothing that is read is ever replaced.
+    for name in (run / CHECKPOINT_NAME, facts):
+        assert main([*export[:2], "-o", str(name), *export[4:], "--overwrite"]) == 1
+        assert "would be replaced by the output" in capsys.readouterr().err
+    assert load_checkpoint(run / CHECKPOINT_NAME)["step"] == 6
+    # A model is no checkpoint, and no warning of Python's says so first.
+    assert main(["export", str(model), "-o", str(tmp_path / "b.pt")]) == 1
+    assert capsys.readouterr().err.startswith("Error: ")

@@ -45,6 +45,8 @@ def read_table(path: str | Path, settings: Settings | None = None, inverse: bool
     except OSError as error:
         raise InputError(f"The table {path} cannot be read: {error.strerror}.") from error
     suffix = path.suffix.lower()
+    if not text.strip():
+        raise InputError(f"The table {path} is empty.")
     if suffix in _LINES:
         rows = _json_rows(text)
     elif suffix in _DELIMITERS:
@@ -102,8 +104,6 @@ def once(given: Iterable[tuple[str, Pair]], what: str) -> tuple[list[Pair], dict
 
 def _csv_rows(text: str, delimiters: str, path: Path) -> Iterator[tuple[str, Mapping | VoxelMorphError]]:
     lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-    if not lines:
-        raise InputError(f"The table {path} is empty.")
     delimiter = max(delimiters, key=lines[0][1].count)
     head = [column(name) for name in _cells(lines[0][1], delimiter)]
     check_columns(head)
@@ -112,6 +112,8 @@ def _csv_rows(text: str, delimiters: str, path: Path) -> Iterator[tuple[str, Map
         raise InputError(f"The first line of {path} has no column '{missing[0]}'. It must name the columns.")
     if len(set(head)) < len(head):
         raise InputError(f"The first line of {path} names a column twice.")
+    if len(lines) == 1:
+        raise InputError(f"The table {path} has no pair below its first line.")
     for number, line in lines[1:]:
         try:
             cells = _cells(line, delimiter)

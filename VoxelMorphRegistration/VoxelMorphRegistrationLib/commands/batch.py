@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError, SettingsError
-from .options import add_settings, settings_of
+from .options import add_settings, check_counts, settings_of
 from .terminal import EXIT_ERROR, EXIT_OK
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def add_batch(commands) -> None:
     pairs.add_argument("--moving-list", metavar="FILE", nargs="+", help="the moving images")
     pairs.add_argument("--moving", metavar="IMAGE", help="moving image of all pairs, with --fixed-list")
     pairs.add_argument("--fixed-list", metavar="FILE", nargs="+", help="the fixed images")
-    pairs.add_argument("--labels", metavar="FILE", help="label map of the image of all pairs")
+    pairs.add_argument("--labels", metavar="FILE", help="label map of --moving, carried onto each other image")
     pairs.add_argument("--all-pairs", metavar="FILE", nargs="+", help="any two of these, the earlier one fixed")
     pairs.add_argument("--both-ways", action="store_true", help="with --all-pairs, also the other way round")
     work = parser.add_argument_group("work")
@@ -94,10 +94,7 @@ def _batch(args: argparse.Namespace) -> int:
         summarise(Places(args.output), table)
         print(f"The summary is in {Path(args.output) / PAGE}")
         return EXIT_OK
-    for name in ("jobs", "threads"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise SettingsError(f"--{name} is {value}; it must be at least 1.")
+    check_counts(args)
     part = _part(args.part)
     counting = Counting(0, sys.stderr)
 
@@ -126,7 +123,9 @@ def _batch(args: argparse.Namespace) -> int:
         raise Cancelled(f"Cancelled. {stopped(counting)}") from None
     finally:
         counting.end()
-    print(f"{counting.text()}. Look at {Path(args.output) / PAGE}")
+    bad = len(done.failed) - len(counting.failed)
+    rows = f", {bad} more row{'s are' if bad > 1 else ' is'} no pair" if bad > 0 else ""
+    print(f"{counting.text()}{rows}. Look at {Path(args.output) / PAGE}")
     return EXIT_ERROR if done.failed else EXIT_OK
 
 
@@ -141,10 +140,15 @@ def _table(args: argparse.Namespace, settings: Settings) -> Table:
         if (one is None) != (many is None):
             raise InputError(f"--{side} and --{other}-list go together.")
         if many is not None:
+            if args.labels and side == "fixed":
+                raise InputError(
+                    "--labels are carried from the image of all pairs onto the others: give that as --moving, and the "
+                    "others as --fixed-list. Labels of both sides are columns of a table."
+                )
             labels = {f"{side}_labels": args.labels} if args.labels else {}
             return _of_rows(one_to_many(side, one, many, labels), settings, args)
     if args.labels:
-        raise InputError("--labels are those of --fixed or --moving. In a table, give them as columns.")
+        raise InputError("--labels are those of --moving. In a table, give them as columns.")
     if args.all_pairs is not None:
         return _of_rows(all_pairs(args.all_pairs, args.both_ways), settings, args)
     if args.both_ways:

@@ -72,10 +72,12 @@ def _models_check(args: argparse.Namespace) -> int:
 def _models_import(args: argparse.Namespace) -> int:
     from ..networks.importers import import_foreign, import_keras
     from ..networks.model import save_model
+    from ..transforms.written import check_free
 
     output = Path(args.output)
     if output.exists() and not args.overwrite:
         raise OutputError(f"{output} exists. Give another name, or --overwrite to replace it.")
+    check_free(output, True, [args.file, _facts_file(args)])
     if Path(args.file).suffix in (".h5", ".hdf5"):
         network, card = import_keras(args.file, args.name)
     else:
@@ -85,10 +87,14 @@ def _models_import(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _facts_file(args: argparse.Namespace) -> Path:
+    return Path(args.facts) if args.facts else Path(args.file).with_suffix(".json")
+
+
 def _facts(args: argparse.Namespace) -> dict:
     from ..networks.card import read_facts
 
-    path = Path(args.facts) if args.facts else Path(args.file).with_suffix(".json")
+    path = _facts_file(args)
     if not path.exists():
         raise ModelError(
             f"A network of others does not say what it expects, and there is no {path}. Give its facts as a JSON "

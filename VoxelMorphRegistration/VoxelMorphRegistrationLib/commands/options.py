@@ -96,6 +96,14 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="of the alignment's sampling (default: 0)")
 
 
+def check_counts(args: argparse.Namespace) -> None:
+    """Raise SettingsError for a number of processes or threads below one."""
+    for name in ("jobs", "threads"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise SettingsError(f"--{name} is {value}; it must be at least 1.")
+
+
 # Options of the command line and the settings they set.
 _OPTIONS = {
     "quality": "quality",

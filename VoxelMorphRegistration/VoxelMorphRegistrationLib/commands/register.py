@@ -125,7 +125,7 @@ def _images(args: argparse.Namespace) -> tuple[list[str], list[str]]:
             raise InputError("Give FIXED and MOVING, or --fixed and --moving with as many images each.")
         return args.fixed, args.moving
     if len(args.images) != 2:
-        raise InputError(f"There are {len(args.images)} images. Give FIXED and MOVING, in this order.")
+        raise InputError(f"Two images are due, FIXED and MOVING in this order; {len(args.images)} given.")
     return args.images[:1], args.images[1:]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from .options import add_settings, settings_of
+from .options import add_settings, check_counts, settings_of
 from .terminal import EXIT_OK
 
 _DESCRIPTION = """\
@@ -43,6 +43,7 @@ def _template(args: argparse.Namespace) -> int:
     from ..batch.template import TEMPLATE, build, with_labels
     from ..registration.settings import Settings
 
+    check_counts(args)
     images, labels = with_labels(names_of(args.images), names_of(args.labels or []))
     result = build(
         images,

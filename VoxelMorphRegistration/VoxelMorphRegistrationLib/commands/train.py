@@ -133,10 +133,12 @@ def _process_group(device: str):
 def export(args: argparse.Namespace) -> int:
     """Run `voxelmorph export`."""
     from ..training.export import checkpoint_dimension, export_checkpoint, read_facts
+    from ..transforms.written import check_free
 
     output = Path(args.output)
     if output.exists() and not args.overwrite:
         raise OutputError(f"{output} exists. Give --overwrite to replace it.")
+    check_free(output, True, [args.checkpoint, *([args.facts] if args.facts else [])])
     if args.passes < 1:
         raise SettingsError(f"--passes must be 1 or more, not {args.passes}.")
     facts = read_facts(args.facts) if args.facts else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -21,7 +22,10 @@ def load_checkpoint(path: Path | str) -> dict:
     if not path.is_file():
         raise InputError(f"There is no checkpoint {path}.")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # Of a model file, which the error below tells of in words.
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its unpickler meets in a foreign file
         raise InputError(f"{path} is no training checkpoint, or it is damaged.") from error
     if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:

@@ -263,7 +263,9 @@ def load_config(path: Path | str) -> TrainingConfig:
             values = tomllib.load(file)
     except OSError as error:
         raise InputError(f"The training configuration {path} cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UnicodeDecodeError as error:
+        raise InputError(f"The training configuration {path} is no text in UTF-8.") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InputError(f"The training configuration {path} is no valid TOML: {str(error)[:200]}.") from error
     return config_from_dict(values)
 
