@@ -1,5 +1,7 @@
 """What importing costs and brings, and what the repository promises."""
 
+import dataclasses
+import json
 import re
 import subprocess
 import sys
@@ -52,6 +54,20 @@ def test_readme_guide_and_continuous_integration_run_the_same_tests():
     (command,) = re.findall(r"^pytest(?: .*)?$", texts[0], re.MULTILINE)
     assert f'".[test]" && .venv-test/bin/{command}\n' in texts[1]
     assert any(line.partition("#")[0].strip() == command for line in texts[2].splitlines())
+
+
+def test_the_page_of_settings_names_each_with_its_option_and_default_and_every_key_of_the_report():
+    from VoxelMorphRegistrationLib import Report, Settings
+    from VoxelMorphRegistrationLib.commands.options import _OPTIONS
+
+    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (?:`--([\w-]+)`)? *\| `?([^|`]+)`? \| ", page, re.MULTILINE)
+    options = {own: option.replace("_", "-") for option, own in _OPTIONS.items()}
+    found = {name: (option, json.loads(default)) for name, option, default in rows}
+    expected = {name: (options.get(name, ""), value) for name, value in json.loads(Settings().to_json()).items()}
+    assert found == expected
+    for part in dataclasses.fields(Report):
+        assert f"`{part.name}`" in page, part.name
 
 
 def test_wheel_tells_type_checkers_that_it_is_typed():

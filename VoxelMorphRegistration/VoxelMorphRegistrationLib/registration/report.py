@@ -37,7 +37,8 @@ class Report:
     checks: of each stage that was made ("alignment", by labels alone; "network", "refinement"), whether its
     result was kept, and the measures of the images and the mean Dice of given labels before and after it. folding: of
     the deformable part, `inside` the mask or the foreground of the fixed image, and in the whole `volume`, at voxels of
-    `voxel_mm`. volume_change_percent: by how much each structure is larger in the moving image, {label: percent}, from
+    `voxel_mm`; and by which factors it changes the volume of `pieces` of the anatomy.
+    volume_change_percent: by how much each structure is larger in the moving image, {label: percent}, from
     the mean determinant of T over the fixed label (the warped one where there is no fixed one). displacement_mm: how
     far the deformable part carries it, {label: {"mean", "p95"}}. covered_percent: the part of the measured region that
     T carries into the moving image. inverse: if the inverse transform was made, its tolerance at its voxels, and the

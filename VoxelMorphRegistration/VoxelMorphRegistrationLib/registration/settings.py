@@ -25,9 +25,9 @@ class Settings:
     choice.resolved). model: name of a shipped model, a model file, "auto" (none where a refinement follows, but
     see registration.starts for slices; without one the shipped model whose coarse pass makes the images most similar),
     or "none" (no network: refinement alone).
-    alignment: none, centers, mass, rigid or affine. passes: how often the network is applied to its own result
-    (None: as the model's card says). refinement: auto (by the quality), off, coarse, fast, default or accurate (see
-    refinement.levels.PRESETS).
+    alignment: none, centers, mass, rigid, similarity or affine. passes: how often the network is applied to its own
+    result (None: as the model's card says). refinement: auto (by the quality), off, coarse, fast, default or accurate
+    (see refinement.levels.PRESETS).
     similarity: what the refinement compares: lncc (local correlation, one modality), mind (self-similarity
     descriptors, any two), mi (mutual information), mse (equal intensities) or auto (lncc or mind, by the images).
     smoothness: factor of the refinement's smoothing. label_weight, landmark_weight: how much given labels and
