@@ -144,8 +144,24 @@ def test_a_label_map_among_two_images_is_told_and_two_label_maps_are_none_among_
             f"The {told} image (blocks.nii) looks like a label map, and the other image does not. Give two images."
         ]
     warnings = []
-    accepted(blocks, Image(blocks.array[::-1].copy(), blocks.grid, "more.nii"), Settings(), warnings)
+    more = Image(blocks.array[::-1].copy(), blocks.grid, "more.nii")
+    accepted(blocks, more, Settings(), warnings)
     assert warnings == []
+    # Nor among further images of each side.
+    moved = smooth_image(make_grid((15, 15, 15), center=(1, 1, 0)), "moved.nii")
+    accepted(scan, moved, Settings(), warnings, further=[(blocks, more), (moved, blocks)])
+    assert [text.split(" looks")[0] for text in warnings] == ["The moving image 3 (blocks.nii)"]
+
+
+def test_an_image_as_mask_is_told_and_a_mask_with_soft_edges_is_not():
+    grid = make_grid((15, 15, 15))
+    scan, other = smooth_image(grid, "scan.nii"), smooth_image(make_grid((15, 15, 15), center=(1, 0, 0)), "other.nii")
+    soft = np.zeros(grid.shape, np.float32)
+    soft[3:12, 3:12, 3:12] = np.random.default_rng(1).uniform(0.1, 1, (9, 9, 9))
+    for array, told in ((scan.array + 1, 1), (soft, 0), (np.ones(grid.shape, np.uint8), 0)):
+        warnings: list[str] = []
+        accepted(scan, other, Settings(), warnings, fixed_mask=Image(array, grid, "mask.nii"))
+        assert len(warnings) == told and all("The fixed mask looks like an image" in text for text in warnings)
 
 
 def test_a_copy_of_an_image_is_told_and_a_copy_elsewhere_is_not():

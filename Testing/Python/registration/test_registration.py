@@ -279,7 +279,8 @@ def test_limits_of_settings_are_allowed():
     [
         ("{", "not valid JSON"),
         ("[]", "JSON object"),
-        ('{"speed": 9}', "no setting named speed"),
+        ('{"speed": 9}', "no setting named speed.$"),
+        ('{"refine": "off"}', "no setting named refine. Do you mean refinement"),
         ('{"alignment": "magic"}', "alignment is 'magic'"),
         ('{"refinement": "best"}', "refinement is 'best'"),
         ('{"model": "none", "refinement": "off"}', "nothing to do when refinement is off"),

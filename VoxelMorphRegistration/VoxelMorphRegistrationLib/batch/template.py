@@ -23,7 +23,6 @@ from ..fields.files import read_field
 from ..images.files import read_image, write_image
 from ..images.grid import Grid, working_grid
 from ..images.image import Image, resample
-from ..images.labels import whole_numbers
 from ..images.nodata import filled
 from ..images.places import check_place
 from ..images.segmentations import read_labels
@@ -118,7 +117,7 @@ def build(
     result = Result(output)
     current = _first(images, start, spacing)
     for path in labels:
-        whole_numbers(read_labels(path, "label map").image.renamed(f"label map {path}"))
+        read_labels(path, f"label map {path}")
     for number in range(1, rounds + 1):
         place = output / ROUNDS / str(number)
         _write(current, place / TEMPLATE)

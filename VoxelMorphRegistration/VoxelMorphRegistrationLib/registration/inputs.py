@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 LARGEST_VALUE, SMALLEST_SPREAD, FEWEST_STEPS = 1e37, 1e-30, 64
 # Metres or micrometres read as millimetres make a factor of 1000, and one image may show up to five times as much.
 ANOTHER_UNIT = 200.0
+# Part of the voxels inside a mask from which on it is asked whether it is one: some of an image's may be 0 by chance.
+ALL_OF_IT = 0.99
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,11 +91,12 @@ def accepted(
         None if extra is None else whole_numbers(on_image(extra, image, f"{side} labels", f"{side} image"))
         for extra, image, side in ((fixed_labels, fixed, "fixed"), (moving_labels, moving, "moving"))
     )
+    masks = [fixed_mask, moving_mask]
     fixed_mask, moving_mask = (
         None if extra is None else _mask(extra, image, side)
         for extra, image, side in ((fixed_mask, fixed, "fixed"), (moving_mask, moving, "moving"))
     )
-    _warn_of_kinds(fixed, moving, [fixed_labels, moving_labels], warnings)
+    _warn_of_kinds(fixed, moving, channels, [fixed_labels, moving_labels], masks, warnings)
     _check_extras(fixed_labels, moving_labels, fixed_points, moving_points)
     _check_guides(settings, fixed_labels, fixed_points)
     return Inputs(
@@ -184,18 +187,35 @@ def _check_units(fixed: Image, moving: Image) -> None:
         )
 
 
-def _warn_of_kinds(fixed: Image, moving: Image, labels: list[Image | None], warnings: list[str]) -> None:
-    """Tell of one image that was given twice, of a label map as the one image, and of an image as labels."""
+def _warn_of_kinds(
+    fixed: Image,
+    moving: Image,
+    further: list[tuple[Image, Image]],
+    labels: list[Image | None],
+    masks: list[Image | None],
+    warnings: list[str],
+) -> None:
+    """Tell of one image that was given twice, of a label map as the one image, and of an image as labels or mask."""
     if fixed.grid.same_as(moving.grid) and np.array_equal(fixed.array, moving.array):
         warnings.append(COPIES)
-    looks = [looks_like_labels(image.array) for image in (fixed, moving)]
-    for image, own, other in zip((fixed, moving), looks, looks[::-1], strict=True):
-        if own and other is False:
-            warnings.append(f"The {image.name} looks like a label map, and the other image does not. Give two images.")
+    for pair in ((fixed, moving), *further):
+        looks = [looks_like_labels(image.array) for image in pair]
+        for image, own, other in zip(pair, looks, looks[::-1], strict=True):
+            if own and other is False:
+                warnings.append(
+                    f"The {image.name} looks like a label map, and the other image does not. Give two images."
+                )
     for extra, side in zip(labels, ("fixed", "moving"), strict=True):
         if extra is not None and looks_like_labels(extra.array) is False:
             warnings.append(
                 f"The {side} labels look like an image: their numbers change from voxel to voxel. Give a label map."
+            )
+    for extra, side in zip(masks, ("fixed", "moving"), strict=True):
+        # Soft edges are no image, and an image without its background is a mask.
+        if extra is not None and inside(extra).array.mean() > ALL_OF_IT and looks_like_labels(extra.array) is False:
+            warnings.append(
+                f"The {side} mask looks like an image, and all that is not 0 counts as inside: it leaves nothing out. "
+                "Give a mask."
             )
 
 

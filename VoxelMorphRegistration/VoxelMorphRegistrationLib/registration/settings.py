@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict, dataclass, fields, replace
+from difflib import get_close_matches
 
 from ..alignment.align import METHODS
 from ..errors import SettingsError
@@ -133,9 +134,13 @@ class Settings:
             raise SettingsError(f"The settings are not valid JSON: {error}.") from error
         if not isinstance(values, dict):
             raise SettingsError("The settings must be a JSON object with names and values.")
-        unknown = sorted(set(values) - {f.name for f in fields(Settings)})
+        known = [f.name for f in fields(Settings)]
+        unknown = sorted(set(values) - set(known))
         if unknown:
-            raise SettingsError(f"There is no setting named {', '.join(unknown)}.")
+            # Such as refine, which is what the option is called.
+            near = get_close_matches(unknown[0], known, 1)
+            hint = f" Do you mean {near[0]}?" if near else ""
+            raise SettingsError(f"There is no setting named {', '.join(unknown)}.{hint}")
         return Settings(**values)
 
     def replace(self, **changes) -> Settings:
