@@ -366,7 +366,7 @@ def test_the_command_line_lists_series_and_takes_the_choice(tmp_path, capsys, mo
 
 def test_one_file_is_one_slice(tmp_path):
     stack(tmp_path)
-    image = check(tmp_path / "002.dcm", shape=(1, *SIZE[1::-1]))
+    image = check(tmp_path / "002.dcm", told=["one slice of a series"], shape=(1, *SIZE[1::-1]))
     np.testing.assert_allclose(image.grid.spacing, SPACING)
 
 
