@@ -9,6 +9,7 @@ import pytest
 from grids import make_grid, rotation
 from VoxelMorphRegistrationLib.__main__ import main
 from VoxelMorphRegistrationLib.batch import template
+from VoxelMorphRegistrationLib.batch.running import Batch
 from VoxelMorphRegistrationLib.errors import InputError, VoxelMorphError
 from VoxelMorphRegistrationLib.fields.displacement import DisplacementField
 from VoxelMorphRegistrationLib.fields.files import write_field
@@ -17,6 +18,7 @@ from VoxelMorphRegistrationLib.images.image import Image
 from VoxelMorphRegistrationLib.registration.settings import Settings
 
 RADIUS = 9.0
+ORIGINAL = template._registered
 
 
 def ellipsoid(grid, matrix) -> Image:
@@ -73,6 +75,22 @@ def test_the_template_has_the_mean_shape_whichever_it_began_with(group, tmp_path
     assert result.rounds[0].bias_mm > 1.0 and result.rounds[1].bias_mm < 0.1 and result.bias_mm < 0.1
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert len(report["rounds"]) == 2 and report["images"] == group
+
+
+def test_the_expected_error_is_made_once_for_the_template_and_its_map_is_kept(group, tmp_path, monkeypatch):
+    made, kept = [], []
+    registered, original = template._registered, ORIGINAL
+
+    def seen(images, labels, folder, settings, options):
+        made.append(settings.expected_error)
+        monkeypatch.setattr(template, "run", lambda *_, keep, **__: kept.append(keep) or Batch(tmp_path, 3, {}, []))
+        original(images, labels, folder, settings, options)
+        return registered(images, labels, folder, settings, options)
+
+    monkeypatch.setattr(template, "_registered", seen)
+    template.build(group, tmp_path / "out", rounds=2, settings=Settings(expected_error="full"))
+    assert made == ["off", "off", "full"]
+    assert kept == [["transform"], ["transform"], ["transform", "expected_error"]]
 
 
 def test_voxels_without_data_are_background_in_the_template(group, tmp_path):

@@ -325,6 +325,9 @@ def test_options_go_to_the_inputs_that_they_are_for(tmp_path, capsys):
     source = files.image("input.nrrd", np.zeros(files.s.moving.shape, np.float32))
     assert files.apply(source, "out.nrrd", "--frame", "LPS") == 1
     refused(capsys, "--frame is for tables and surfaces; input.nrrd holds an image")
+    (tmp_path / "p.fcsv").write_text("# CoordinateSystem = RAS\n# columns = id,x,y,z\n1,1,2,3\n")
+    assert files.apply(tmp_path / "p.fcsv", "out.fcsv", "--frame", "LPS") == 1
+    refused(capsys, "--frame is for tables and surfaces; p.fcsv says its own")
     (tmp_path / "p.csv").write_text("x,y,z\n1,2,3\n")
     more = ["--inputs", source, tmp_path / "p.csv", "--spacing", "3", "--frame", "LPS", "--reference", files.reference]
     assert main([str(part) for part in ["apply", *files.names, "-o", tmp_path / "out", *more]]) == 0

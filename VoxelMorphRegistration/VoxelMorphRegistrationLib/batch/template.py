@@ -26,6 +26,7 @@ from ..images.image import Image, resample
 from ..images.nodata import filled
 from ..images.places import check_place
 from ..images.segmentations import read_labels
+from ..registration.choice import resolved
 from ..registration.intensity import intensity_window, measured_region
 from ..registration.settings import Settings
 from ..results import outputs
@@ -122,7 +123,8 @@ def build(
         place = output / ROUNDS / str(number)
         _write(current, place / TEMPLATE)
         told(f"Round {number} of {rounds}")
-        group = _registered(images, (), place, settings, options)
+        # Nobody looks at the errors of a template on the way.
+        group = _registered(images, (), place, settings.replace(expected_error="off"), options)
         mean, lengths = _mean_displacement(group, current)
         following = _average(group, mean, current)
         result.rounds.append(
@@ -174,7 +176,8 @@ def _registered(
     for row, name in zip(rows, labels, strict=False):
         row["moving_labels"] = name
     table = table_of([(str(number), row) for number, row in enumerate(rows, 1)], settings)
-    kept = ["transform", "warped_labels"] if labels else ["transform"]
+    kept = ["transform", *(["warped_labels"] if labels else [])]
+    kept += ["expected_error"] if resolved(settings).expected_error != "off" else []
     done = run(table, folder, keep=kept, **options)
     if done.failed:
         name, why = next(iter(done.failed.items()))

@@ -16,7 +16,7 @@ from . import points, resampling, segmentations, surfaces
 from .chain import Chain
 from .frames import Frames, read_frames, write_frames
 
-IMAGE, SEGMENTATION, POINTS, SURFACE = "image", "segmentation", "points", "surface"
+IMAGE, SEGMENTATION, POINTS, SURFACE, MARKUPS = "image", "segmentation", "points", "surface", "markups"
 BETWEEN_LABELS = (
     "It looks like a label map, and between two labels this interpolation makes numbers of others. Choose "
     "--interpolation nearest or labels."
@@ -69,8 +69,9 @@ def check_names(source: str | Path, target: str | Path) -> None:
 
 def check_wishes(sources: Sequence[str | Path], wishes: Wishes) -> None:
     """Raise InputError for a wish that none of the inputs can heed."""
-    kinds = [kind_of(source) for source in sources]
-    pointed = {POINTS, SURFACE}
+    # Slicer's markups are points whose frame is in their file.
+    kinds = [MARKUPS if str(one).lower().endswith(points.MARKUPS) else kind_of(one) for one in sources]
+    pointed = {POINTS, SURFACE, MARKUPS}
     for whom, others, given in (
         (
             "images",
@@ -82,12 +83,13 @@ def check_wishes(sources: Sequence[str | Path], wishes: Wishes) -> None:
                 "--crop": wishes.crop or None,
             },
         ),
-        ("tables and surfaces", {IMAGE, SEGMENTATION}, {"--frame": wishes.frame}),
+        ("tables and surfaces", {IMAGE, SEGMENTATION, MARKUPS}, {"--frame": wishes.frame}),
     ):
         for option, value in given.items():
             if value is not None and others.issuperset(kinds):
                 what = "points" if kinds[0] in pointed else _NAMES[kinds[0]]
-                raise InputError(f"{option} is for {whom}; {Path(sources[0]).name} holds {what}. Leave it out.")
+                holds = "says its own" if kinds[0] == MARKUPS and others is not pointed else f"holds {what}"
+                raise InputError(f"{option} is for {whom}; {Path(sources[0]).name} {holds}. Leave it out.")
 
 
 _NAMES = {IMAGE: "an image", SEGMENTATION: "a segmentation", POINTS: "landmarks", SURFACE: "a surface"}

@@ -18,7 +18,8 @@ from ..errors import InputError
 from ..images.landmark_tables import read_table
 from ..images.landmarks import Fcsv, decoded, is_lps, read_landmarks
 
-SUFFIXES = (".mrk.json", ".json", ".fcsv", ".csv", ".tsv", ".txt")
+MARKUPS = (".mrk.json", ".json", ".fcsv")
+SUFFIXES = (*MARKUPS, ".csv", ".tsv", ".txt")
 _FLIP = np.array([-1.0, -1.0, 1.0])
 # What a plane or a box is does not follow from where its control points go.
 _RIGID_MARKUPS = ("Plane", "ROI")
