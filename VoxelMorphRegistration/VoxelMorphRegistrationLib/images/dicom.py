@@ -104,10 +104,12 @@ def _one_of_many(path: Path, series: Series, label: str) -> list[str]:
     """A sentence where a file is one slice of a series whose next one lies beside it, by name."""
     if not path.is_file() or len(series.frames) > 1:
         return []
-    names = sorted(entry for entry in path.absolute().parent.iterdir() if entry.is_file())
-    place = names.index(path.absolute())
-    beside = [one for one in names[max(0, place - 1) : place + 2] if one != path.absolute()]
     with contextlib.suppress(DamagedDicom, OSError):
+        names = sorted(path.absolute().parent.iterdir())
+        # Windows takes names of another case as well.
+        own = path.name.casefold()
+        place = next((number for number, one in enumerate(names) if one.name.casefold() == own), 0)
+        beside = [one for number, one in enumerate(names) if abs(number - place) == 1]
         if series.uid in headers_of([one for one in beside if is_dicom_file(one)]):
             return [
                 f"The {label} is one slice of a series, whose other files lie beside it. Give the folder "
