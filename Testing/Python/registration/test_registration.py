@@ -279,7 +279,7 @@ def test_limits_of_settings_are_allowed():
     [
         ("{", "not valid JSON"),
         ("[]", "JSON object"),
-        ('{"speed": 9}', "no setting named speed.$"),
+        ('{"colour": 9}', "no setting named colour.$"),
         ('{"refine": "off"}', "no setting named refine. Do you mean refinement"),
         ('{"alignment": "magic"}', "alignment is 'magic'"),
         ('{"refinement": "best"}', "refinement is 'best'"),
