@@ -170,7 +170,7 @@ def test_what_makes_no_template(tmp_path, inside):
             template.build(images, tmp_path / "out", **more)
     fractions = Image(np.full((12, 12, 12), 0.5, np.float32), make_grid((12, 12, 12)))
     write_image(fractions, names[1])
-    with pytest.raises(InputError, match=r"values of the label map .*b\.nii\.gz are not whole numbers"):
+    with pytest.raises(InputError, match=r"values of the label map .*a\.nii\.gz are not whole numbers"):
         template.build([names[0], names[0].replace("a.", "c.")], tmp_path / "out", labels=names)
     assert main(["template", *names, "-o", str(tmp_path / "out"), "--jobs", "0"]) == 1
     assert not (tmp_path / "out").exists()
