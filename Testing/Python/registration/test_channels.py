@@ -138,7 +138,7 @@ def test_the_command_and_tables_take_several(tmp_path, capsys):
         (["--fixed", f1, f2, "--moving", m1], "2 fixed and 1 moving images"),
         ([f1, m1, "--fixed", f1, "--moving", m1], "Give FIXED and MOVING, or"),
         (["--fixed", f1], "Give FIXED and MOVING, or"),
-        ([f1], "There are 1 images"),
+        ([f1], "Two images are due, FIXED and MOVING in this order; 1 given"),
     ):
         assert main(["register", *images, *options, "--overwrite"]) == 1
         assert message in capsys.readouterr().err
