@@ -32,6 +32,14 @@ def test_it_is_done_beside_the_calling_thread(two_threads):
     assert torch.get_num_threads() == 2
 
 
+def test_it_has_as_many_threads_as_slabs_when_work_begins(two_threads):
+    """Before PyTorch is loaded nobody knows how many."""
+    torch.set_num_threads(1)
+    with Ahead() as ahead:
+        torch.set_num_threads(2)
+        assert ahead.begin(threading.get_ident)() and ahead.has_thread
+
+
 def test_with_one_thread_it_is_done_when_it_is_asked_for():
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -485,3 +485,11 @@ def test_one_file_of_a_series_is_a_slice_and_the_folder_is_named(tmp_path):
     alone.mkdir()
     shutil.copy(files[1], alone)
     assert read_image(alone / files[1].name).told == ()
+
+
+def test_of_radiographs_in_one_series_no_volume_is_spoken_of(tmp_path):
+    for path in stack(tmp_path).iterdir():
+        data = pydicom.dcmread(path)
+        del data.ImagePositionPatient, data.ImageOrientationPatient, data.SliceThickness
+        data.save_as(path)
+    assert not any("one slice of a series" in told for told in read_image(tmp_path / "002.dcm").told)

@@ -3,6 +3,7 @@
 import threading
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
@@ -116,3 +117,10 @@ def test_programs_of_networks_are_watched_as_before(random):
         assert torch._C._jit_set_profiling_mode(True)
     finally:
         torch._C._jit_set_profiling_mode(former)
+
+
+def test_of_a_long_axis_no_smoothed_voxels_are_kept():
+    """Those of 4,000 would be 128 MB, for each width."""
+    kept = sampling._smoothed_voxels.cache_info().currsize
+    sampling._linear_band(np.arange(3.0), 600, 1.7)
+    assert sampling._smoothed_voxels.cache_info().currsize == kept

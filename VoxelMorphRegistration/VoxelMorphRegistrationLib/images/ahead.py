@@ -6,9 +6,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from functools import cached_property
 from typing import TypeVar
-
-from .packed import threads
 
 Result = TypeVar("Result")
 
@@ -20,7 +19,6 @@ class Ahead:
     """
 
     def __init__(self) -> None:
-        self._threads = threads()
         self._lock = threading.Lock()
         self._waiting: deque[tuple[Future, Callable[[], object]]] = deque()
         self._running: Future | None = None
@@ -29,13 +27,25 @@ class Ahead:
         return self
 
     def __exit__(self, *_) -> None:
+        self.drop()
         with self._lock:
-            self._waiting.clear()
             running = self._running
             if running is not None:
                 running.cancel()
         if running is not None:
             wait([running])
+
+    @cached_property
+    def _threads(self) -> int:
+        # As slabs ask for, also where PyTorch is loaded here: else their pool would be made anew each time.
+        import torch
+
+        return torch.get_num_threads()
+
+    def drop(self) -> None:
+        """Begin nothing of what waits; who asks for it makes it."""
+        with self._lock:
+            self._waiting.clear()
 
     @property
     def has_thread(self) -> bool:

@@ -102,7 +102,8 @@ def _chosen(found: list[Series], path: Path, label: str, series: int | str | Non
 
 def _one_of_many(path: Path, series: Series, label: str) -> list[str]:
     """A sentence where a file is one slice of a series whose next one lies beside it, by name."""
-    if not path.is_file() or len(series.frames) > 1:
+    # Radiographs of one series lie nowhere in space, and make no volume.
+    if not path.is_file() or len(series.frames) != 1 or series.frames[0].position is None:
         return []
     with contextlib.suppress(DamagedDicom, OSError):
         names = sorted(path.absolute().parent.iterdir())

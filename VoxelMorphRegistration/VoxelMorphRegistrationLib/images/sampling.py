@@ -28,6 +28,8 @@ SLAB_VOXELS = 1_000_000
 _HALF_A_VOXEL = 0.501
 # Positions along an axis that differ by less, in voxels, are the same.
 _ROUNDING = 1e-4
+# Of longer axes no smoothed voxels are kept: they grow with the square, and 16 of this one are 32 MB.
+_KEPT_SIZE = 512
 
 
 def voxel_positions(displacement: torch.Tensor) -> torch.Tensor:
@@ -338,7 +340,8 @@ def _linear_band(positions: np.ndarray, size: int, sigma: float) -> torch.Tensor
     low = np.minimum(positions.astype(np.intp), max(size - 2, 0))
     high = np.minimum(low + 1, size - 1)
     radius = gaussian_radius(size, sigma)
-    kernels = _smoothed_voxels(size, sigma, radius) if radius else np.eye(size)
+    smoothed = _smoothed_voxels if size <= _KEPT_SIZE else _smoothed_voxels.__wrapped__
+    kernels = smoothed(size, sigma, radius) if radius else np.eye(size)
     part = (positions - low)[:, None]
     return torch.from_numpy(((1.0 - part) * kernels[low] + part * kernels[high]).astype(np.float32))
 

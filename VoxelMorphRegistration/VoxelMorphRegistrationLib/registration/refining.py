@@ -109,6 +109,8 @@ def refine_pair(
     def report(fraction: float) -> None:
         run.report(fraction)
         if run.stopping:
+            # What ends here needs no finer volumes.
+            run.ahead.drop()
             raise Enough
 
     show = None

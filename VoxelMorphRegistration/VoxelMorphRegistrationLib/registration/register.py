@@ -98,88 +98,89 @@ def register(
         )
     with run.stage("loading the model"):
         network, grids = network_and_grids(model, inputs, settings, run.warnings, trust_model)
-    with run.stage("aligning"):
-        similarities = Similarities(inputs, run.ahead)
-        linear = linear_part(inputs, settings, run, similarities)
-        checks = checks_of(inputs, settings)
-        linear = replace(linear, matrix=checks.alignment(linear.start, linear.matrix))
-        if not np.array_equal(linear.matrix, linear.start):
-            similarities.begin("aligned", linear.matrix)
-    pair = pair_of(inputs, linear.matrix)
-    start = start_field(inputs.initial_transform, linear.matrix, inputs.fixed.grid)
-    if start is not None:
-        checks.started(linear.matrix, start)
-    picking = model is None and settings.model == "auto"
-    if picking and not run.cut_short():
-        with run.stage("choosing the model"):
-            model, reason = picked(inputs, linear.matrix, checks.judge(pair), settings, run, start)
-            network, grids = network_and_grids(model, inputs, settings, run.warnings)
-    deformation, refined = start, None
-    facts: dict = {"device": choose_device(settings.device)}
-    if network is not None and not run.cut_short():
-        with run.stage("registering"):
-            deformation, network, folds, made = deform(
-                inputs, linear.matrix, grids, network, settings.precision, run, start
-            )
-            deformation = checks.network(pair, deformation.covering(inputs.fixed.grid), start)
-            facts = facts_of(network, grids, folds, made)
-            if picking:
-                facts["model"]["reason"] = reason
-        if settings.refinement != "off":
-            show_preview(pair, deformation, settings.background, run)
-    largest = max(inputs.fixed.array.size, inputs.moving.array.size)
-    if settings.refinement != "off" and not run.cut_short():
-        with run.stage("refining"):
+    with run.ahead:
+        with run.stage("aligning"):
+            similarities = Similarities(inputs, run.ahead)
+            linear = linear_part(inputs, settings, run, similarities)
+            checks = checks_of(inputs, settings)
+            linear = replace(linear, matrix=checks.alignment(linear.start, linear.matrix))
+            if not np.array_equal(linear.matrix, linear.start):
+                similarities.begin("aligned", linear.matrix)
+        pair = pair_of(inputs, linear.matrix)
+        start = start_field(inputs.initial_transform, linear.matrix, inputs.fixed.grid)
+        if start is not None:
+            checks.started(linear.matrix, start)
+        picking = model is None and settings.model == "auto"
+        if picking and not run.cut_short():
+            with run.stage("choosing the model"):
+                model, reason = picked(inputs, linear.matrix, checks.judge(pair), settings, run, start)
+                network, grids = network_and_grids(model, inputs, settings, run.warnings)
+        deformation, refined = start, None
+        facts: dict = {"device": choose_device(settings.device)}
+        if network is not None and not run.cut_short():
+            with run.stage("registering"):
+                deformation, network, folds, made = deform(
+                    inputs, linear.matrix, grids, network, settings.precision, run, start
+                )
+                deformation = checks.network(pair, deformation.covering(inputs.fixed.grid), start)
+                facts = facts_of(network, grids, folds, made)
+                if picking:
+                    facts["model"]["reason"] = reason
+            if settings.refinement != "off":
+                show_preview(pair, deformation, settings.background, run)
+        largest = max(inputs.fixed.array.size, inputs.moving.array.size)
+        if settings.refinement != "off" and not run.cut_short():
+            with run.stage("refining"):
+                heap.give_back(largest)
+                work = with_channels(guided(pair, inputs, settings), inputs, settings, deformation)
+                device = facts["device"]
+                further_starts = starts_of(asked, settings, inputs, work, deformation)
+                deformation, refined = refine_pair(
+                    work, deformation, device, settings, run, checks, linear.evidence, further_starts
+                )
+        if deformation is None:
+            deformation = DisplacementField.identity(inputs.fixed.grid)
+        # Readers of the written field must find it linear up to the outermost fixed voxels.
+        deformation = deformation.padded()
+        with run.stage("warping"):
             heap.give_back(largest)
-            work = with_channels(guided(pair, inputs, settings), inputs, settings, deformation)
-            device = facts["device"]
-            further_starts = starts_of(asked, settings, inputs, work, deformation)
-            deformation, refined = refine_pair(
-                work, deformation, device, settings, run, checks, linear.evidence, further_starts
-            )
-    if deformation is None:
-        deformation = DisplacementField.identity(inputs.fixed.grid)
-    # Readers of the written field must find it linear up to the outermost fixed voxels.
-    deformation = deformation.padded()
-    with run.stage("warping"):
-        heap.give_back(largest)
-        warped = warp_image(inputs.moving, inputs.fixed.grid, deformation, linear.matrix, settings.background)
-        run.report(0.5)
-        warped_labels = checks.warped_labels
-        if warped_labels is None and moving_labels is not None:
-            mode = settings.label_interpolation
-            warped_labels = warp_labels(moving_labels, inputs.fixed.grid, deformation, linear.matrix, mode)
-    doubt = None
-    if settings.expected_error != "off" and not run.cut_short():
-        with run.stage("estimating the error"):
-            compared = refined["similarity"] if refined else None
-            doubt = error_map_of(inputs, pair, deformation, compared, facts["device"], settings, run)
-    backward = accuracy = None
-    if inverse:
-        with run.stage("inverting"):
-            backward, accuracy = inverse_of(inputs, deformation, linear.matrix, run.warnings)
-    with run.stage("measuring"):
-        heap.give_back(largest)
-        found = measured(inputs, linear, deformation, similarities, warped_labels, checks.carried, settings, run)
-    told: dict = {}
-    if doubt is not None:
-        expected, least_certain = summary(doubt, inputs.region, inputs.fixed_labels or warped_labels)
-        told["expected_error"] = expected
-        found.report["worst_ras"]["expected_error"] = least_certain
-    warn(run.warnings, found.report, found.gains, checks.found, linear.evidence)
-    report = Report(
-        linear=linear.matrix.tolist(),
-        seconds=run.seconds,
-        refinement=refined,
-        checks=checks.found,
-        settings=asdict(asked),
-        inputs=names,
-        warnings=run.warnings,
-        inverse=accuracy,
-        stopped_at=run.stopped_at,
-        **told,
-        **facts,
-        **found.report,
-    )
-    run.finish()
-    return Registration(deformation, linear.matrix, warped, found.jacobian, report, warped_labels, backward, doubt)
+            warped = warp_image(inputs.moving, inputs.fixed.grid, deformation, linear.matrix, settings.background)
+            run.report(0.5)
+            warped_labels = checks.warped_labels
+            if warped_labels is None and moving_labels is not None:
+                mode = settings.label_interpolation
+                warped_labels = warp_labels(moving_labels, inputs.fixed.grid, deformation, linear.matrix, mode)
+        doubt = None
+        if settings.expected_error != "off" and not run.cut_short():
+            with run.stage("estimating the error"):
+                compared = refined["similarity"] if refined else None
+                doubt = error_map_of(inputs, pair, deformation, compared, facts["device"], settings, run)
+        backward = accuracy = None
+        if inverse:
+            with run.stage("inverting"):
+                backward, accuracy = inverse_of(inputs, deformation, linear.matrix, run.warnings)
+        with run.stage("measuring"):
+            heap.give_back(largest)
+            found = measured(inputs, linear, deformation, similarities, warped_labels, checks.carried, settings, run)
+        told: dict = {}
+        if doubt is not None:
+            expected, least_certain = summary(doubt, inputs.region, inputs.fixed_labels or warped_labels)
+            told["expected_error"] = expected
+            found.report["worst_ras"]["expected_error"] = least_certain
+        warn(run.warnings, found.report, found.gains, checks.found, linear.evidence)
+        report = Report(
+            linear=linear.matrix.tolist(),
+            seconds=run.seconds,
+            refinement=refined,
+            checks=checks.found,
+            settings=asdict(asked),
+            inputs=names,
+            warnings=run.warnings,
+            inverse=accuracy,
+            stopped_at=run.stopped_at,
+            **told,
+            **facts,
+            **found.report,
+        )
+        run.finish()
+        return Registration(deformation, linear.matrix, warped, found.jacobian, report, warped_labels, backward, doubt)
