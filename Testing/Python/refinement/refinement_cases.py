@@ -5,7 +5,9 @@ from functools import cache
 import numpy as np
 
 from grids import make_grid
-from VoxelMorphRegistrationLib.images.image import Image
+from VoxelMorphRegistrationLib.images.grid import working_grid
+from VoxelMorphRegistrationLib.images.image import Image, resample
+from VoxelMorphRegistrationLib.refinement.pair import Pair
 from VoxelMorphRegistrationLib.registration.register import register
 from VoxelMorphRegistrationLib.registration.settings import Settings
 
@@ -83,3 +85,30 @@ def known(number=0):
 def found(preset="default", number=0, **settings):
     """The refinement of `known(number)`, run once for all tests that only look at it."""
     return refined(*known(number), preset, **settings)
+
+
+def noisy_bodies(size, motion, body, noise, seed, finer=1.0):
+    """Two bodies in voxels of 1 mm (i, j, k) with a known motion between them and noise of their own.
+
+    motion, body: displacements and brightness at positions (..., 3) from the middle. noise: its deviation. finer:
+    voxels of this part of a millimetre, between which all is interpolated, the noise as well.
+    """
+    grid = make_grid(size)
+    points = grid.positions() - grid.center_ras
+    rng = np.random.default_rng(seed)
+    values = body(points + motion(points)), body(points)
+    images = [Image((value + noise * rng.normal(size=grid.shape)).astype(np.float32), grid) for value in values]
+    if finer > 1:
+        grid = working_grid(grid, 1.0 / finer)
+        images = [resample(image, grid) for image in images]
+    fixed, moving = images
+    return Pair(fixed, moving, np.eye(4), ((0.0, 1e-3), (0.0, 1e-3)), np.ones(grid.shape, bool))
+
+
+def motion_error(pair, motion, result, radius):
+    """Mean distance in mm of what was found from the motion, within a radius of the middle."""
+    points = pair.fixed.grid.positions()
+    local = points - pair.fixed.grid.center_ras
+    inside = np.linalg.norm(local, axis=-1) < radius
+    found = result.field.transform_points(points[inside])
+    return np.linalg.norm(found - points[inside] - motion(local[inside]), axis=1).mean()

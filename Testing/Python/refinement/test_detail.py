@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 
 from grids import make_grid
-from refinement_cases import brightness, deformed, textured
-from VoxelMorphRegistrationLib.images.grid import working_grid
-from VoxelMorphRegistrationLib.images.image import Image, resample
+from refinement_cases import brightness, deformed, motion_error, noisy_bodies, textured
 from VoxelMorphRegistrationLib.refinement import detail
 from VoxelMorphRegistrationLib.refinement.levels import Options
 from VoxelMorphRegistrationLib.refinement.pair import Pair
@@ -35,28 +33,11 @@ def rough(points):
 
 
 def noisy_pair(motion, seed, finer=1):
-    """Two slices with a known motion between them and noise of their own.
-
-    finer: pixels of this part of a millimetre, between which all is interpolated, the noise as well.
-    """
-    grid = make_grid((SIZE, SIZE, 1))
-    points = grid.positions() - grid.center_ras
-    rng = np.random.default_rng(seed)
-    values = in_slice(points + motion(points), seed), in_slice(points, seed)
-    images = [Image((value + 40.0 * rng.normal(size=grid.shape)).astype(np.float32), grid) for value in values]
-    if finer > 1:
-        grid = working_grid(grid, 1.0 / finer)
-        images = [resample(image, grid) for image in images]
-    fixed, moving = images
-    return Pair(fixed, moving, np.eye(4), ((0.0, 1e-3), (0.0, 1e-3)), np.ones(grid.shape, bool))
+    return noisy_bodies((SIZE, SIZE, 1), motion, lambda points: in_slice(points, seed), 40.0, seed, finer)
 
 
 def error(pair, motion, result):
-    points = pair.fixed.grid.positions()
-    local = points - pair.fixed.grid.center_ras
-    inside = np.linalg.norm(local, axis=-1) < INNER
-    found = result.field.transform_points(points[inside])
-    return np.linalg.norm(found - points[inside] - motion(local[inside]), axis=1).mean()
+    return motion_error(pair, motion, result, INNER)
 
 
 @pytest.mark.parametrize("seed", [0, 1])

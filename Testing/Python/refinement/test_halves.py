@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from grids import make_grid
-from refinement_cases import brightness
-from VoxelMorphRegistrationLib.images.grid import working_grid
-from VoxelMorphRegistrationLib.images.image import Image, resample
+from refinement_cases import brightness, motion_error, noisy_bodies
+from VoxelMorphRegistrationLib.images.image import Image
 from VoxelMorphRegistrationLib.refinement import halves
 from VoxelMorphRegistrationLib.refinement.levels import Options, stages_of
 from VoxelMorphRegistrationLib.refinement.pair import Pair
@@ -37,28 +36,11 @@ def smooth(points):
 
 
 def noisy_pair(motion, noise, finer=1.0):
-    """Two bodies with a known motion between them and noise of their own.
-
-    finer: voxels of this part of a millimetre, between which all is interpolated, the noise as well.
-    """
-    grid = make_grid((SIZE, SIZE, SIZE))
-    points = grid.positions() - grid.center_ras
-    rng = np.random.default_rng(0)
-    values = tissue(points + motion(points)), tissue(points)
-    images = [Image((value + noise * rng.normal(size=grid.shape)).astype(np.float32), grid) for value in values]
-    if finer > 1:
-        grid = working_grid(grid, 1.0 / finer)
-        images = [resample(image, grid) for image in images]
-    fixed, moving = images
-    return Pair(fixed, moving, np.eye(4), ((0.0, 1e-3), (0.0, 1e-3)), np.ones(grid.shape, bool))
+    return noisy_bodies((SIZE, SIZE, SIZE), motion, tissue, noise, 0, finer)
 
 
 def error(pair, motion, result):
-    points = pair.fixed.grid.positions()
-    local = points - pair.fixed.grid.center_ras
-    inside = np.linalg.norm(local, axis=-1) < INNER
-    found = result.field.transform_points(points[inside])
-    return np.linalg.norm(found - points[inside] - motion(local[inside]), axis=1).mean()
+    return motion_error(pair, motion, result, INNER)
 
 
 @pytest.fixture(scope="module")
